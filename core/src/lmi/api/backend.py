@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backend says of itself, before any engine library is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+CONTRACT_VERSION = 1
+"""Raised when a type or hook of ``lmi.api`` changes incompatibly; server and worker compare it in their first message."""
+
+
+class Accelerator(str, Enum):
+    CPU = "cpu"
+    CUDA = "cuda"
+    NEURON = "neuron"
+
+
+class Launch(str, Enum):
+    """How a worker is started: one process (the engine may start its own ranks), or one process a rank under mpirun."""
+
+    SINGLE = "single"
+    CORE_MPI = "core-mpi"
+
+
+class Resume(str, Enum):
+    """What becomes of a running request when its worker dies.
+
+    EXACT: it goes on with the very tokens it would have had. CONTINUES: the stream goes on, tokens may differ.
+    NEVER: it fails with ``engine.died`` and what it has.
+    """
+
+    EXACT = "exact"
+    CONTINUES = "continues"
+    NEVER = "never"
+
+
+class Capability(str, Enum):
+    """Something a request can ask of a backend. The sampling ones are named like the fields of SamplingParams.
+
+    What a request asks and the backend does not declare is refused with ``request.unsupported``.
+    """
+
+    MIN_TOKENS = "min_tokens"
+    TEMPERATURE = "temperature"
+    TOP_K = "top_k"
+    TOP_P = "top_p"
+    MIN_P = "min_p"
+    TYPICAL_P = "typical_p"
+    REPETITION_PENALTY = "repetition_penalty"
+    PRESENCE_PENALTY = "presence_penalty"
+    FREQUENCY_PENALTY = "frequency_penalty"
+    LOGIT_BIAS = "logit_bias"
+    BAD_TOKEN_IDS = "bad_token_ids"
+    STOP_TOKEN_IDS = "stop_token_ids"
+    IGNORE_EOS = "ignore_eos"
+    SEED = "seed"
+    LOGPROBS = "n_logprobs"
+    PROMPT_LOGPROBS = "n_prompt_logprobs"
+    CONSTRAINT = "constraint"
+    ADAPTERS = "adapters"
+    BATCH_INVARIANT = "batch_invariant"
+
+
+STEPPER_CAPABILITIES = frozenset(
+    c for c in Capability if c not in (Capability.CONSTRAINT, Capability.ADAPTERS, Capability.BATCH_INVARIANT)
+)
+"""What the core's scheduler and sampling give every stepper that returns logits."""
+
+
+class Progress(Protocol):
+    """Reports how far a long piece of work is: ``progress("load weights", 0.4)``; fraction None when unknown."""
+
+    def __call__(self, stage: str, fraction: float | None = None) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLibrary:
+    """A Python distribution the backend drives, and the versions it was tested with (PEP 440 specifier)."""
+
+    distribution: str
+    versions: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendInfo:
+    """A backend's description: instant to make, no engine import, no device touched.
+
+    Args:
+        name: unique, lower case; what ``lmi plugins`` lists and ``option.rolling_batch`` may say.
+        summary: one line for people.
+        rolling_batch: further values of ``option.rolling_batch`` that select it.
+        entry_points: values of ``option.entryPoint`` that select it.
+        engine_names: values of ``engine`` that select it.
+        image_features: values of ``SERVING_FEATURES`` that announce it.
+        accelerators: devices it runs on, best first.
+        launch: how its worker is started.
+        needs_model: False for a backend that serves without model files.
+        artifact_formats: names of ArtifactFormat it loads.
+        architectures: names from ``config.json`` it serves; empty means any causal language model.
+        quantizations: values of ``option.quantize`` it takes.
+        capabilities: request options it honours; all others are refused.
+        resume: what becomes of running requests when a worker dies.
+        needs_compile: weights must be compiled before they can be loaded.
+        engine_libraries: distributions it drives, with the tested versions.
+        install: the command that installs it with its engine.
+        priority: among backends that fit equally well, the higher one is chosen automatically.
+    """
+
+    name: str
+    summary: str
+    rolling_batch: tuple[str, ...] = ()
+    entry_points: tuple[str, ...] = ()
+    engine_names: tuple[str, ...] = ()
+    image_features: tuple[str, ...] = ()
+    accelerators: tuple[Accelerator, ...] = (Accelerator.CPU,)
+    launch: Launch = Launch.SINGLE
+    needs_model: bool = True
+    artifact_formats: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    quantizations: tuple[str, ...] = ()
+    capabilities: frozenset[Capability] = frozenset()
+    resume: Resume = Resume.CONTINUES
+    needs_compile: bool = False
+    engine_libraries: tuple[EngineLibrary, ...] = ()
+    install: str = ""
+    priority: int = 0

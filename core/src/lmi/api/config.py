@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed options of a backend: the core parses text into them, a plugin never sees raw strings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def option(
+    default: Any = ...,
+    *,
+    description: str,
+    unit: str = "",
+    aliases: tuple[str, ...] = (),
+    **bounds: Any,
+) -> Any:
+    """Declare one option of a BackendConfig.
+
+    Args:
+        default: value when nothing is set; ``...`` makes it required.
+        description: what it does and when to turn it on; appears in the generated reference.
+        unit: ``tokens``, ``bytes``, ``s``, ``threads``; empty for plain numbers, switches and names.
+        aliases: further names under which users know this option.
+        bounds: pydantic bounds (``ge``, ``le``, ``gt``, ``lt``, ``pattern``).
+    """
+    extra = {"unit": unit, "aliases": list(aliases)}
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
+
+
+class BackendConfig(BaseModel):
+    """Options every backend has. Subclass it, add fields with ``option``; defaults may be overridden.
+
+    Frozen and closed: an unknown key never reaches a plugin.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    max_rolling_batch_size: int = option(
+        32, description="Sequences that run at the same time in one copy of the model.", unit="sequences", ge=1
+    )
+    tensor_parallel_degree: int = option(
+        1, description="Devices one copy of the model is split over.", unit="devices", ge=1
+    )
+    trust_remote_code: bool = option(
+        False, description="Run Python files that come with the model. Turn on only for models you have read."
+    )

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every hook of LMI, in the order they are called from start-up to the last token.
+
+A backend implements the first group in its package's ``__init__``; modules other than those its engine needs never
+import the engine library. An extension implements whichever hooks it wants. All implementations may take fewer
+parameters than specified, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+    from fastapi import FastAPI
+
+    from lmi.api.artifacts import ModelArtifacts, Target
+    from lmi.api.backend import BackendInfo, Progress
+    from lmi.api.config import BackendConfig
+    from lmi.api.engine import Engine, Stepper
+    from lmi.api.errors import Problem
+    from lmi.api.requests import GenerationRequest, TokenChunk
+    from lmi.api.texts import TextRequest, TextResult
+
+PROJECT = "lmi"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# ------------------------------------------------------------------------------------------- describing a backend
+
+
+@hookspec(firstresult=True)
+def lmi_describe_backend() -> BackendInfo | None:
+    """Say what this backend is, what selects it and what it can do.
+
+    Called: whenever backends are listed, configured or chosen; in the server and in the worker.
+    Answers: first. Cost: instant; no engine import, no device.
+    """
+
+
+@hookspec(firstresult=True)
+def lmi_config_type() -> type[BackendConfig] | None:
+    """Return the class of this backend's typed options.
+
+    Called: once a start, before any file of the model is read.
+    Answers: first. Cost: instant; no engine import.
+    """
+
+
+# ---------------------------------------------------------------------------------------- before anything is loaded
+
+
+@hookspec
+def lmi_validate_artifacts(
+    artifacts: ModelArtifacts, config: BackendConfig, target: Target
+) -> Sequence[Problem] | None:
+    """List everything that would stop this model on that machine.
+
+    Called: once a start, and by ``lmi check``; in the server.
+    Answers: all are joined. Cost: reads headers of files; touches no device, raises for no model however bad.
+    """
+
+
+@hookspec(firstresult=True)
+def lmi_compile_artifacts(
+    artifacts: ModelArtifacts, config: BackendConfig, output_dir: str, progress: Progress
+) -> ModelArtifacts | None:
+    """Build what the engine needs ahead of time into ``output_dir``.
+
+    Called: by ``lmi compile``; on the accelerator machine. Optional.
+    Answers: first. Cost: slow.
+    """
+
+
+# ------------------------------------------------------------------------------------------- in the worker process
+
+
+@hookspec(firstresult=True)
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine | Stepper | None:
+    """Load the weights and return what generates.
+
+    Called: once a worker process. Answers: first. Cost: the one slow hook.
+
+    Raises:
+        EngineLoadError, OutOfMemoryError: with the cause; the server prints them and ends.
+    """
+
+
+@hookspec(firstresult=True)
+def lmi_generate_batch(
+    engine: Engine, requests: Sequence[GenerationRequest]
+) -> list[AsyncGenerator[TokenChunk, None]] | None:
+    """Start generating for requests that arrived together; what else runs shares the device's batch.
+
+    Called: for each request, or once for a client-side batch; also when requests resume after a crash (with
+    ``resumed_ids`` set), so wrappers are pure functions of request and ids. A stepper arrives wrapped as an Engine.
+    Answers: first; the core's own implementation calls ``engine.generate`` for each request. Cost: instant; the
+    generators do the work. Extensions wrap it (``@hookimpl(wrapper=True)``) to audit or to filter tokens.
+    """
+
+
+# ------------------------------------------------------------------------------------------------- in the server
+
+
+@hookspec
+def lmi_filter_request(request: TextRequest) -> TextRequest | None:
+    """Change or refuse a request before it is tokenized.
+
+    Called: once a request. Answers: all, in order; each gets the previous one's result; None leaves it as it is.
+    Cost: instant.
+
+    Raises:
+        RefusedError: the caller gets the refusal.
+    """
+
+
+@hookspec
+def lmi_filter_text(request: TextRequest, text: str, is_last: bool) -> str | None:
+    """Change or refuse generated text before it leaves the server.
+
+    Called: for each piece of a stream, or once for a whole answer; the last call has ``is_last``.
+    Answers: all, in order; each gets the previous one's result; None leaves it as it is. Text may be held back by
+    returning "" and given with a later piece. Cost: instant.
+    """
+
+
+@hookspec(firstresult=True)
+def lmi_parse_request(body: Any, headers: Mapping[str, str]) -> dict[str, Any] | None:
+    """Translate a body of another schema into LMI's (``inputs``, ``parameters``, ``stream``).
+
+    Called: once a request on the inference routes, with the decoded JSON. Answers: first. Cost: instant.
+    """
+
+
+@hookspec(firstresult=True)
+def lmi_format_response(request: TextRequest, result: TextResult) -> Any:
+    """Build the JSON answer of a request that does not stream.
+
+    Called: once a request. Answers: first; without an answer LMI's own schema is used. Cost: instant.
+    """
+
+
+@hookspec
+def lmi_register_routes(app: FastAPI, context: Any) -> None:
+    """Add routes to the app.
+
+    Called: once, while the app is built, with the server's context (models by name). Answers: all. Cost: instant.
+    """
+
+
+@hookspec
+def lmi_register_commands(cli: click.Group) -> None:
+    """Add commands to ``lmi``.
+
+    Called: once a command line. Answers: all. Cost: instant.
+    """

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What extensions see in the server: a request as text, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmi.api.requests import SamplingParams
+
+
+@dataclass(kw_only=True)
+class TextRequest:
+    """One text to complete. ``lmi_filter_request`` may change prompt, sampling, stop_sequences and adapter.
+
+    Args:
+        request_id: unique in the server; also the ``x-request-id`` of the answer.
+        model: name of the model that will answer.
+        prompt: the text.
+        sampling: how tokens are chosen.
+        stop_sequences: texts that end the output; never part of it.
+        stream: whether the caller reads tokens as they come.
+        adapter: adapter name; empty means the base model.
+        headers: of the HTTP request, names in lower case.
+        scratch: for extensions, to keep what they need from one hook to the next.
+    """
+
+    request_id: str
+    model: str
+    prompt: str
+    sampling: SamplingParams
+    stop_sequences: tuple[str, ...] = ()
+    stream: bool = False
+    adapter: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToken:
+    """One produced token: id, the text it added, and its log probability where the backend gives it."""
+
+    id: int
+    text: str
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextResult:
+    """A finished request.
+
+    Args:
+        text: the generated text, after all filters.
+        tokens: one entry a produced id.
+        finish_reason: ``length``, ``eos_token``, ``stop_sequence``, ``stop_token`` or ``deadline``.
+        n_prompt_tokens: ids in the prompt.
+        n_output_tokens: ids produced.
+    """
+
+    text: str
+    tokens: list[TextToken]
+    finish_reason: str
+    n_prompt_tokens: int
+    n_output_tokens: int
