@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 CONTRACT_VERSION = 1
-"""Raised when a type or hook of ``lmi.api`` changes incompatibly; server and worker compare it in their first message."""
+"""Raised when ``lmi.api`` changes incompatibly; server and worker compare it in their first message."""
 
 
 class Accelerator(str, Enum):

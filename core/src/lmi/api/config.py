@@ -25,7 +25,7 @@ def option(
         aliases: further names under which users know this option.
         bounds: pydantic bounds (``ge``, ``le``, ``gt``, ``lt``, ``pattern``).
     """
-    extra = {"unit": unit, "aliases": list(aliases)}
+    extra: dict[str, Any] = {"unit": unit, "aliases": list(aliases)}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
