@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from lmi.api.requests import SamplingParams
 
 
@@ -37,9 +39,11 @@ class TextRequest:
     scratch: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextToken:
-    """One produced token: id, the text it added, and its log probability where the backend gives it."""
+class TextToken(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, rename={"logprob": "log_prob"}):
+    """One produced token: id, the text it added, and its log probability where the backend gives it.
+
+    Encodes to LMI's JSON: ``{"id": 5, "text": " a", "log_prob": -0.1}``.
+    """
 
     id: int
     text: str

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The echo backend: repeats the prompt's tokens. No engine library, no model files; the example to copy."""
+
+from lmi.api import BackendConfig, BackendInfo, Capability, Engine, ModelArtifacts, Progress, Resume, hookimpl
+
+
+@hookimpl
+def lmi_describe_backend() -> BackendInfo:
+    return BackendInfo(
+        name="echo",
+        summary="Repeats the prompt's tokens; no model, no dependencies",
+        needs_model=False,
+        artifact_formats=("none",),
+        capabilities=frozenset({Capability.LOGPROBS, Capability.STOP_TOKEN_IDS, Capability.IGNORE_EOS}),
+        resume=Resume.EXACT,
+        install="pip install lmi-echo",
+        priority=-100,
+    )
+
+
+@hookimpl
+def lmi_config_type() -> type[BackendConfig]:
+    from lmi_echo.config import EchoConfig
+
+    return EchoConfig
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine:
+    from lmi_echo.config import EchoConfig
+    from lmi_echo.engine import EchoEngine
+
+    progress("make echo", 1.0)
+    return EchoEngine(EchoConfig.model_validate(config.model_dump()))

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model's files: where they are, what they are, and what is wrong with them before a weight is read."""
+
+from lmi.artifacts.checks import check
+from lmi.artifacts.formats import detect
+from lmi.artifacts.location import is_local, locate, model_root
+
+__all__ = ["check", "detect", "is_local", "locate", "model_root"]

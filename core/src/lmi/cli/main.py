@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line; a command is imported when it is called, so that help does not cost an import of the server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+
+from lmi import __version__
+
+COMMANDS = {
+    "serve": ("lmi.cli.serve:serve", "Serve a model over HTTP."),
+    "plugins": ("lmi.cli.plugins:plugins", "List backends and extensions, and what is wrong with them."),
+}
+"""Name -> where the command is, and its line in the help."""
+
+EXIT_FAILURE = 1
+EXIT_WRONG_INPUT = 2
+"""Exit codes: 2 where the user can mend it (configuration, model, plugins, usage), 1 for everything else."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    _has_extensions = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._add_extension_commands()
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+            command: click.Command = getattr(import_module(module), attribute)
+            return command
+        self._add_extension_commands()
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            from lmi.config.names import did_you_mean
+
+            known = self.list_commands(ctx)
+            hint = did_you_mean(args[0], known, f"Commands: {', '.join(known)}")
+            ctx.fail(f"There is no command '{args[0]}'. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.commands.get(name)
+            rows.append((name, command.get_short_help_str() if command else COMMANDS[name][1]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _add_extension_commands(self) -> None:
+        """Let extensions add commands; on a machine without extensions this imports nothing."""
+        if self._has_extensions or not entry_points(group="lmi.extensions"):
+            return
+        self._has_extensions = True
+        from lmi.plugins import Plugins
+
+        Plugins.discover(os.environ, only_backend="").extension_hooks.lmi_register_commands(cli=self)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lmi")
+def cli() -> None:
+    """Serve large language models on any inference library."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code; LMI's own errors are printed as their text."""
+    try:
+        cli.main(args=arguments, prog_name="lmi")
+    except Exception as error:
+        # Imported here, because the errors' module brings the whole contract with it.
+        from lmi.api import LmiError
+
+        if not isinstance(error, LmiError):
+            raise
+        click.echo(str(error), err=True)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Any) -> int:
+    from lmi.api import ArtifactError, ConfigError, PluginError
+
+    wrong_input = isinstance(error, (ConfigError, ArtifactError, PluginError))
+    return EXIT_WRONG_INPUT if wrong_input else EXIT_FAILURE

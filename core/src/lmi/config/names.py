@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of names: which keys are plain, and which foreign variables mean one of LMI's own keys.
+
+Compatibility grows here, as data: a new foreign variable or plain key is one line and needs no code.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+PREFIX = "option."
+
+PLAIN_KEYS = frozenset({
+    "engine", "job_queue_size", "batch_size", "max_dynamic_batch_size", "max_batch_delay", "max_idle_time",
+    "minWorkers", "maxWorkers", "load_on_devices", "log_request_metric", "metrics_aggregation", "required_memory_mb",
+    "reserved_memory_mb", "retry_threshold", "max_request_size",
+})  # fmt: skip
+"""Keys of the model server itself; they are written without ``option.``. Source: the LMI configuration reference."""
+
+CAMEL_CASE_KEYS = frozenset({"option.entryPoint", "option.pythonExecutable", "option.modelName"} | PLAIN_KEYS)
+"""Keys that a variable's upper case cannot spell; they are found whatever their case."""
+
+FOREIGN_VARIABLES = {
+    "HF_MODEL_ID": "option.model_id",
+    "HF_REVISION": "option.revision",
+    "HF_TASK": "option.task",
+    "HF_MODEL_TRUST_REMOTE_CODE": "option.trust_remote_code",
+}
+"""Variables of other servers that LMI reads; each fills its key only where nothing else does."""
+
+_SECRET_WORDS = frozenset({"token", "key", "secret", "password"})
+_NO_SUCH_NAME = ""
+
+
+def canonical(written: str) -> str:
+    """The one name of a key: ``option.<name>`` for options, the bare name for plain keys.
+
+    ``dtype`` and ``option.dtype`` are the same option, ``option.job_queue_size`` is the plain ``job_queue_size``.
+    """
+    name = written.removeprefix(PREFIX)
+    return name if name in PLAIN_KEYS else PREFIX + name
+
+
+def from_variable(name: str) -> str:
+    """The canonical key of a variable's name without ``OPTION_`` or ``SERVING_``.
+
+    Upper case is lowered, names in mixed case pass as they are; camel-case keys are found by their letters alone, so
+    ``ENTRYPOINT`` and ``MIN_WORKERS`` give ``option.entryPoint`` and ``minWorkers``.
+    """
+    if name != name.upper():
+        return canonical(name)
+    letters = _letters(name)
+    for key in CAMEL_CASE_KEYS:
+        if _letters(key.removeprefix(PREFIX)) == letters:
+            return key
+    return canonical(name.lower())
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """The candidate that looks most like the name, or "" where none is near. Case does not count."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else _NO_SUCH_NAME
+
+
+def did_you_mean(name: str, candidates: Collection[str], otherwise: str = "") -> str:
+    """The hint for a name that is not there: the nearest candidate, else ``otherwise``."""
+    near = nearest(name, candidates)
+    return f"Did you mean '{near}'?" if near else otherwise
+
+
+def is_secret(name: str) -> bool:
+    """Whether a value under this name must not be shown (``hf_token``, ``AWS_SECRET_ACCESS_KEY``)."""
+    words = name.lower().replace(".", "_").replace("-", "_").split("_")
+    return not _SECRET_WORDS.isdisjoint(words)
+
+
+def shown(key: str, value: str) -> str:
+    """The value as it may be printed: secrets masked, also inside a ``K=V,K2=V2`` list."""
+    if is_secret(key):
+        return "***"
+    if "=" not in value:
+        return value
+    parts = (part.partition("=") for part in value.split(","))
+    return ",".join(
+        f"{name}{sign}***" if sign and is_secret(name.strip()) else name + sign + text for name, sign, text in parts
+    )

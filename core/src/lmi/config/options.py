@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core's own options of a model; a backend's options are in its BackendConfig."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from lmi.api import option
+
+
+class ModelOptions(BaseModel):
+    """What the core itself does with a model. Field names are Python's, aliases are LMI's keys where they differ."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), populate_by_name=True, allow_inf_nan=False
+    )
+
+    # where the model is
+    model_id: str | None = option(
+        None, description="The model: a folder, or ORG/NAME on the hub. Unset: the folder that is served."
+    )
+    revision: str | None = option(None, description="Branch, tag or commit of a model from the hub.")
+    task: str | None = option(None, description="What the model does; found from its config.json when unset.")
+
+    # what serves it
+    engine: str | None = option(None, description="How the worker runs (Python or MPI), or a name a backend gives it.")
+    entry_point: str | None = option(
+        None, alias="entryPoint", description="The original LMI module that served this model; selects its successor."
+    )
+    rolling_batch: str = option(
+        "auto", description="The backend, by a name it answers to; auto chooses by model and device."
+    )
+    mpi_mode: bool = option(False, description="Start one process a rank under mpirun, where the backend wants it.")
+    device: Literal["auto", "cpu", "cuda", "neuron"] = option(
+        "auto", description="The kind of device to use; auto takes the accelerator if there is one."
+    )
+
+    # its workers
+    python_executable: str | None = option(
+        None, alias="pythonExecutable", description="The Python that runs the worker. Unset: the server's own."
+    )
+    env: dict[str, str] = option({}, description="Further variables of the worker's environment: K=V,K2=V2.")
+    min_workers: int = option(
+        1, alias="minWorkers", description="Copies of the model that are started.", unit="workers", ge=1
+    )
+    max_workers: int = option(
+        1,
+        alias="maxWorkers",
+        description="Most copies of the model. Unset: as many as minWorkers.",
+        unit="workers",
+        ge=1,
+    )
+    retry_threshold: int = option(
+        10, description="Deaths of workers after which the model counts as failed.", unit="deaths", ge=0
+    )
+    model_loading_timeout: float = option(1800, description="Longest time a model may load.", unit="s", gt=0)
+    heartbeat_interval: float = option(
+        1, description="Time between two signs of life from a worker.", unit="s", gt=0, le=60
+    )
+    stall_timeout: float = option(
+        60, description="A worker with live requests and no step for this long counts as stalled.", unit="s", gt=0
+    )
+
+    # its requests
+    predict_timeout: float | None = option(
+        None, description="Time after which a request ends with what it has. Unset: no limit.", unit="s", gt=0
+    )
+    job_queue_size: int = option(1000, description="Requests that may wait; more are refused.", unit="requests", ge=1)
+    max_request_size: int = option(
+        67_108_864, description="Largest body of a request; larger ones are refused.", unit="bytes", ge=1
+    )
+    output_formatter: Literal["json", "jsonlines"] | None = option(
+        None, description="Form of answers. Unset: jsonlines for streams, json otherwise."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_started(cls, values: Any) -> Any:
+        """minWorkers alone means exactly so many copies."""
+        if isinstance(values, dict) and not {"max_workers", "maxWorkers"} & values.keys():
+            started = values.get("min_workers", values.get("minWorkers"))
+            if started is not None:
+                return {**values, "max_workers": started}
+        return values

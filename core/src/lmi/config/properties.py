@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""serving.properties: Java's grammar, with the line of every value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jproperties
+
+from lmi.api import Problem, Severity
+
+FILE_NAME = "serving.properties"
+_INLINE_COMMENT = re.compile(r"[ \t]+#.*\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One key and its value, with the number of the line it starts on (from 1)."""
+
+    key: str
+    value: str
+    number: int
+
+    @property
+    def source(self) -> str:
+        return f"{FILE_NAME}:{self.number}"
+
+
+@dataclass
+class PropertiesFile:
+    """What a properties file holds, in its order, and what is wrong with it."""
+
+    lines: list[Line] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_properties(path: Path) -> PropertiesFile:
+    """Read a properties file; a line that cannot be read becomes a problem and the others are still read.
+
+    Args:
+        path: the file; it must exist.
+    Source: java.util.Properties.load, parsed line by line so that each value knows where it stands.
+    """
+    content = PropertiesFile()
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        content.problems.append(
+            Problem(
+                code="config.unreadable",
+                message=f"{path.name} cannot be read: {error}",
+                hint="Save it as UTF-8 text that this user may read",
+                path=str(path),
+            )
+        )
+        return content
+    for number, logical_line in _logical_lines(text):
+        _read_line(logical_line, number, content, path)
+    return content
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Join continued lines; leave out blank lines and comments, which are never continued."""
+    pending: list[str] = []
+    start = 0
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
+        if not pending:
+            stripped = line.lstrip(" \t\f")
+            if not stripped or stripped[0] in "#!":
+                continue
+            start = number
+        pending.append(line)
+        n_backslashes = len(line) - len(line.rstrip("\\"))
+        if n_backslashes % 2 == 0:
+            yield start, "\n".join(pending)
+            pending = []
+    if pending:
+        yield start, "\n".join(pending)
+
+
+def _read_line(logical_line: str, number: int, content: PropertiesFile, path: Path) -> None:
+    parsed = jproperties.Properties()
+    source = f"{FILE_NAME}:{number}"
+    try:
+        parsed.load(logical_line)
+    except (jproperties.ParseError, UnicodeDecodeError) as error:
+        reason = error.message if isinstance(error, jproperties.ParseError) else str(error)
+        content.problems.append(_bad_line(logical_line, f"a bad escape: {reason}", source, path))
+        return
+    for key, value in parsed.properties.items():
+        if not key:
+            content.problems.append(_bad_line(logical_line, "no key before the value", source, path))
+            continue
+        kept = _without_comment(value)
+        if kept != value.strip():
+            content.problems.append(
+                Problem(
+                    code="config.inline-comment",
+                    message=f"the comment after '{key}={kept}' is left out; Java would take it as part of the value",
+                    hint="Put comments on lines of their own",
+                    path=str(path),
+                    source=source,
+                    severity=Severity.WARNING,
+                )
+            )
+        content.lines.append(Line(key, kept, number))
+
+
+def _without_comment(value: str) -> str:
+    """Strip `` # comment`` from a scalar; JSON and chat templates keep every character."""
+    stripped = value.strip()
+    if stripped.startswith(("{", "[", '"', "'", "#")) or "{{" in stripped or "{%" in stripped:
+        return stripped
+    return _INLINE_COMMENT.sub("", stripped)
+
+
+def _bad_line(logical_line: str, reason: str, source: str, path: Path) -> Problem:
+    return Problem(
+        code="config.bad-line",
+        message=f"{logical_line.strip()!r} has {reason}",
+        hint="A line reads key=value; write a backslash as \\\\",
+        path=str(path),
+        source=source,
+    )

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: every value with where it came from and what it overrode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lmi.api import ConfigError, Problem, Severity
+from lmi.config import names
+from lmi.config.properties import FILE_NAME, read_properties
+
+
+@dataclass(frozen=True, repr=False)
+class Setting:
+    """One value as text.
+
+    Args:
+        key: canonical name, ``option.dtype`` or ``job_queue_size``.
+        value: the text, without surrounding blanks.
+        source: where it stands: ``serving.properties:4``, ``OPTION_DTYPE``, ``command line -o dtype``.
+        overrode: settings of the same key that this one beat, highest first.
+        written: the key as the user wrote it; empty where it is the canonical name.
+    """
+
+    key: str
+    value: str
+    source: str
+    overrode: tuple[Setting, ...] = ()
+    written: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The value as it may be printed; secrets are masked."""
+        return names.shown(self.key, self.value)
+
+    def __repr__(self) -> str:
+        beaten = f", overrode={self.overrode!r}" if self.overrode else ""
+        return f"Setting({self.key}={self.shown} from {self.source}{beaten})"
+
+
+class Settings(Mapping[str, Setting]):
+    """All settings of one model by canonical name, and what was wrong or doubtful while reading them."""
+
+    def __init__(self, settings: Iterable[Setting] = (), problems: Iterable[Problem] = ()) -> None:
+        """Args:
+        settings: lowest layer first; a later setting of the same key beats an earlier one.
+        """
+        self._by_key: dict[str, Setting] = {}
+        for setting in settings:
+            beaten = self._by_key.get(setting.key)
+            overrode = (replace(beaten, overrode=()), *beaten.overrode) if beaten else ()
+            self._by_key[setting.key] = replace(setting, overrode=overrode)
+        self.problems = tuple(problems)
+
+    def __getitem__(self, key: str) -> Setting:
+        return self._by_key[names.canonical(key)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_key)
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def text(self, key: str) -> str | None:
+        """The value of a key, or None where nothing sets it."""
+        setting = self.get(key)
+        return setting.value if setting else None
+
+    def __repr__(self) -> str:
+        return f"Settings({list(self._by_key.values())!r})"
+
+
+def read_settings(
+    *,
+    model_folder: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+    model: str | None = None,
+) -> Settings:
+    """Read every layer; what is wrong with a line is kept in ``problems`` and reported with everything else.
+
+    Layers, highest first: the command line, serving.properties, ``OPTION_*``, ``SERVING_*`` (plain keys only),
+    variables of other servers. Empty variables count as unset.
+
+    Args:
+        model_folder: folder that may hold serving.properties.
+        environ: environment variables.
+        flags: keys and values of ``-o key=value``.
+        model: a model id given on the command line, which beats every other ``option.model_id``.
+    """
+    file_settings, problems = _from_file(model_folder)
+    layers = [*_from_foreign_variables(environ), *_from_variables(environ), *file_settings]
+    layers += [_flag(key, value, f"command line -o {key}") for key, value in flags.items()]
+    if model is not None:
+        layers.append(Setting("option.model_id", model, "command line"))
+    return Settings(layers, problems)
+
+
+def parse_flags(texts: Iterable[str]) -> dict[str, str]:
+    """Split the ``key=value`` texts of ``-o``; the last one of a key holds.
+
+    Raises:
+        ConfigError: with every text that has no key or no ``=``.
+    """
+    flags: dict[str, str] = {}
+    problems = []
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            problems.append(
+                Problem(
+                    code="config.bad-flag",
+                    message=f"-o {text!r} is not KEY=VALUE",
+                    hint="Write it like -o dtype=bf16",
+                    source="command line",
+                )
+            )
+        flags[key.strip()] = value.strip()
+    if problems:
+        counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError("config.invalid", f"{counted} on the command line; nothing was loaded", problems)
+    return flags
+
+
+def _flag(key: str, value: str, source: str) -> Setting:
+    return Setting(names.canonical(key.strip()), value.strip(), source, written=key.strip())
+
+
+def _from_file(model_folder: Path | None) -> tuple[list[Setting], list[Problem]]:
+    if model_folder is None or not (model_folder / FILE_NAME).is_file():
+        return [], []
+    content = read_properties(model_folder / FILE_NAME)
+    first_lines: dict[str, str] = {}
+    settings = []
+    for line in content.lines:
+        setting = Setting(names.canonical(line.key), line.value, line.source, written=line.key)
+        if setting.key in first_lines:
+            content.problems.append(_set_twice(setting, first_lines[setting.key]))
+        first_lines[setting.key] = line.source
+        settings.append(setting)
+    return settings, content.problems
+
+
+def _set_twice(setting: Setting, earlier_source: str) -> Problem:
+    return Problem(
+        code="config.set-twice",
+        message=f"'{setting.key}' is set twice; {setting.shown!r} holds, the line {earlier_source} does not",
+        hint="Keep one of the two lines",
+        source=setting.source,
+        severity=Severity.WARNING,
+    )
+
+
+def _from_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
+    """SERVING_* below OPTION_*; of SERVING_* only plain keys are settings of a model."""
+    for prefix in ("SERVING_", "OPTION_"):
+        for variable in sorted(environ):
+            value = environ[variable].strip()
+            if not variable.startswith(prefix) or variable == prefix or not value:
+                continue
+            key = names.from_variable(variable.removeprefix(prefix))
+            if prefix == "OPTION_" or key in names.PLAIN_KEYS:
+                yield Setting(key, value, variable, written=variable)
+
+
+def _from_foreign_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
+    for variable, key in names.FOREIGN_VARIABLES.items():
+        value = environ.get(variable, "").strip()
+        if value:
+            yield Setting(key, value, variable, written=variable)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings to typed options, with everything that is wrong reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from lmi.api import BackendConfig, BackendInfo, ConfigError, Problem, Severity
+from lmi.config import coerce, names
+from lmi.config.options import ModelOptions
+from lmi.config.rules import RULES
+from lmi.config.settings import Setting, Settings
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A configuration that holds: the core's options, the backend's, and what to warn about."""
+
+    options: ModelOptions
+    config: BackendConfig
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def parse(
+    settings: Settings,
+    info: BackendInfo,
+    config_type: type[BackendConfig],
+    other_config_types: Mapping[str, type[BackendConfig]],
+) -> Parsed:
+    """Type every setting for the core and the chosen backend.
+
+    Args:
+        settings: what was read.
+        info: the chosen backend.
+        config_type: its options.
+        other_config_types: options of the other installed backends by name; their keys are warnings, not errors.
+    Raises:
+        ConfigError: with every problem, each naming its key, value and source.
+    """
+    problems = list(settings.problems)
+    types: tuple[type[BaseModel], ...] = (ModelOptions, config_type)
+    problems += _strangers(settings, info, types, other_config_types)
+    options, option_problems = _fill(ModelOptions, settings)
+    config, config_problems = _fill(config_type, settings)
+    for problem in option_problems + config_problems:
+        # A key that the core and the backend share is wrong once, not twice.
+        if problem not in problems:
+            problems.append(problem)
+    if options is not None and config is not None:
+        problems += [problem for rule in RULES for problem in rule(options, config, settings)]
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    if errors or options is None or config is None:
+        raise config_error(errors)
+    return Parsed(options, config, [problem for problem in problems if problem.severity is Severity.WARNING])
+
+
+def config_error(problems: list[Problem]) -> ConfigError:
+    """The error that carries configuration problems."""
+    counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError("config.invalid", f"{counted} in the configuration; nothing was loaded", problems)
+
+
+def keys_of(model_type: type[BaseModel]) -> dict[str, str]:
+    """Canonical key -> field name, for every name a field answers to; the main one first."""
+    keys: dict[str, str] = {}
+    for field_name, info in model_type.model_fields.items():
+        for key in _field_keys(field_name, info):
+            keys.setdefault(key, field_name)
+    return keys
+
+
+def _field_keys(field_name: str, info: FieldInfo) -> list[str]:
+    extra = info.json_schema_extra
+    aliases: Any = extra.get("aliases", []) if isinstance(extra, dict) else []
+    return [names.canonical(name) for name in (info.alias or field_name, *aliases)]
+
+
+def _strangers(
+    settings: Settings,
+    info: BackendInfo,
+    types: tuple[type[BaseModel], ...],
+    other_config_types: Mapping[str, type[BackendConfig]],
+) -> Iterator[Problem]:
+    """Settings that are an option neither of the core nor of the backend."""
+    known = [key for each in types for key in keys_of(each)]
+    for setting in settings.values():
+        if _matching_key(setting, known):
+            continue
+        owners = [name for name, each in other_config_types.items() if _matching_key(setting, list(keys_of(each)))]
+        yield _other_backend(setting, info, owners) if owners else _unknown(setting, info, known)
+
+
+def _other_backend(setting: Setting, info: BackendInfo, owners: list[str]) -> Problem:
+    return Problem(
+        code="config.other-backend",
+        message=f"'{setting.key}' is an option of {', '.join(sorted(owners))} and does nothing for {info.name}",
+        hint="Remove it, or leave it for the day you switch back",
+        source=setting.source,
+        severity=Severity.WARNING,
+    )
+
+
+def _unknown(setting: Setting, info: BackendInfo, known: list[str]) -> Problem:
+    # A variable's name is its source; what is shown is the key it stands for. Elsewhere it is what the user wrote.
+    written = setting.key if setting.written == setting.source else setting.written or setting.key
+    shown_keys = list(dict.fromkeys(known))
+    return Problem(
+        code="config.unknown-key",
+        message=f"'{written}' is not an option of {info.name} or of LMI",
+        hint=names.did_you_mean(setting.key, shown_keys, f"The options are: {', '.join(sorted(shown_keys))}"),
+        source=setting.source,
+    )
+
+
+def _matching_key(setting: Setting, keys: list[str]) -> str:
+    """The key that a setting is for, or "". Variables cannot spell capitals, so for them case does not count."""
+    if setting.key in keys:
+        return setting.key
+    if setting.written == setting.source:
+        return next((key for key in keys if key.lower() == setting.key.lower()), "")
+    return ""
+
+
+def _fill(model_type: type[_Model], settings: Settings) -> tuple[_Model | None, list[Problem]]:
+    """Build one typed object from the settings that are its own."""
+    keys = keys_of(model_type)
+    chosen: dict[str, Setting] = {}
+    problems: list[Problem] = []
+    for key, setting in settings.items():
+        field_name = keys.get(_matching_key(setting, list(keys)))
+        if field_name is None:
+            continue
+        rival = chosen.setdefault(field_name, setting)
+        if rival.value != setting.value:
+            problems.append(_conflict(rival, setting))
+        main_key = names.canonical(model_type.model_fields[field_name].alias or field_name)
+        if key == main_key:
+            chosen[field_name] = setting
+    fields = model_type.model_fields
+    values = {name: coerce.coerce(setting.value, fields[name].annotation) for name, setting in chosen.items()}
+    try:
+        return model_type.model_validate(_by_alias(values, model_type)), problems
+    except ValidationError as error:
+        problems += [_invalid(each, model_type, chosen) for each in error.errors()]
+        return None, problems
+
+
+def _by_alias(values: dict[str, Any], model_type: type[BaseModel]) -> dict[str, Any]:
+    """Pydantic fills an aliased field under its alias, whatever the class says about field names."""
+    return {model_type.model_fields[name].alias or name: value for name, value in values.items()}
+
+
+def _conflict(one: Setting, other: Setting) -> Problem:
+    return Problem(
+        code="config.conflict",
+        message=(
+            f"'{one.key}' = {one.shown!r} ({one.source}) and '{other.key}' = {other.shown!r} ({other.source}) are two "
+            f"names of one option with different values"
+        ),
+        hint="Keep one of them",
+    )
+
+
+def _invalid(error: ErrorDetails, model_type: type[BaseModel], chosen: Mapping[str, Setting]) -> Problem:
+    """A problem from one complaint of pydantic."""
+    location = str(error["loc"][0]) if error["loc"] else ""
+    by_alias = {info.alias or name: name for name, info in model_type.model_fields.items()}
+    field_name = by_alias.get(location, location)
+    info = model_type.model_fields.get(field_name)
+    setting = chosen.get(field_name)
+    if info is None or setting is None:
+        return _unplaced(error, field_name, info)
+    must_be = coerce.complaint(error)
+    extra = info.json_schema_extra
+    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+    names_taken = coerce.choices(info.annotation)
+    if must_be:
+        reason = f"it must be {must_be}" + (f" ({unit})" if unit else "")
+    elif names_taken:
+        reason = "there is no such choice"
+    else:
+        reason = error["msg"].removeprefix("Value error, ")
+    return Problem(
+        code="config.invalid-value",
+        message=f"'{setting.key}' is {setting.shown!r}; {reason}",
+        hint=coerce.choice_hint(setting.value, names_taken) if names_taken else info.description or "",
+        source=setting.source,
+    )
+
+
+def _unplaced(error: ErrorDetails, field_name: str, info: FieldInfo | None) -> Problem:
+    """A complaint about a field that nothing sets, or about the options as a whole."""
+    if info is not None and error["type"] == "missing":
+        key = names.canonical(info.alias or field_name)
+        return Problem(
+            code="config.missing-key", message=f"'{key}' is not set and has no default", hint=info.description or ""
+        )
+    reason = error["msg"].removeprefix("Value error, ")
+    return Problem(code="config.conflict", message=reason, hint="Change one of the options it names")

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tokens of which requests the next step computes. No torch, no thread, no clock: a pure account of slots."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic
+
+from lmi.api import Decode, EngineStats, Prefill, StepBatch, StepperLimits
+from lmi.scheduling.active import ActiveRequest, Owner
+from lmi.scheduling.prefills import Share, share_prefills
+
+HEADROOM_TOKENS = 64
+"""Room to grow that a request must find on admission; small, since most outputs end long before max_tokens."""
+
+
+@dataclass
+class Plan(Generic[Owner]):
+    """One step, and what each row of its logits is for.
+
+    Args:
+        batch: what the stepper is told to do.
+        chunks: the prefilling requests and how many ids of each are read.
+        decodes: requests that decode one token.
+        sampled: (row of the logits, request) for each request that gets a token.
+        scored: (first row, number of rows, request): rows that give prompt log probabilities.
+        n_rows: rows of the logits.
+    """
+
+    batch: StepBatch
+    chunks: list[tuple[ActiveRequest[Owner], int]]
+    decodes: list[ActiveRequest[Owner]]
+    sampled: list[tuple[int, ActiveRequest[Owner]]] = field(default_factory=list)
+    scored: list[tuple[int, int, ActiveRequest[Owner]]] = field(default_factory=list)
+    n_rows: int = 0
+
+
+class Scheduler(Generic[Owner]):
+    """Continuous batching: first come first served into slots, prompts in chunks beside running decodes.
+
+    Admission is optimistic: a request starts when its ids and some headroom fit into the cache. When the cache would
+    overflow all the same, the newest request gives its slot back and is computed again later, with the same ids.
+
+    Args:
+        limits: of the stepper; every plan obeys them.
+        max_batch_size: most requests that hold a slot; None for all slots.
+        headroom_tokens: room to grow that admission sets aside for each request.
+    Source:
+        Orca (OSDI 2022), iteration-level scheduling; vLLM (SOSP 2023), preemption by recomputation; Sarathi-Serve
+        (OSDI 2024), chunked prefill beside decodes.
+    """
+
+    def __init__(
+        self, limits: StepperLimits, *, max_batch_size: int | None = None, headroom_tokens: int = HEADROOM_TOKENS
+    ) -> None:
+        self._limits = limits
+        self.n_slots = min(limits.max_slots, max_batch_size or limits.max_slots)
+        self._headroom_tokens = headroom_tokens
+        self._free = list(range(self.n_slots))
+        self._released: list[int] = []
+        self._share = Share()
+        self.running: list[ActiveRequest[Owner]] = []  # in order of arrival
+        self.waiting: deque[ActiveRequest[Owner]] = deque()
+        self.kv_used_tokens = 0
+        self.n_steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def stats(self) -> EngineStats:
+        """Counts of this moment; readable from any thread."""
+        return EngineStats(
+            n_running=len(self.running),
+            n_waiting=len(self.waiting),
+            kv_used_tokens=self.kv_used_tokens,
+            kv_total_tokens=self._limits.kv_capacity_tokens,
+            n_steps=self.n_steps,
+        )
+
+    def add(self, active: ActiveRequest[Owner]) -> None:
+        """Queue a request behind all others."""
+        self.waiting.append(active)
+
+    def remove(self, active: ActiveRequest[Owner]) -> None:
+        """Forget a request that ended or was cancelled; its slot is free at once. Unknown ones are ignored."""
+        if active.slot >= 0:
+            self.running.remove(active)
+            self._vacate(active)
+        elif active in self.waiting:
+            self.waiting.remove(active)
+
+    def take_released(self) -> list[int]:
+        """Slots whose cache the stepper must forget before its next step."""
+        released, self._released = self._released, []
+        return released
+
+    def plan(self) -> Plan[Owner] | None:
+        """Choose the next step, or None when there is nothing to do. Follow it with ``take_released``."""
+        self._preempt()
+        self._admit()
+        decodes = [active for active in self.running if active.is_decoding]
+        chunks = self._choose_chunks(len(decodes))
+        return _lay_out(chunks, decodes) if chunks or decodes else None
+
+    def commit(self, plan: Plan[Owner]) -> None:
+        """Take note that the step was done: the caches hold its ids."""
+        for active, n_tokens in plan.chunks:
+            active.n_cached += n_tokens
+            active.is_decoding = not active.n_pending
+            self.kv_used_tokens += n_tokens
+        for active in plan.decodes:
+            active.n_cached += 1
+        self.kv_used_tokens += len(plan.decodes)
+        self.n_steps += 1
+
+    def _vacate(self, active: ActiveRequest[Owner]) -> None:
+        heapq.heappush(self._free, active.slot)
+        self._released.append(active.slot)
+        self.kv_used_tokens -= active.n_cached
+        active.slot, active.n_cached, active.is_decoding = -1, 0, False
+
+    def _preempt(self) -> None:
+        # The oldest is never preempted: alone it fits (admission saw to it), so every request gets its turn.
+        n_decodes = sum(active.is_decoding for active in self.running)
+        while self.kv_used_tokens + n_decodes > self._limits.kv_capacity_tokens and len(self.running) > 1:
+            newest = self.running.pop()
+            n_decodes -= newest.is_decoding
+            self._vacate(newest)
+            self.waiting.appendleft(newest)
+
+    def _admit(self) -> None:
+        if not self.waiting or not self._free:
+            return
+        reserved = sum(active.reserved_tokens(self._headroom_tokens) for active in self.running)
+        while self.waiting and self._free:
+            reserved += self.waiting[0].reserved_tokens(self._headroom_tokens)
+            if self.running and reserved > self._limits.kv_capacity_tokens:
+                return
+            active = self.waiting.popleft()
+            active.slot = heapq.heappop(self._free)
+            self.running.append(active)
+
+    def _choose_chunks(self, n_decodes: int) -> list[tuple[ActiveRequest[Owner], int]]:
+        prefilling = [active for active in self.running if not active.is_decoding]
+        if not prefilling:
+            return []
+        limits = self._limits
+        caps = [limits.prefill_chunk_tokens, limits.prefill_tokens_beside_decodes if n_decodes else None]
+        budget_tokens = min((cap for cap in caps if cap is not None), default=sys.maxsize)
+        free_tokens = limits.kv_capacity_tokens - self.kv_used_tokens - n_decodes
+        return share_prefills(
+            prefilling,
+            budget_tokens=min(budget_tokens, free_tokens),
+            max_prefills=limits.max_prefills_per_step,
+            allows_cuts=budget_tokens != sys.maxsize,
+            n_logits_per_slot=limits.n_logits_per_slot,
+            turn=self._share,
+        )
+
+
+def _lay_out(chunks: list[tuple[ActiveRequest[Owner], int]], decodes: list[ActiveRequest[Owner]]) -> Plan[Owner]:
+    batch = StepBatch(prefills=[], decodes=[])
+    plan = Plan(batch, chunks, decodes)
+    for active, n_tokens in chunks:
+        start, end = active.n_cached, active.n_cached + n_tokens
+        n_logits = int(end == len(active.ids))
+        if active.prompt_logprobs is not None and active.n_unscored:
+            # The logits of position i score prompt id i + 1; what was scored before a preemption is not asked again.
+            first = max(start, len(active.prompt_logprobs) - 1)
+            n_logits = max(n_logits, end - first)
+            n_scored = min(n_logits, active.n_unscored)
+            if n_scored > 0:
+                plan.scored.append((plan.n_rows, n_scored, active))
+        batch.prefills.append(Prefill(slot=active.slot, ids=active.ids[start:end], start=start, n_logits=n_logits))
+        plan.n_rows += n_logits
+        if end == len(active.ids):
+            plan.sampled.append((plan.n_rows - 1, active))
+    for active in decodes:
+        batch.decodes.append(Decode(slot=active.slot, ids=active.ids[-1:], start=active.n_cached))
+        plan.sampled.append((plan.n_rows, active))
+        plan.n_rows += 1
+    return plan

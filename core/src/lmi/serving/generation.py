@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One text request being answered: ids come in from the worker, tokens with text go out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from lmi.api.errors import DeadlineError, LmiError
+from lmi.api.requests import FinishReason, GenerationRequest, TokenChunk, TokenLogprob
+from lmi.api.texts import TextRequest, TextResult, TextToken
+from lmi.serving.text import OutputText
+from lmi.workers.flight import Flight
+
+if TYPE_CHECKING:
+    from lmi.serving.models import Model
+
+_REASONS = {
+    FinishReason.EOS: "eos_token",
+    FinishReason.STOP_TOKEN: "stop_token",
+    FinishReason.LENGTH: "length",
+    FinishReason.DEADLINE: "deadline",
+    FinishReason.CANCELLED: "cancelled",
+}
+
+
+class Generation:
+    """The answer to one TextRequest while it grows.
+
+    Args:
+        model: which answers.
+        request: after all filters.
+        engine_request: what the worker gets.
+        keeps_tokens: keep every token for ``tokens`` (details of the answer).
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_error",
+        "_is_eager",
+        "_keeps_tokens",
+        "_pending",
+        "_text",
+        "_texts",
+        "_waiter",
+        "finish_reason",
+        "first_token_s",
+        "flight",
+        "logprobs",
+        "model",
+        "n_output_tokens",
+        "prompt_logprobs",
+        "request",
+        "started_s",
+        "tokens",
+    )
+
+    def __init__(
+        self, model: Model, request: TextRequest, engine_request: GenerationRequest, *, keeps_tokens: bool = False
+    ) -> None:
+        self.request = request
+        self.tokens: list[TextToken] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+        self.finish_reason = ""
+        self.n_output_tokens = 0
+        self.started_s = time.monotonic()
+        self.first_token_s = 0.0
+        self.flight = Flight(engine_request, self._on_chunk, self._on_error)
+        self.model = model
+        self._keeps_tokens = keeps_tokens
+        self._is_eager = request.stream or bool(request.stop_sequences)
+        self._text = OutputText(model.tokenizer.decoder(), request.stop_sequences)
+        self._texts: list[str] = []
+        self._chunks: list[TokenChunk] = []
+        self._pending: deque[tuple[int, float | None]] = deque()
+        self._error: LmiError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # ------------------------------------------------------------------------------- called from the worker's wire
+
+    def _on_chunk(self, chunk: TokenChunk) -> None:
+        if not self._chunks and not self.first_token_s:
+            self.first_token_s = time.monotonic()
+        self._chunks.append(chunk)
+        if self._waiter is not None and (self._is_eager or chunk.finish is not None):
+            self._wake()
+
+    def _on_error(self, error: LmiError) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # ----------------------------------------------------------------------------------------- called by the answer
+
+    def cancel(self, reason: LmiError) -> None:
+        """Stop generating; whoever waits for tokens gets the reason."""
+        if not self.finish_reason:
+            self.model.pool.cancel(self.flight)
+            self._on_error(reason)
+
+    async def next(self) -> list[TextToken]:
+        """Wait for tokens that may be shown; all that are there. ``finish_reason`` is set with the last ones.
+
+        Raises:
+            LmiError: the request failed; what was returned before stands.
+        """
+        while True:
+            if not self._chunks and self._error is None:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+            chunks, self._chunks = self._chunks, []
+            if chunks:
+                tokens = self._take(chunks)
+                if tokens or self.finish_reason:
+                    return tokens
+            elif self._error is not None:
+                raise self._error
+
+    async def result(self) -> TextResult:
+        """Wait for the whole answer."""
+        while not self.finish_reason:
+            await self.next()
+        return TextResult(
+            text=self.text,
+            tokens=self.tokens,
+            finish_reason=self.finish_reason,
+            n_prompt_tokens=len(self.flight.request.prompt_ids),
+            n_output_tokens=self.n_output_tokens,
+        )
+
+    @property
+    def text(self) -> str:
+        """The text so far, after all filters."""
+        return "".join(self._texts)
+
+    # -------------------------------------------------------------------------------------------------- ids to text
+
+    def _take(self, chunks: list[TokenChunk]) -> list[TextToken]:
+        ids: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        for chunk in chunks:
+            ids += chunk.ids
+            if chunk.logprobs is not None:
+                logprobs += chunk.logprobs
+            if chunk.prompt_logprobs is not None and self.prompt_logprobs is None:
+                self.prompt_logprobs = chunk.prompt_logprobs
+        finish = chunks[-1].finish
+        # A stop token counts, but its text is not shown.
+        is_hidden = finish is not None and finish.reason is FinishReason.STOP_TOKEN and bool(ids)
+        pieces = self._text.add(ids[:-1] if is_hidden else ids)
+        if self._text.stop_sequence is not None:
+            self.finish_reason = "stop_sequence"
+            if finish is None:
+                self.model.pool.cancel(self.flight)
+        elif finish is not None:
+            if finish.reason is FinishReason.DEADLINE and not self._text.n_ids:
+                raise DeadlineError("request.deadline", "the request's time ran out before its first token")
+            pieces += self._text.finish()
+            self.finish_reason = _REASONS[finish.reason]
+        self.n_output_tokens = self._text.n_ids + (is_hidden and self.finish_reason != "stop_sequence")
+        return self._release(ids, logprobs, pieces)
+
+    def _release(self, ids: list[int], logprobs: list[TokenLogprob], pieces: list[str]) -> list[TextToken]:
+        """Give the released pieces of text to the tokens they belong to, in order."""
+        self.logprobs += logprobs if self._keeps_tokens else ()
+        values: list[float | None] = [entry.logprob for entry in logprobs] if logprobs else [None] * len(ids)
+        if self._pending or self.finish_reason or len(pieces) != len(ids):
+            pending = self._pending
+            pending.extend(zip(ids, values, strict=True))
+            n_released = len(pieces)
+            if self.finish_reason and self.finish_reason != "stop_sequence":
+                n_released = len(pending)
+            released = [pending.popleft() for _ in range(min(n_released, len(pending)))]
+            ids, values = [token_id for token_id, _ in released], [value for _, value in released]
+            pieces = _fitted(pieces, len(ids))
+        if self.model.text_filters:
+            pieces = self.model.filter_pieces(self.request, pieces, is_last=bool(self.finish_reason))
+        self._texts += pieces
+        tokens = list(map(TextToken, ids, pieces, values))
+        if self._keeps_tokens:
+            self.tokens += tokens
+        return tokens
+
+
+def _fitted(pieces: list[str], n_tokens: int) -> list[str]:
+    """As many pieces as tokens: what an incomplete character leaves at the end belongs to the last token."""
+    if len(pieces) > n_tokens > 0:
+        return [*pieces[: n_tokens - 1], "".join(pieces[n_tokens - 1 :])]
+    return pieces + [""] * (n_tokens - len(pieces))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/ping``, ``/health`` and ``/metrics``: answered from memory, never waiting for a worker.
+
+Source: SageMaker's container contract for ``/ping``; its body maps model names to a status, as DJL Serving does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from lmi.serving.models import Model, ModelState
+
+if TYPE_CHECKING:
+    from lmi.serving.app import Context
+
+_PING_STATUS = {
+    ModelState.STARTING: ("PENDING", 503),
+    ModelState.READY: ("Healthy", 200),
+    ModelState.DEGRADED: ("Healthy", 200),
+    ModelState.STALLED: ("Unhealthy", 503),
+    ModelState.DRAINING: ("Unhealthy", 503),
+    ModelState.FAILED: ("FAILED", 500),
+}
+
+
+def health_routes(context: Context) -> APIRouter:
+    """The routes an orchestrator asks."""
+    router = APIRouter()
+
+    async def ping() -> JSONResponse:
+        if not context.models:
+            return JSONResponse({"stage": context.stage}, 503)
+        status = 200
+        body: dict[str, dict[str, Any]] = {}
+        for model in context.models.values():
+            text, code = _PING_STATUS[model.state]
+            status = max(status, code)
+            body[model.name] = {"status": text}
+            if model.state is ModelState.STARTING:
+                body[model.name] |= _stage(model)
+        return JSONResponse(body, status)
+
+    async def health() -> JSONResponse:
+        return JSONResponse({"stage": context.stage, "models": [_describe(model) for model in context.models.values()]})
+
+    async def metrics() -> Response:
+        return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    router.add_api_route("/ping", ping, methods=["GET", "POST"], tags=["health"])
+    router.add_api_route("/health", health, methods=["GET"], tags=["health"])
+    router.add_api_route("/metrics", metrics, methods=["GET"], tags=["health"])
+    return router
+
+
+def _stage(model: Model) -> dict[str, Any]:
+    worker = next(iter(model.pool.workers), None)
+    if worker is None:
+        return {"stage": "starting"}
+    return {"stage": worker.stage, "fraction": worker.fraction}
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "state": model.state.value,
+        "backend": model.plan.info.name,
+        "chosen_because": model.plan.reason,
+        "failure": None if model.failure is None else str(model.failure),
+        "n_worker_deaths": model.pool.n_deaths,
+        "workers": [
+            {
+                "label": worker.label,
+                "pid": worker.pid,
+                "state": worker.state.value,
+                "stage": worker.stage,
+                "fraction": worker.fraction,
+                "n_requests": len(worker.flights),
+                "n_reserved_tokens": worker.n_reserved_tokens,
+                "n_running": worker.stats.n_running,
+                "n_waiting": worker.stats.n_waiting,
+                "kv_used_tokens": worker.stats.kv_used_tokens,
+                "kv_total_tokens": worker.stats.kv_total_tokens,
+                "n_steps": worker.stats.n_steps,
+                "s_since_step": round(model.pool.stalled_s(worker), 3),
+            }
+            for worker in model.pool.workers
+        ],
+    }

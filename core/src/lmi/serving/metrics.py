@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prometheus metrics of the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lmi.serving.generation import Generation
+from lmi.serving.streaming import ClientGoneError
+
+if TYPE_CHECKING:
+    from lmi.serving.models import Model
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Counts of one server; ``models`` is read at each scrape."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "lmi_requests", "Requests that were admitted, by outcome", ["model", "outcome"], registry=self._registry
+        )
+        self._prompt_tokens = Counter("lmi_prompt_tokens", "Tokens of prompts", ["model"], registry=self._registry)
+        self._output_tokens = Counter("lmi_output_tokens", "Tokens produced", ["model"], registry=self._registry)
+        self._first_token_s = Histogram(
+            "lmi_time_to_first_token_seconds",
+            "From admission to the first token",
+            ["model"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._request_s = Histogram(
+            "lmi_request_seconds", "From admission to the end", ["model"], buckets=_SECONDS, registry=self._registry
+        )
+        self._registry.register(_Workers(models))
+
+    @contextmanager
+    def measure(self, generation: Generation) -> Iterator[None]:
+        """Count one request however it ends."""
+        outcome = "error"
+        try:
+            yield
+            outcome = "ok"
+        except ClientGoneError:
+            outcome = "cancelled"
+            raise
+        finally:
+            name = generation.request.model
+            self._requests.labels(name, outcome).inc()
+            self._prompt_tokens.labels(name).inc(len(generation.flight.request.prompt_ids))
+            self._output_tokens.labels(name).inc(generation.n_output_tokens)
+            self._request_s.labels(name).observe(time.monotonic() - generation.started_s)
+            if generation.first_token_s:
+                self._first_token_s.labels(name).observe(generation.first_token_s - generation.started_s)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Workers(Collector):
+    """Gauges read from the workers' last heartbeats."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        fields = {
+            "n_running": ("lmi_running_requests", "Requests in the batch"),
+            "n_waiting": ("lmi_waiting_requests", "Requests that wait for a slot"),
+            "kv_used_tokens": ("lmi_kv_used_tokens", "Cache tokens in use"),
+            "kv_total_tokens": ("lmi_kv_total_tokens", "Cache tokens there are"),
+            "n_steps": ("lmi_engine_steps", "Steps of the engine since its start"),
+        }
+        for field, (name, text) in fields.items():
+            gauge = GaugeMetricFamily(name, text, labels=["model", "worker"])
+            for model in self._models.values():
+                for worker in model.pool.workers:
+                    gauge.add_metric([model.name, worker.label], getattr(worker.stats, field))
+            yield gauge
+        deaths = CounterMetricFamily("lmi_worker_deaths", "Workers that died", labels=["model"])
+        for model in self._models.values():
+            deaths.add_metric([model.name], model.pool.n_deaths)
+        yield deaths

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A served model: its configuration, text, health and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from lmi.api.backend import Capability
+from lmi.api.errors import LmiError, NotReadyError, RequestError, UnsupportedError
+from lmi.api.requests import GenerationRequest, SamplingParams
+from lmi.api.texts import TextRequest
+from lmi.loading import LoadPlan
+from lmi.serving.generation import Generation
+from lmi.serving.tokenizer import Tokenizer
+from lmi.workers.pool import WorkerPool
+from lmi.workers.worker import Worker, WorkerState
+
+_LONG_PROMPT_CHARS = 8192
+_SAMPLING_DEFAULTS = {
+    capability.value: SamplingParams.__struct_defaults__[SamplingParams.__struct_fields__.index(capability.value) - 1]
+    for capability in Capability
+    if capability.value in SamplingParams.__struct_fields__
+}
+"""What each sampling field is when a request does not ask for it (``max_tokens`` comes first and has no default)."""
+
+
+class ModelState(str, Enum):
+    """What a model can do now; only READY and DEGRADED answer requests."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    STALLED = "stalled"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Model:
+    """One model under its name.
+
+    Args:
+        plan: everything decided before a worker starts.
+        tokenizer: text to ids and back.
+        request_filters: implementations of lmi_filter_request, in order.
+        text_filters: implementations of lmi_filter_text, in order.
+        on_progress: called when loading moved on, with the worker that did.
+        on_failed: called when the model is given up.
+    """
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        tokenizer: Tokenizer,
+        *,
+        request_filters: Sequence[Callable[..., Any]] = (),
+        text_filters: Sequence[Callable[..., Any]] = (),
+        on_progress: Callable[[Model, Worker], None] = lambda model, worker: None,
+        on_failed: Callable[[Model, LmiError, Worker], None] = lambda model, error, worker: None,
+    ) -> None:
+        self.plan = plan
+        self.name = plan.name
+        self.tokenizer = tokenizer
+        self.request_filters = tuple(request_filters)
+        self.text_filters = tuple(text_filters)
+        self.failure: LmiError | None = None
+        self.is_draining = False
+        self._on_failed = on_failed
+        self.pool = WorkerPool(plan, on_state=lambda worker: on_progress(self, worker), on_failed=self._failed)
+
+    def _failed(self, error: LmiError, worker: Worker) -> None:
+        self.failure = error
+        self._on_failed(self, error, worker)
+
+    # -------------------------------------------------------------------------------------------------------- health
+
+    @property
+    def state(self) -> ModelState:
+        """Computed from the workers' heartbeats; instant."""
+        if self.failure is not None:
+            return ModelState.FAILED
+        if self.is_draining:
+            return ModelState.DRAINING
+        ready = [worker for worker in self.pool.workers if worker.state is WorkerState.READY]
+        if not ready:
+            return ModelState.STARTING
+        limit_s = self.plan.options.stall_timeout
+        if any(self.pool.stalled_s(worker) > limit_s for worker in ready):
+            return ModelState.STALLED
+        return ModelState.READY if len(ready) >= self.plan.options.min_workers else ModelState.DEGRADED
+
+    @property
+    def answers(self) -> bool:
+        return self.state in (ModelState.READY, ModelState.DEGRADED)
+
+    @property
+    def gives_logprobs(self) -> bool:
+        return Capability.LOGPROBS in self.plan.info.capabilities
+
+    # ------------------------------------------------------------------------------------------------------ requests
+
+    async def admit(self, request: TextRequest, *, keeps_tokens: bool = False) -> Generation:
+        """Filter, tokenize and check one request, and start it.
+
+        Raises:
+            RequestError: it cannot be served as it is.
+            NotReadyError, OverloadedError: it cannot be served now.
+        """
+        for refine in self.request_filters:
+            request = refine(request=request) or request
+        if len(request.prompt) > _LONG_PROMPT_CHARS:
+            prompt_ids = await asyncio.to_thread(self.tokenizer.encode, request.prompt)
+        else:
+            prompt_ids = self.tokenizer.encode(request.prompt)
+        engine_request = self._engine_request(request, prompt_ids)
+        generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
+        self.pool.submit([generation.flight])
+        return generation
+
+    def _engine_request(self, request: TextRequest, prompt_ids: list[int]) -> GenerationRequest:
+        if self.failure is not None:
+            raise NotReadyError("model.failed", f"model {self.name!r} failed: {self.failure}", "See the server's log")
+        if self.is_draining:
+            raise NotReadyError("model.draining", f"model {self.name!r} is shutting down", "Send it to another server")
+        self._check_limits(prompt_ids, request.sampling.max_tokens)
+        self._check_capabilities(request)
+        sampling = request.sampling
+        if sampling.temperature > 0 and sampling.seed is None:
+            # Drawn here, so that the request can resume on another worker with the same random numbers.
+            sampling = msgspec.structs.replace(sampling, seed=random.getrandbits(63))
+        return GenerationRequest(
+            request_id=request.request_id,
+            prompt_ids=prompt_ids,
+            sampling=sampling,
+            adapter=request.adapter,
+            deadline_s=self.plan.options.predict_timeout,
+        )
+
+    def _check_limits(self, prompt_ids: list[int], max_tokens: int) -> None:
+        if not prompt_ids:
+            raise RequestError("request.empty-prompt", "inputs='' has no tokens", "Send at least one token of text")
+        limits = next((worker.limits for worker in self.pool.workers if worker.limits is not None), None)
+        if limits is None:
+            worker = next(iter(self.pool.workers), None)
+            stage = "starting" if worker is None else worker.stage
+            raise NotReadyError("model.loading", f"model {self.name!r} is loading ({stage})", "Wait until /ping answers 200")
+        n_prompt, limit = len(prompt_ids), limits.max_context_tokens
+        if n_prompt + max_tokens > limit:
+            over = n_prompt + max_tokens - limit
+            raise RequestError(
+                "request.too-long",
+                f"prompt {n_prompt} tokens + max_new_tokens {max_tokens} = {n_prompt + max_tokens}; "
+                f"this model takes {limit}",
+                f"Shorten the prompt by {over} tokens or lower max_new_tokens",
+            )
+
+    def _check_capabilities(self, request: TextRequest) -> None:
+        capabilities = self.plan.info.capabilities
+        sampling = request.sampling
+        for name, default in _SAMPLING_DEFAULTS.items():
+            value = getattr(sampling, name)
+            if value != default and Capability(name) not in capabilities:
+                raise UnsupportedError(
+                    "request.unsupported",
+                    f"{name}={value!r} was asked, but backend {self.plan.info.name!r} does not offer it",
+                    "Leave it out, or serve the model with another backend",
+                )
+        if request.adapter and Capability.ADAPTERS not in capabilities:
+            raise UnsupportedError(
+                "request.unsupported",
+                f"adapter={request.adapter!r} was asked, but backend {self.plan.info.name!r} has no adapters",
+                "Leave it out, or serve the model with another backend",
+            )
+
+    def filter_pieces(self, request: TextRequest, pieces: list[str], *, is_last: bool) -> list[str]:
+        """Run lmi_filter_text over pieces of text, in order; the last one of the answer is marked."""
+        filtered = []
+        last = len(pieces) - 1
+        for index, piece in enumerate(pieces):
+            text = piece
+            for refine in self.text_filters:
+                changed = refine(request=request, text=text, is_last=is_last and index == last)
+                text = text if changed is None else changed
+            filtered.append(text)
+        return filtered
+

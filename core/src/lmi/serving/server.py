@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server process: bind the port, decide, load, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from lmi.api.errors import ConfigError, LmiError, ProblemsError
+from lmi.loading import LoadPlan
+from lmi.plugins import Plugins
+from lmi.serving.app import Context, build_app
+from lmi.serving.models import Model
+from lmi.serving.progress import LoadProgress
+from lmi.serving.tokenizer import load_tokenizer
+from lmi.workers.worker import Worker
+
+_LOG = logging.getLogger(__name__)
+_KEEP_ALIVE_S = 75
+_WATCH_INTERVAL_S = 1.0
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without its signal handling: LMI drains its models first and exits with 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow happens.
+
+    Raises:
+        ConfigError: it is taken or not allowed.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            "server.cannot-bind", f"port {port} of {host} cannot be used: {error.strerror}", (), "Choose another --port"
+        ) from error
+
+
+class Server:
+    """One server process.
+
+    Args:
+        make_plan: decides what to serve (reads configuration, finds and checks the model); runs in a thread.
+        plugins: backends and extensions.
+        listener: the bound socket.
+        drain_s: how long running requests may go on after SIGTERM.
+    """
+
+    def __init__(
+        self,
+        make_plan: Callable[[], LoadPlan],
+        plugins: Plugins,
+        listener: socket.socket,
+        *,
+        drain_s: float = 25.0,
+    ) -> None:
+        self._make_plan = make_plan
+        self._listener = listener
+        self._context = Context(plugins)
+        self._progress = LoadProgress(sys.stderr)
+        self._failure: LmiError | None = None
+        self._failed_worker: Worker | None = None
+        config = uvicorn.Config(
+            build_app(self._context),
+            http="httptools",
+            loop="uvloop",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(drain_s)),
+        )
+        self._uvicorn = _Uvicorn(config)
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        import uvloop
+
+        uvloop.run(self._serve())
+        if self._failure is None:
+            return 0
+        print(failure_digest(self._failure, self._failed_worker), file=sys.stderr, flush=True)
+        return 2 if isinstance(self._failure, ProblemsError) else 1
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._drain)
+        tasks = [loop.create_task(self._load()), loop.create_task(self._watch())]
+        try:
+            await self._uvicorn.serve(sockets=[self._listener])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._progress.close()
+            await asyncio.gather(*(model.pool.close() for model in self._context.models.values()))
+
+    def _drain(self) -> None:
+        """Take no new request, finish what runs, then exit."""
+        _LOG.info("draining: running requests finish, new ones are refused")
+        for model in self._context.models.values():
+            model.is_draining = True
+        self._uvicorn.should_exit = True
+
+    async def _load(self) -> None:
+        context = self._context
+        try:
+            plan = await asyncio.to_thread(self._make_plan)
+            for warning in plan.warnings:
+                _LOG.warning("%s", warning)
+            _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
+            context.stage = "load tokenizer"
+            tokenizer = await asyncio.to_thread(load_tokenizer, plan.artifacts)
+        except LmiError as error:
+            self._give_up(error, None)
+            return
+        except Exception as error:
+            _LOG.exception("the start failed")
+            self._give_up(LmiError("server.error", f"{type(error).__name__}: {error}"), None)
+            return
+        model = Model(
+            plan,
+            tokenizer,
+            request_filters=context.request_filters,
+            text_filters=context.text_filters,
+            on_progress=self._moved,
+            on_failed=lambda model, error, worker: self._model_failed(model, error, worker),
+        )
+        context.models[plan.name] = model
+        context.stage = "load model"
+        model.pool.start()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            for model in self._context.models.values():
+                model.pool.kill_stalled()
+
+    def _moved(self, model: Model, worker: Worker) -> None:
+        self._progress.show(worker)
+        if model.answers and self._context.stage != "ready":
+            self._context.stage = "ready"
+            self._progress.close()
+            host, port = self._listener.getsockname()[:2]
+            shown = "localhost" if host in ("0.0.0.0", "::") else host
+            print(ready_text(model, f"http://{shown}:{port}"), flush=True)
+
+    def _model_failed(self, model: Model, error: LmiError, worker: Worker) -> None:
+        if self._context.stage != "ready":
+            self._give_up(error, worker)
+        else:
+            _LOG.error("model %r failed for good: %s", model.name, error)
+
+    def _give_up(self, error: LmiError, worker: Worker | None) -> None:
+        self._failure, self._failed_worker = error, worker
+        self._uvicorn.should_exit = True
+
+
+def ready_text(model: Model, url: str) -> str:
+    """What a person reads when the model is ready: a command that works."""
+    body = '{"inputs": "What is the capital of France?", "parameters": {"max_new_tokens": 32}}'
+    return (
+        f"model {model.name!r} is ready: {url}/invocations\n"
+        f"try: curl -s {url}/invocations -H 'content-type: application/json' -d '{body}'"
+    )
+
+
+def failure_digest(error: LmiError, worker: Worker | None) -> str:
+    """The last lines of a start that failed: cause, evidence, remedy."""
+    lines = ["", "LMI could not start", f"  cause:    {error}"]
+    if worker is not None and worker.exit is not None:
+        lines.append(f"  evidence: worker {worker.label} {worker.exit}, in stage {worker.stage!r}; its last lines:")
+        lines += [f"            {line}" for line in worker.exit.last_lines[-10:]]
+    remedy = error.hint or "Read the worker's lines above"
+    lines.append(f"  remedy:   {remedy}")
+    return "\n".join(lines)
+
+
+def port_of(environ: dict[str, str] | os._Environ[str]) -> int:
+    """The port a container is told to bind (SageMaker's variable), else 8080."""
+    return int(environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bare ASGI conversation of an inference request: read the body, notice a client that leaves, answer.
+
+Plain ASGI instead of Request and Response objects: this is the one path every request and every token takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from lmi.api.errors import LmiError, TooLargeError
+from lmi.serving.errors import body_of, headers_of, status_of
+
+JSON = b"application/json"
+JSON_LINES = b"application/jsonlines"
+_DRAINED_BYTES = 1 << 30
+_ID_PREFIX = secrets.token_hex(6)
+_ids = itertools.count(1)
+
+
+class ClientGoneError(LmiError):
+    """The client closed its connection; nobody reads the answer."""
+
+
+class Exchange:
+    """One HTTP request and its answer.
+
+    Args:
+        scope, receive, send: as ASGI gives them.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._is_started = False
+        self._watch: asyncio.Task[None] | None = None
+        self.headers: Mapping[str, str] = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        self.request_id = self.headers.get("x-request-id") or f"{_ID_PREFIX}{next(_ids):012x}"
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole request body.
+
+        Raises:
+            TooLargeError: it is longer than the limit; what came of it is dropped, never collected.
+            ClientGoneError: the client left before the end.
+        """
+        parts: list[bytes] = []
+        n_bytes = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError("client.gone", "the client closed the connection while sending")
+            part = message.get("body", b"")
+            n_bytes += len(part)
+            if n_bytes <= limit_bytes:
+                parts.append(part)
+            elif n_bytes > _DRAINED_BYTES:
+                break
+            if not message.get("more_body", False):
+                break
+        if n_bytes > limit_bytes:
+            raise TooLargeError(
+                "request.too-large",
+                f"the body has {n_bytes} bytes, the limit max_request_size is {limit_bytes}",
+                "Send less, or raise max_request_size",
+            )
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def watch(self, on_gone: Callable[[LmiError], None]) -> None:
+        """Call ``on_gone`` as soon as the client closes its connection."""
+        self._watch = asyncio.get_running_loop().create_task(self._wait_for_end(on_gone))
+
+    async def _wait_for_end(self, on_gone: Callable[[LmiError], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        on_gone(ClientGoneError("client.gone", "the client closed the connection"))
+
+    def unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def start(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:
+        headers = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode("latin-1"))]
+        headers += extra or []
+        self._is_started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes, *, is_last: bool = False) -> None:
+        message: MutableMapping[str, Any] = {"type": "http.response.body", "body": body, "more_body": not is_last}
+        await self._send(message)
+
+    async def answer(self, body: bytes, content_type: bytes = JSON) -> None:
+        """One whole answer."""
+        await self.start(200, content_type, [(b"content-length", b"%d" % len(body))])
+        await self.write(body, is_last=True)
+
+    async def fail(self, error: LmiError) -> None:
+        """Answer with the error: as a status before the first byte, as the last line of a stream after it."""
+        body = body_of(error)
+        if self._is_started:
+            await self.write(body + b"\n", is_last=True)
+        else:
+            length = (b"content-length", b"%d" % len(body))
+            await self.start(status_of(error), JSON, [length, *headers_of(error)])
+            await self.write(body, is_last=True)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inside the worker: run the engine's generators and send what they produce, one frame a turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from lmi.api.engine import Engine
+from lmi.api.errors import EngineDeadError, LmiError, OutOfMemoryError
+from lmi.api.requests import Finish, FinishReason, GenerationRequest, TokenChunk, Usage
+from lmi.workers.wire import Chunks, Commands, ErrorReport
+
+_LOG = logging.getLogger(__name__)
+
+GenerateBatch = Callable[..., list[AsyncGenerator[TokenChunk, None]]]
+
+
+class Drive:
+    """Runs requests on an engine until they finish, fail, are cancelled or run out of time.
+
+    Args:
+        engine: what generates.
+        generate_batch: the hook ``lmi_generate_batch``.
+        send: takes the chunks of one turn of the loop.
+        fail: takes the id and error of a request that failed alone.
+        on_dead: called once when the engine itself died.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        generate_batch: GenerateBatch,
+        *,
+        send: Callable[[Chunks], None],
+        fail: Callable[[str, ErrorReport], None],
+        on_dead: Callable[[BaseException], None],
+    ) -> None:
+        self._engine = engine
+        self._generate_batch = generate_batch
+        self._send = send
+        self._fail = fail
+        self._on_dead = on_dead
+        self._outbox: Chunks = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def obey(self, commands: Commands) -> None:
+        """Start the groups of requests and stop the cancelled ones."""
+        for request_id in commands.cancelled_ids:
+            task = self._tasks.get(request_id)
+            if task is not None:
+                task.cancel()
+        for group in commands.groups:
+            self._start(group)
+
+    def _start(self, group: Sequence[GenerationRequest]) -> None:
+        try:
+            generators = self._generate_batch(engine=self._engine, requests=group)
+        except Exception as error:
+            for request in group:
+                self._failed(request.request_id, error)
+            return
+        for request, generator in zip(group, generators, strict=True):
+            run = self._run(request.request_id, generator)
+            if request.deadline_s is not None:
+                run = self._run_until_deadline(request, generator)
+            task = self._loop.create_task(run)
+            self._tasks[request.request_id] = task
+            # A bound method and the name of the task would do, but a closure costs less a request.
+            task.add_done_callback(lambda _, request_id=request.request_id: self._tasks.pop(request_id, None))
+
+    async def _run(self, request_id: str, generator: AsyncGenerator[TokenChunk, None]) -> None:
+        try:
+            async for chunk in generator:
+                self._put(request_id, chunk)
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
+            self._failed(request_id, error)
+        finally:
+            await generator.aclose()
+
+    async def _run_until_deadline(
+        self, request: GenerationRequest, generator: AsyncGenerator[TokenChunk, None]
+    ) -> None:
+        n_produced = len(request.resumed_ids)
+
+        async def counted() -> AsyncGenerator[TokenChunk, None]:
+            nonlocal n_produced
+            async for chunk in generator:
+                n_produced += len(chunk.ids)
+                yield chunk
+
+        run = asyncio.ensure_future(self._run(request.request_id, counted()))
+        try:
+            _, unfinished = await asyncio.wait([run], timeout=request.deadline_s)
+        except asyncio.CancelledError:
+            unfinished = set()
+            run.cancel()
+        if unfinished:
+            run.cancel()
+            await asyncio.wait([run])
+            usage = Usage(len(request.prompt_ids), n_produced)
+            self._put(request.request_id, TokenChunk([], finish=Finish(FinishReason.DEADLINE), usage=usage))
+        await generator.aclose()
+
+    def _put(self, request_id: str, chunk: TokenChunk) -> None:
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append((request_id, chunk))
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        self._send(outbox)
+
+    def _failed(self, request_id: str, error: Exception) -> None:
+        if isinstance(error, EngineDeadError | OutOfMemoryError):
+            self._on_dead(error)
+            return
+        if not isinstance(error, LmiError):
+            _LOG.error("request %s failed", request_id, exc_info=error)
+        self._fail(request_id, ErrorReport.of(error))

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker process: connect to the server, load one engine, serve it until told to close.
+
+Started by the server as ``python -m lmi.workers.main SOCKET``, possibly under another Python (option.pythonExecutable).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import lmi
+from lmi.api.abilities import ABILITIES
+from lmi.api.backend import CONTRACT_VERSION
+from lmi.api.engine import Engine
+from lmi.api.errors import EngineDeadError, UnsupportedError
+from lmi.workers import generate
+from lmi.workers.drive import Drive
+from lmi.workers.wire import (
+    Call,
+    Channel,
+    Close,
+    Commands,
+    Dying,
+    ErrorReport,
+    Failed,
+    FromServer,
+    Heartbeat,
+    Hello,
+    Load,
+    Loading,
+    Ready,
+    Reply,
+)
+
+EXIT_ENGINE_DEAD = 70
+"""The engine died or could not be loaded; the reason went over the wire (sysexits.h: EX_SOFTWARE)."""
+
+_PR_SET_PDEATHSIG = 1
+_LAST_WORDS_S = 5.0
+
+
+class WorkerMain:
+    """State of one worker process."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[int] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._engine: Engine | None = None
+        self._drive: Drive | None = None
+        self._keep: set[asyncio.Task[None]] = set()
+        self.channel = Channel(
+            FromServer, Commands, on_message=self._on_message, on_stream=self._on_stream, on_closed=self._on_closed
+        )
+
+    async def run(self, socket_path: str) -> int:
+        await self._loop.create_unix_connection(lambda: self.channel, socket_path)
+        self.channel.send(Hello(CONTRACT_VERSION, lmi.__version__, os.getpid(), sys.executable))
+        code = await self._done
+        self.channel.close()
+        await asyncio.wait([self._closed], timeout=_LAST_WORDS_S)
+        return code
+
+    def _on_closed(self, _: Exception | None) -> None:
+        if not self._done.done():
+            # The server is gone: nobody can be answered, so nothing here is worth finishing.
+            os._exit(0)
+        self._closed.set_result(None)
+
+    def _on_stream(self, commands: Commands) -> None:
+        if self._drive is not None:
+            self._drive.obey(commands)
+
+    def _on_message(self, message: FromServer) -> None:
+        if isinstance(message, Load):
+            self._spawn(self._load(message))
+        elif isinstance(message, Call):
+            self._spawn(self._call(message))
+        elif isinstance(message, Close):
+            self._spawn(self._close())
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
+        self._keep.add(task)
+        task.add_done_callback(self._keep.discard)
+
+    async def _load(self, load: Load) -> None:
+        from lmi.loading import load_engine
+        from lmi.plugins import Plugins
+
+        def progress(stage: str, fraction: float | None = None) -> None:
+            self._loop.call_soon_threadsafe(self.channel.send, Loading(stage, fraction))
+
+        def build() -> tuple[Engine, Any]:
+            progress("import backend")
+            plugins = Plugins.discover(only_backend=load.backend)
+            plugins.register(generate, "lmi.workers.generate")
+            engine = load_engine(plugins, load.backend, load.artifacts, load.options, progress)
+            return engine, plugins.hooks(load.backend)
+
+        try:
+            self._engine, hooks = await asyncio.to_thread(build)
+        except BaseException as error:
+            logging.getLogger(__name__).exception("the engine could not be loaded")
+            self._die(error)
+            return
+        self._drive = Drive(
+            self._engine,
+            hooks.lmi_generate_batch,
+            send=self.channel.send_stream,
+            fail=lambda request_id, report: self.channel.send(Failed(request_id, report)),
+            on_dead=self._die,
+        )
+        abilities = [name for name, protocol in ABILITIES.items() if isinstance(self._engine, protocol)]
+        self.channel.send(Ready(self._engine.limits, abilities))
+        self._spawn(self._beat(load.heartbeat_interval_s))
+
+    async def _beat(self, interval_s: float) -> None:
+        assert self._engine is not None  # noqa: S101 - started once the engine is there
+        while True:
+            try:
+                await self._engine.check_health()
+            except EngineDeadError as error:
+                self._die(error)
+                return
+            self.channel.send(Heartbeat(self._engine.stats()))
+            await asyncio.sleep(interval_s)
+
+    async def _call(self, call: Call) -> None:
+        try:
+            protocol = ABILITIES.get(call.ability)
+            if self._engine is None or protocol is None or not isinstance(self._engine, protocol):
+                raise UnsupportedError("ability.missing", f"this backend has no ability {call.ability!r}")
+            if not hasattr(protocol, call.method) or call.method.startswith("_"):
+                raise UnsupportedError("ability.missing", f"ability {call.ability!r} has no method {call.method!r}")
+            self.channel.send(Reply(call.call_id, await getattr(self._engine, call.method)(*call.args)))
+        except Exception as error:
+            self.channel.send(Reply(call.call_id, error=ErrorReport.of(error)))
+
+    async def _close(self) -> None:
+        if self._engine is not None:
+            with contextlib.suppress(Exception):
+                await self._engine.close()
+        self._finish(0)
+
+    def _die(self, error: BaseException) -> None:
+        if self._done.done():
+            return
+        self.channel.send(Dying(ErrorReport.of(error)))
+        self._finish(EXIT_ENGINE_DEAD)
+
+    def _finish(self, code: int) -> None:
+        if not self._done.done():
+            self._done.set_result(code)
+
+
+def _die_with_server() -> None:
+    """Ask the kernel to kill this process when the server is gone, even if the event loop is stuck (Linux only)."""
+    server_pid = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server_pid:
+        os._exit(0)
+
+
+def main() -> None:
+    _die_with_server()
+    # A process group of its own: Ctrl-C reaches the server alone, which drains; and the server can end the engine's children.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    logging.basicConfig(level=os.environ.get("LMI_LOG_LEVEL", "INFO").upper(), format="%(message)s", stream=sys.stderr)
+
+    async def run() -> int:
+        return await WorkerMain().run(sys.argv[1])
+
+    try:
+        import uvloop
+    except ImportError:  # an engine's own environment need not have it
+        code = asyncio.run(run())
+    else:
+        code = uvloop.run(run())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of engine libraries must not keep a finished worker alive.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One operating-system process: start it, relay what it prints, and say why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOG = logging.getLogger("lmi.worker")
+_CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
+_N_LAST_LINES = 30
+_LINE_LIMIT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """Why a process ended.
+
+    Args:
+        code: exit code, None when a signal ended it.
+        signal_name: ``SIGSEGV``, ``SIGKILL``, ...; empty when it exited by itself.
+        is_out_of_memory: the kernel's out-of-memory killer struck in this container meanwhile.
+        last_lines: the last lines it printed.
+    """
+
+    code: int | None
+    signal_name: str = ""
+    is_out_of_memory: bool = False
+    last_lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.is_out_of_memory:
+            return f"killed by {self.signal_name}: the kernel's out-of-memory killer struck"
+        if self.signal_name:
+            return f"killed by {self.signal_name}"
+        return f"exited with code {self.code}"
+
+
+def _n_oom_kills() -> int:
+    """How often the out-of-memory killer struck in this container (cgroup v2); 0 where it cannot be read."""
+    try:
+        fields = dict(line.split() for line in _CGROUP_EVENTS.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(fields.get("oom_kill", 0))
+
+
+class Process:
+    """A child process whose output is relayed line by line to the log, under a label."""
+
+    def __init__(self, process: asyncio.subprocess.Process, label: str) -> None:
+        self._process = process
+        self._label = label
+        self._last_lines: deque[str] = deque(maxlen=_N_LAST_LINES)
+        self._n_oom_kills = _n_oom_kills()
+        self._relay = asyncio.create_task(self._relay_lines())
+
+    @classmethod
+    async def start(cls, command: Sequence[str], *, label: str, environ: Mapping[str, str]) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(environ),
+            limit=_LINE_LIMIT_BYTES,
+        )
+        return cls(process, label)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process and everything it started."""
+        # The worker made itself leader of a group; before that, or when it is gone, the process alone is killed.
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+
+    async def wait(self) -> Exit:
+        """Wait until it ended; then end what it may have left running."""
+        code = await self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await asyncio.wait([self._relay], timeout=1)
+        self._relay.cancel()
+        lines = tuple(self._last_lines)
+        if code >= 0:
+            return Exit(code=code, last_lines=lines)
+        struck = code == -signal.SIGKILL and _n_oom_kills() > self._n_oom_kills
+        return Exit(code=None, signal_name=signal.Signals(-code).name, is_out_of_memory=struck, last_lines=lines)
+
+    async def _relay_lines(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None  # noqa: S101 - asked for above
+        while True:
+            try:
+                line = await stdout.readline()
+            except ValueError:  # a line longer than the limit was dropped
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._last_lines.append(text)
+                _LOG.info("[%s] %s", self._label, text)

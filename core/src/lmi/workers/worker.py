@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's side of one worker process: its state, its wire, and the requests it is answering."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import lmi
+from lmi.api.backend import CONTRACT_VERSION
+from lmi.api.engine import EngineLimits, EngineStats
+from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError
+from lmi.workers.flight import Flight
+from lmi.workers.process import Exit, Process
+from lmi.workers.wire import (
+    Call,
+    Channel,
+    Chunks,
+    Close,
+    Commands,
+    Dying,
+    Failed,
+    FromWorker,
+    Heartbeat,
+    Hello,
+    Load,
+    Loading,
+    Ready,
+    Reply,
+)
+
+_CLOSE_S = 5.0
+_LAST_WORDS_S = 1.0
+
+
+class WorkerState(str, Enum):
+    STARTING = "starting"
+    READY = "ready"
+    DEAD = "dead"
+
+
+class Worker:
+    """One copy of a model in a process of its own.
+
+    Args:
+        label: for logs, ``model/0``.
+        load: what it loads.
+        python: the interpreter it runs under.
+        environ: its environment.
+        socket_path: where it connects to; in a folder only this user can enter.
+        on_state: called when it became ready, made progress or died.
+        on_cleared: called when a request that is on trial produced its first chunk or ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        load: Load,
+        python: str,
+        environ: Mapping[str, str],
+        socket_path: Path,
+        on_state: Callable[[Worker], None],
+        on_cleared: Callable[[Flight], None],
+    ) -> None:
+        self.label = label
+        self.state = WorkerState.STARTING
+        self.stage = "start process"
+        self.fraction: float | None = None
+        self.limits: EngineLimits | None = None
+        self.abilities: list[str] = []
+        self.stats = EngineStats()
+        self.flights: dict[str, Flight] = {}
+        self.n_reserved_tokens = 0
+        self.exit: Exit | None = None
+        self.error: LmiError | None = None
+        self.last_step_s = time.monotonic()
+        self.last_beat_s = time.monotonic()
+        self._load = load
+        self._python = python
+        self._environ = environ
+        self._socket_path = socket_path
+        self._on_state = on_state
+        self._on_cleared = on_cleared
+        self._loop = asyncio.get_running_loop()
+        self._process: Process | None = None
+        self._groups: list[list[Flight]] = []
+        self._cancelled_ids: list[str] = []
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._n_calls = 0
+        self._disconnected: asyncio.Future[None] = self._loop.create_future()
+        self._channel = Channel(
+            FromWorker, Chunks, on_message=self._on_message, on_stream=self._on_chunks, on_closed=self._on_disconnect
+        )
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    async def run(self) -> None:
+        """Start the process and return when it ended."""
+        listener = await self._loop.create_unix_server(lambda: self._channel, str(self._socket_path))
+        try:
+            command = [self._python, "-m", "lmi.workers.main", str(self._socket_path)]
+            environ = {**os.environ, **self._environ, "PYTHONUNBUFFERED": "1"}
+            try:
+                self._process = await Process.start(command, label=self.label, environ=environ)
+            except OSError as error:
+                self.error = EngineLoadError(
+                    "worker.no-python", f"{self._python!r} cannot be started: {error}", "Correct option.pythonExecutable"
+                )
+                self._ended(None)
+                return
+            exit_ = await self._process.wait()
+        except asyncio.CancelledError:
+            if self._process is not None:
+                self._process.kill()
+            raise
+        finally:
+            listener.close()
+            with contextlib.suppress(OSError):
+                self._socket_path.unlink()
+        if self._channel.is_open:  # the last words of the worker may still be in the socket
+            await asyncio.wait([self._disconnected], timeout=_LAST_WORDS_S)
+        self._ended(exit_)
+
+    def _ended(self, exit_: Exit | None) -> None:
+        self.exit = exit_
+        self.state = WorkerState.DEAD
+        self._channel.close()
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(EngineDeadError("engine.died", f"worker {self.label} {exit_}"))
+        self._on_state(self)
+
+    def _on_disconnect(self, _: Exception | None) -> None:
+        if not self._disconnected.done():
+            self._disconnected.set_result(None)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    async def close(self) -> None:
+        """Let the engine close and the process exit; kill it when that takes too long."""
+        if self.state is WorkerState.DEAD:
+            return
+        self._channel.send(Close())
+        end_s = time.monotonic() + _CLOSE_S
+        while self.state is not WorkerState.DEAD and time.monotonic() < end_s:
+            await asyncio.sleep(0.02)
+        self.kill()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    # --------------------------------------------------------------------------------------------------- requests
+
+    def submit(self, flights: list[Flight]) -> None:
+        """Send requests that belong together; they leave with everything else of this turn of the loop."""
+        for flight in flights:
+            flight.worker = self
+            self.flights[flight.request.request_id] = flight
+            self.n_reserved_tokens += flight.request.n_reserved_tokens
+        if len(self.flights) == len(flights):
+            self.last_step_s = time.monotonic()
+        self._schedule_flush()
+        self._groups.append(flights)
+
+    def cancel(self, flight: Flight) -> None:
+        if self._forget(flight.request.request_id) is not None:
+            self._schedule_flush()
+            self._cancelled_ids.append(flight.request.request_id)
+
+    def _schedule_flush(self) -> None:
+        if not self._groups and not self._cancelled_ids:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        requests = [[flight.resumed_request() for flight in group] for group in self._groups]
+        self._channel.send_stream(Commands(requests, self._cancelled_ids))
+        self._groups, self._cancelled_ids = [], []
+
+    def _forget(self, request_id: str) -> Flight | None:
+        flight = self.flights.pop(request_id, None)
+        if flight is not None:
+            self.n_reserved_tokens -= flight.request.n_reserved_tokens
+            flight.worker = None
+            if flight.is_on_trial:
+                self._on_cleared(flight)
+        return flight
+
+    async def call(self, ability: str, method: str, *args: Any) -> Any:
+        """Call a method of an ability in the worker and return its result."""
+        self._n_calls += 1
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._calls[self._n_calls] = future
+        self._channel.send(Call(self._n_calls, ability, method, list(args)))
+        return await future
+
+    # ---------------------------------------------------------------------------------------- what the worker says
+
+    def _on_chunks(self, chunks: Chunks) -> None:
+        self.last_step_s = time.monotonic()
+        flights = self.flights
+        for request_id, chunk in chunks:
+            flight = flights.get(request_id)
+            if flight is None:
+                continue  # cancelled meanwhile
+            flight.ids += chunk.ids
+            if chunk.finish is not None:
+                self._forget(request_id)
+            elif flight.is_on_trial:
+                self._on_cleared(flight)
+            flight.on_chunk(chunk)
+
+    def _on_message(self, message: FromWorker) -> None:
+        match message:
+            case Heartbeat(stats):
+                self.last_beat_s = time.monotonic()
+                if stats.n_steps != self.stats.n_steps:
+                    self.last_step_s = self.last_beat_s
+                self.stats = stats
+            case Failed(request_id, report):
+                flight = self._forget(request_id)
+                if flight is not None:
+                    flight.on_error(report.error())
+            case Reply(call_id, result, report):
+                future = self._calls.pop(call_id, None)
+                if future is not None and not future.done():
+                    future.set_result(result) if report is None else future.set_exception(report.error())
+            case Loading(stage, fraction):
+                self.stage, self.fraction = stage, fraction
+                self._on_state(self)
+            case Ready(limits, abilities):
+                self.limits, self.abilities = limits, abilities
+                self.state, self.stage = WorkerState.READY, "ready"
+                self.last_beat_s = self.last_step_s = time.monotonic()
+                self._on_state(self)
+            case Dying(report):
+                self.error = report.error()
+            case Hello():
+                self._greet(message)
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.contract_version != CONTRACT_VERSION:
+            self.error = EngineLoadError(
+                "worker.other-contract",
+                f"the worker's lmi-core {hello.core_version} ({hello.python}) speaks contract {hello.contract_version}, "
+                f"this server's {lmi.__version__} speaks {CONTRACT_VERSION}",
+                "Install the same lmi-core in both environments",
+            )
+            self.kill()
+            return
+        self._channel.send(self._load)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine without a model: one id a step, one step a turn of the event loop for all live requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from lmi.api import (
+    Engine,
+    EngineDeadError,
+    EngineLimits,
+    EngineStats,
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    RequestError,
+    TokenChunk,
+    TokenLogprob,
+    Usage,
+)
+from lmi_echo.config import EchoConfig
+
+
+class EchoEngine(Engine):
+    """Repeats the prompt, from its start again when it ends, until ``max_tokens`` or a stop id."""
+
+    def __init__(self, config: EchoConfig) -> None:
+        self.limits = EngineLimits(
+            max_context_tokens=config.max_model_len, max_batch_size=config.max_rolling_batch_size, vocab_size=0
+        )
+        self._step_delay_s = config.step_delay_ms / 1000
+        self._slots = asyncio.Semaphore(config.max_rolling_batch_size)
+        self._n_running = self._n_waiting = self._n_steps = 0
+        self._is_step_open = False
+        self._is_closed = False
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
+        self._check(request)
+        self._n_waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._n_waiting -= 1
+        self._n_running += 1
+        try:
+            prompt, sampling = request.prompt_ids, request.sampling
+            stop_ids = frozenset(sampling.stop_token_ids)
+            first, last = len(request.resumed_ids), sampling.max_tokens - 1
+            for position in range(first, last + 1):
+                await self._step()
+                token_id = prompt[position % len(prompt)]
+                finish = None
+                if token_id in stop_ids:
+                    finish = Finish(FinishReason.STOP_TOKEN, token_id)
+                elif position == last:
+                    finish = Finish(FinishReason.LENGTH)
+                yield self._chunk(request, token_id, position, finish)
+                if finish is not None:
+                    return
+        finally:
+            self._n_running -= 1
+            self._slots.release()
+
+    def _check(self, request: GenerationRequest) -> None:
+        if self._is_closed:
+            raise EngineDeadError("engine.closed", "the echo engine was closed")
+        n_tokens, limit = request.n_reserved_tokens, self.limits.max_context_tokens
+        if n_tokens > limit:
+            raise RequestError(
+                "request.too-long",
+                f"prompt {len(request.prompt_ids)} tokens + max_tokens {request.sampling.max_tokens} = {n_tokens}; "
+                f"this model takes {limit}",
+                "Shorten the prompt or lower max_tokens",
+            )
+
+    def _chunk(self, request: GenerationRequest, token_id: int, position: int, finish: Finish | None) -> TokenChunk:
+        # An echo is certain of what comes next: probability 1.
+        logprobs = None if request.sampling.n_logprobs is None else [TokenLogprob(token_id, 0.0, 1)]
+        usage = None if finish is None else Usage(len(request.prompt_ids), position + 1)
+        return TokenChunk([token_id], logprobs, None, finish, usage)
+
+    async def _step(self) -> None:
+        """Wait for the step that everything live takes part in; the first to ask for it opens it."""
+        if not self._is_step_open:
+            self._is_step_open = True
+            asyncio.get_running_loop().call_soon(self._close_step)
+        await asyncio.sleep(self._step_delay_s)
+
+    def _close_step(self) -> None:
+        self._is_step_open = False
+        self._n_steps += 1
+
+    def stats(self) -> EngineStats:
+        return EngineStats(n_running=self._n_running, n_waiting=self._n_waiting, n_steps=self._n_steps)
+
+    async def close(self) -> None:
+        self._is_closed = True

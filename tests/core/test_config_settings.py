@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where settings come from, which layer wins, and Java's grammar."""
+
+import pytest
+from hypothesis import given, strategies as st
+
+from lmi.api import ConfigError, Severity
+from lmi.config import Setting, read_settings
+from lmi.config.properties import read_properties
+from lmi.config.settings import parse_flags
+
+
+@pytest.fixture
+def read(tmp_path):
+    def _read(text="", environ=(), flags=(), **more):
+        (tmp_path / "serving.properties").write_text(text)
+        return read_settings(model_folder=tmp_path, environ=dict(environ), flags=dict(flags), **more)
+
+    return _read
+
+
+def test_the_highest_layer_wins_and_remembers_what_it_beat(read):
+    settings = read(
+        "engine=Python\noption.model_id=file",
+        {"HF_MODEL_ID": "foreign", "OPTION_MODEL_ID": "variable"},
+        {"model_id": "flag"},
+        model="argument",
+    )
+    winner = settings["option.model_id"]
+    assert (winner.value, winner.source) == ("argument", "command line")
+    assert [(each.value, each.source) for each in winner.overrode] == [
+        ("flag", "command line -o model_id"),
+        ("file", "serving.properties:2"),
+        ("variable", "OPTION_MODEL_ID"),
+        ("foreign", "HF_MODEL_ID"),
+    ]
+
+
+def test_the_prefix_may_be_left_out_and_plain_keys_have_none(read):
+    settings = read("rolling_batch=auto\noption.job_queue_size=7", flags={"option.dtype": "fp16", "minWorkers": "2"})
+    assert sorted(settings) == ["job_queue_size", "minWorkers", "option.dtype", "option.rolling_batch"]
+    assert settings.text("dtype") == settings.text("option.dtype") == "fp16"
+    assert settings.text("option.absent") is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "key"),
+    [
+        ("OPTION_DTYPE", "option.dtype"),
+        ("OPTION_ENTRYPOINT", "option.entryPoint"),
+        ("OPTION_PYTHONEXECUTABLE", "option.pythonExecutable"),
+        ("OPTION_entryPoint", "option.entryPoint"),
+        ("OPTION_ENGINE", "engine"),
+        ("SERVING_JOB_QUEUE_SIZE", "job_queue_size"),
+        ("SERVING_MIN_WORKERS", "minWorkers"),
+        ("SERVING_MAXWORKERS", "maxWorkers"),
+        ("HF_MODEL_ID", "option.model_id"),
+    ],
+)
+def test_a_variable_finds_its_key_whatever_the_case(variable, key):
+    settings = read_settings(model_folder=None, environ={variable: "x"}, flags={})
+    assert [(setting.key, setting.source) for setting in settings.values()] == [(key, variable)]
+
+
+def test_empty_variables_and_foreign_serving_variables_count_for_nothing():
+    environ = {"OPTION_DTYPE": " ", "SERVING_FEATURES": "a,b", "SERVING_LOAD_MODELS": "ALL", "PATH": "/bin", "OPTION_": "x"}
+    assert not read_settings(model_folder=None, environ=environ, flags={})
+
+
+def test_option_variables_beat_serving_variables():
+    environ = {"SERVING_JOB_QUEUE_SIZE": "1", "OPTION_JOB_QUEUE_SIZE": "2"}
+    assert read_settings(model_folder=None, environ=environ, flags={}).text("job_queue_size") == "2"
+
+
+def test_a_folder_without_the_file_gives_no_settings(tmp_path):
+    assert not read_settings(model_folder=tmp_path, environ={}, flags={})
+
+
+def test_javas_grammar_is_read(read):
+    settings = read("# comment \\\n! comment\n\n  a : 1\nb 2\nc=x\\\n    y\r\nd=\\u00e9\\t.\ne\\ f=g\nempty=\n")
+    values = {setting.written: setting.value for setting in settings.values()}
+    assert values == {"a": "1", "b": "2", "c": "xy", "d": "é\t.", "e f": "g", "empty": ""}
+
+
+def test_each_value_knows_the_line_it_starts_on(read):
+    settings = read("# one\n\na=1\\\n\\\n2\nb=3\r\nc=4")
+    assert [setting.source for setting in settings.values()] == [
+        "serving.properties:3", "serving.properties:6", "serving.properties:7",
+    ]  # fmt: skip
+
+
+def test_the_last_of_two_lines_holds_and_a_warning_names_both(read):
+    settings = read("option.dtype=fp16\ndtype=bf16")
+    assert settings.text("dtype") == "bf16"
+    (warning,) = settings.problems
+    assert (warning.code, warning.severity) == ("config.set-twice", Severity.WARNING)
+    assert str(warning).startswith(
+        "[config.set-twice] 'option.dtype' is set twice; 'bf16' holds, the line serving.properties:1 does not"
+    )
+
+
+def test_an_inline_comment_is_left_out_of_a_scalar_with_a_warning(read):
+    settings = read("option.tensor_parallel_degree=16 # default is 32")
+    assert settings.text("tensor_parallel_degree") == "16"
+    (warning,) = settings.problems
+    assert (warning.code, warning.severity, warning.source) == (
+        "config.inline-comment", Severity.WARNING, "serving.properties:1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ['{"a": " # b"}', "https://host/page#part", "{{ x }} # {% y %}", '["a", " #"]'])
+def test_json_urls_and_templates_keep_their_hash(read, value):
+    settings = read(f"option.x={value}")
+    assert settings.text("x") == value
+    assert not settings.problems
+
+
+def test_every_bad_line_is_reported_and_the_good_ones_are_read(read):
+    settings = read("a=\\u12zz\n=value\nb=1\nc=\\u12")
+    assert [(each.code, each.source) for each in settings.problems] == [
+        ("config.bad-line", "serving.properties:1"),
+        ("config.bad-line", "serving.properties:2"),
+        ("config.bad-line", "serving.properties:4"),
+    ]
+    assert list(settings) == ["option.b"]
+
+
+def test_a_file_that_is_not_utf8_is_a_problem_not_a_crash(tmp_path):
+    (tmp_path / "serving.properties").write_bytes(b"option.x=\xff\xfe")
+    (problem,) = read_settings(model_folder=tmp_path, environ={}, flags={}).problems
+    assert problem.code == "config.unreadable"
+
+
+@given(st.text(alphabet="ab=:# !\\\n\r\tu0é{[", max_size=60))
+def test_no_text_makes_the_reader_fail(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "any.properties"
+    path.write_text(text, encoding="utf-8", newline="")
+    content = read_properties(path)
+    assert all(line.key and 1 <= line.number <= len(text) + 1 for line in content.lines)
+
+
+def test_secrets_are_masked_wherever_a_setting_is_shown():
+    shown = repr(
+        read_settings(
+            model_folder=None,
+            environ={"OPTION_HF_TOKEN": "hush1", "OPTION_ENV": "A=1,AWS_SECRET_ACCESS_KEY=hush2"},
+            flags={"keystore_password": "hush3", "max_new_tokens": "64"},
+        )
+    )
+    assert "hush" not in shown
+    assert "A=1,AWS_SECRET_ACCESS_KEY=***" in shown
+    assert "option.max_new_tokens=64" in shown
+
+
+def test_what_a_secret_overrode_is_masked_too():
+    beaten = Setting("option.hf_token", "hush", "serving.properties:1")
+    assert "hush" not in repr(Setting("option.hf_token", "x", "OPTION_HF_TOKEN", overrode=(beaten,)))
+
+
+def test_flags_are_split_at_the_first_sign_and_the_last_one_holds():
+    assert parse_flags(["a=1", "b=x=y", "a = 2 ", "c="]) == {"a": "2", "b": "x=y", "c": ""}
+
+
+def test_every_flag_that_is_no_pair_is_reported():
+    with pytest.raises(ConfigError) as caught:
+        parse_flags(["dtype", "=x", "a=1"])
+    assert str(caught.value).splitlines() == [
+        "config.invalid: 2 problems on the command line; nothing was loaded.",
+        "  [config.bad-flag] -o 'dtype' is not KEY=VALUE (command line). Write it like -o dtype=bf16.",
+        "  [config.bad-flag] -o '=x' is not KEY=VALUE (command line). Write it like -o dtype=bf16.",
+    ]
