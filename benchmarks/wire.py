@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which local wire costs least between server and worker: an asyncio unix socket or pyzmq?
 
-One child process sends N frames of a step of 32 chunks; the parent decodes them. Printed: microseconds of CPU a frame, both
-processes together, frames sent one a turn of the loop. Needs pyzmq. Run: ``python benchmarks/wire.py``.
+One child process sends N frames of a step of 32 chunks; the parent decodes them. Printed: microseconds of CPU a frame,
+both processes together, frames sent one a turn of the loop. Needs pyzmq. Run: ``python benchmarks/wire.py``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ CONTEXT_TOKENS = 512
 
 _PAIRS = (
     "Ġt Ġa he in re on er Ġs at is Ġw an ou en Ġc Ġb ed or es Ġm "
-    "it al Ġf Ġp Ġo ar Ġd ing Ġthe Ġof Ġand Ġto Ġin Ġis Ġyou th Ġh ll ic ro ti"
+    "it al Ġf Ġp Ġo ar Ġd ing Ġthe Ġof Ġan Ġto Ġin Ġis Ġy th Ġh ll ic ro ti"
 ).split()
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}\n{{ message['content'] }}</s>\n{% endfor %}"
@@ -89,7 +89,14 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bloom": (
         "BloomConfig",
-        {**_SMALL, "hidden_size": 64, "n_layer": 2, "n_head": 4, "initializer_range": 0.08, "tie_word_embeddings": False},
+        {
+            **_SMALL,
+            "hidden_size": 64,
+            "n_layer": 2,
+            "n_head": 4,
+            "initializer_range": 0.08,
+            "tie_word_embeddings": False,
+        },
     ),
     "falcon": (
         "FalconConfig",

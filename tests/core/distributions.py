@@ -6,7 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-BACKEND = '''
+BACKEND = """
 from typing import Literal
 
 from lmi.api import *
@@ -52,7 +52,7 @@ def lmi_config_type():
 def lmi_load_engine(artifacts, config, progress):
     progress("load", 1.0)
     return FakeEngine(artifacts, config)
-'''
+"""
 
 
 class Distributions:
@@ -74,7 +74,9 @@ class Distributions:
         self.modules.append(module)
         return module
 
-    def backend(self, name: str, *, distribution: str = "", extra: str = "", more: str = "", version: str = "1.0") -> str:
+    def backend(
+        self, name: str, *, distribution: str = "", extra: str = "", more: str = "", version: str = "1.0"
+    ) -> str:
         """Install a backend that works; ``extra`` are further arguments of its BackendInfo, ``more`` further code."""
         code = BACKEND.replace("NAME", name).replace("EXTRA", extra) + textwrap.dedent(more)
         return self.install(distribution or f"lmi-{name}", "lmi.backends", name, code, version)

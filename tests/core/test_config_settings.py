@@ -63,7 +63,13 @@ def test_a_variable_finds_its_key_whatever_the_case(variable, key):
 
 
 def test_empty_variables_and_foreign_serving_variables_count_for_nothing():
-    environ = {"OPTION_DTYPE": " ", "SERVING_FEATURES": "a,b", "SERVING_LOAD_MODELS": "ALL", "PATH": "/bin", "OPTION_": "x"}
+    environ = {
+        "OPTION_DTYPE": " ",
+        "SERVING_FEATURES": "a,b",
+        "SERVING_LOAD_MODELS": "ALL",
+        "PATH": "/bin",
+        "OPTION_": "x",
+    }
     assert not read_settings(model_folder=None, environ=environ, flags={})
 
 

@@ -48,7 +48,9 @@ INFO = BackendInfo(name="acme", summary="")
 
 
 def typed(config_type=AcmeConfig, environ=(), **flags):
-    settings = read_settings(model_folder=None, environ=dict(environ), flags={k.replace("__", "."): v for k, v in flags.items()})
+    settings = read_settings(
+        model_folder=None, environ=dict(environ), flags={k.replace("__", "."): v for k, v in flags.items()}
+    )
     return parse(settings, INFO, config_type, {"other": OtherConfig})
 
 
@@ -99,13 +101,19 @@ def test_text_becomes_the_type_of_its_field(key, text, value):
 
 
 def test_text_and_typed_values_give_the_same_configuration():
-    from_text = typed(environ={"OPTION_MAX_MODEL_LEN": "64", "OPTION_ENFORCE_EAGER": "True", "OPTION_LAYERS": "1,2"}).config
+    from_text = typed(
+        environ={"OPTION_MAX_MODEL_LEN": "64", "OPTION_ENFORCE_EAGER": "True", "OPTION_LAYERS": "1,2"}
+    ).config
     assert from_text == AcmeConfig(max_model_len=64, enforce_eager=True, layers=[1, 2])
 
 
 def test_the_cores_keys_are_read_under_their_original_names():
     options = typed(
-        environ={"OPTION_PYTHONEXECUTABLE": "/usr/bin/python3", "OPTION_ENTRYPOINT": "pack.acme", "SERVING_MIN_WORKERS": "2"},
+        environ={
+            "OPTION_PYTHONEXECUTABLE": "/usr/bin/python3",
+            "OPTION_ENTRYPOINT": "pack.acme",
+            "SERVING_MIN_WORKERS": "2",
+        },
         env="HF_HOME=/tmp/hf,B=2",
         output_formatter="JSONLINES",
         device="CPU",
@@ -163,7 +171,7 @@ def test_key_of_another_backend_is_a_warning():
         ("max_model_len", "many", "'option.max_model_len' is 'many'; it must be a whole number (tokens)"),
         ("max_model_len", "1.5", "'option.max_model_len' is '1.5'; it must be a whole number (tokens)"),
         ("share", "1", "'option.share' is '1'; it must be less than 1"),
-        ("share", "nan", "'option.share' is 'nan'; it must be greater than 0"),
+        ("share", "nan", "'option.share' is 'nan'; it must be less than 1"),
         ("enforce_eager", "perhaps", "'option.enforce_eager' is 'perhaps'; it must be true or false"),
         ("layers", "[1", "'option.layers' is '[1'; it must be a,b,c or a JSON list"),
         ("rope", "factor", "'option.rope' is 'factor'; it must be K=V,K2=V2 or a JSON object"),

@@ -137,7 +137,9 @@ def test_lmi_extensions_blocks_no_backend(installed):
 
 def test_a_named_extension_that_is_not_installed_stops_the_start_with_the_nearest_name(three_extensions):
     plugins = Plugins.discover({"LMI_EXTENSIONS": "gaurd"})
-    with pytest.raises(PluginError, match=r"names the extension 'gaurd', which is not installed. Did you mean 'guard'\?"):
+    with pytest.raises(
+        PluginError, match=r"names the extension 'gaurd', which is not installed. Did you mean 'guard'\?"
+    ):
         plugins.extension_problems()
 
 

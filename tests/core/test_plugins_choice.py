@@ -20,7 +20,12 @@ def backend(name, **fields):
 
 def ready(info):
     return PluginRecord(
-        kind=Kind.BACKEND, name=info.name, distribution=f"lmi-{info.name}", version="0.3.1", state=State.READY, info=info
+        kind=Kind.BACKEND,
+        name=info.name,
+        distribution=f"lmi-{info.name}",
+        version="0.3.1",
+        state=State.READY,
+        info=info,
     )
 
 
@@ -73,7 +78,9 @@ def test_rolling_batch_beats_an_entry_point_that_says_otherwise_and_a_warning_sa
     choice = choose([ACME, OTHER], settings(rolling_batch="other", entry_point="pack.acme"), LLAMA, CPU)
     assert choice.info.name == "other"
     (warning,) = choice.warnings
-    assert "'option.entryPoint=pack.acme' does not select the backend that option.rolling_batch=other" in warning.message
+    assert (
+        "'option.entryPoint=pack.acme' does not select the backend that option.rolling_batch=other" in warning.message
+    )
 
 
 def test_the_backend_made_for_the_device_is_chosen_before_the_one_that_merely_runs_on_it():
@@ -137,10 +144,14 @@ def test_a_wanted_backend_that_is_broken_is_not_called_absent():
 
 
 def test_with_nothing_installed_it_says_what_to_install():
-    with pytest.raises(PluginError, match=r"plugin.none-installed: no backend is installed.*packages called lmi-<name>"):
+    with pytest.raises(
+        PluginError, match=r"plugin.none-installed: no backend is installed.*packages called lmi-<name>"
+    ):
         choose([], Settings(), LLAMA, CPU)
 
 
 def test_with_only_broken_backends_all_reasons_are_listed():
-    with pytest.raises(PluginError, match=r"plugin.none-usable: .*zoom \(lmi-zoom 0.4.2\): cannot be imported: no driver"):
+    with pytest.raises(
+        PluginError, match=r"plugin.none-usable: .*zoom \(lmi-zoom 0.4.2\): cannot be imported: no driver"
+    ):
         choose([broken("zoom", "no driver")], Settings(), LLAMA, CPU)

@@ -11,13 +11,22 @@ import click
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Set an option; wins over all files.")
+@click.option(
+    "-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Set an option; wins over all files."
+)
 @click.option("--name", default=None, help="Name of the model in routes and answers.  [default: model]")
 @click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Port to listen on.  [default: 8080]")
-@click.option("--drain-timeout", type=click.FloatRange(0, 3600), default=25.0, show_default=True,
-              help="Seconds running requests may go on after SIGTERM.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(0, 3600),
+    default=25.0,
+    show_default=True,
+    help="Seconds running requests may go on after SIGTERM.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 def serve(
     model: str | None,
     options: tuple[str, ...],

@@ -67,7 +67,9 @@ def complaint(error: ErrorDetails) -> str:
     kind = error["type"]
     if kind in bounds:
         bound = bounds[kind]
-        return f"{words[bound]} {context[bound]}"
+        limit = context[bound]
+        # Pydantic turns the bounds of a float field into floats; people wrote 1, not 1.0.
+        return f"{words[bound]} {int(limit) if limit == int(limit) else limit}"
     return known.get(kind, "")
 
 

@@ -47,7 +47,9 @@ class Context:
             NotFoundError, RequestError, NotReadyError.
         """
         if not self.models:
-            raise NotReadyError("model.loading", f"no model is loaded yet ({self.stage})", "Wait until /ping answers 200")
+            raise NotReadyError(
+                "model.loading", f"no model is loaded yet ({self.stage})", "Wait until /ping answers 200"
+            )
         if name is None:
             if len(self.models) > 1:
                 known = ", ".join(self.models)

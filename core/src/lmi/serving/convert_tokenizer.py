@@ -13,7 +13,7 @@ import sys
 _SAMPLES = (
     "The capital of France is Paris.",
     "  two  blanks\n\tand a tab, don't we'll",
-    "12345.67 naïve café 日本語 🙂 👩‍👩‍👧",  # noqa: RUF001
+    "12345.67 naïve café 日本語 🙂 👩‍👩‍👧",
 )
 
 

@@ -162,9 +162,9 @@ class Generation:
         elif finish is not None:
             if finish.reason is FinishReason.DEADLINE and not self._text.n_ids:
                 raise DeadlineError("request.deadline", "the request's time ran out before its first token")
-            pieces += self._text.finish()
+            pieces += self._text.finish(hide_last=is_hidden)
             self.finish_reason = _REASONS[finish.reason]
-        self.n_output_tokens = self._text.n_ids + (is_hidden and self.finish_reason != "stop_sequence")
+        self.n_output_tokens = self._text.n_ids
         return self._release(ids, logprobs, pieces)
 
     def _release(self, ids: list[int], logprobs: list[TokenLogprob], pieces: list[str]) -> list[TextToken]:

@@ -22,12 +22,8 @@ from lmi.workers.pool import WorkerPool
 from lmi.workers.worker import Worker, WorkerState
 
 _LONG_PROMPT_CHARS = 8192
-_SAMPLING_DEFAULTS = {
-    capability.value: SamplingParams.__struct_defaults__[SamplingParams.__struct_fields__.index(capability.value) - 1]
-    for capability in Capability
-    if capability.value in SamplingParams.__struct_fields__
-}
-"""What each sampling field is when a request does not ask for it (``max_tokens`` comes first and has no default)."""
+_DEFAULTS = SamplingParams(max_tokens=1)
+_SAMPLING_CAPABILITIES = [each for each in Capability if each.value in SamplingParams.__struct_fields__]
 
 
 class ModelState(str, Enum):
@@ -148,7 +144,9 @@ class Model:
         if limits is None:
             worker = next(iter(self.pool.workers), None)
             stage = "starting" if worker is None else worker.stage
-            raise NotReadyError("model.loading", f"model {self.name!r} is loading ({stage})", "Wait until /ping answers 200")
+            raise NotReadyError(
+                "model.loading", f"model {self.name!r} is loading ({stage})", "Wait until /ping answers 200"
+            )
         n_prompt, limit = len(prompt_ids), limits.max_context_tokens
         if n_prompt + max_tokens > limit:
             over = n_prompt + max_tokens - limit
@@ -162,12 +160,12 @@ class Model:
     def _check_capabilities(self, request: TextRequest) -> None:
         capabilities = self.plan.info.capabilities
         sampling = request.sampling
-        for name, default in _SAMPLING_DEFAULTS.items():
-            value = getattr(sampling, name)
-            if value != default and Capability(name) not in capabilities:
+        for capability in _SAMPLING_CAPABILITIES:
+            value = getattr(sampling, capability.value)
+            if value != getattr(_DEFAULTS, capability.value) and capability not in capabilities:
                 raise UnsupportedError(
                     "request.unsupported",
-                    f"{name}={value!r} was asked, but backend {self.plan.info.name!r} does not offer it",
+                    f"{capability.value}={value!r} was asked, but backend {self.plan.info.name!r} does not offer it",
                     "Leave it out, or serve the model with another backend",
                 )
         if request.adapter and Capability.ADAPTERS not in capabilities:
@@ -188,4 +186,3 @@ class Model:
                 text = text if changed is None else changed
             filtered.append(text)
         return filtered
-

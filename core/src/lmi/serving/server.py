@@ -143,7 +143,7 @@ class Server:
             request_filters=context.request_filters,
             text_filters=context.text_filters,
             on_progress=self._moved,
-            on_failed=lambda model, error, worker: self._model_failed(model, error, worker),
+            on_failed=self._model_failed,
         )
         context.models[plan.name] = model
         context.stage = "load model"

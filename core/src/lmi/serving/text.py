@@ -49,13 +49,13 @@ class OutputText:
         if self._matcher is None:
             self.n_ids += len(ids)
             return self._decoder.push(ids)
-        if self.stop_sequence is not None:
-            return []
         shown: list[str] = []
+        if self._is_ended():
+            return shown
         for piece in self._decoder.push(ids):
             self.n_ids += 1
             shown += self._take(self._matcher, piece)
-            if self.stop_sequence is not None:
+            if self._is_ended():
                 break
         return shown
 
@@ -69,30 +69,26 @@ class OutputText:
             hide_last: the output ended with a stop token that was not given to ``add``. It counts, and the last piece
                 is its own: none of its text.
         """
-        if self.stop_sequence is not None:
+        if self._is_ended():
             return []
         rest = self._decoder.flush()
         if self._matcher is not None and rest:
-            rest = self._matched_rest(self._matcher, rest)
-            if self.stop_sequence is not None:
-                return self._release()
-        if hide_last:
+            pieces = self._take(self._matcher, rest) + self._release()
+        else:
+            pieces = [*self._release(), rest]
+        # Now the last piece is the rest, which is the hidden token's or joins the last token shown.
+        if hide_last and not self._is_ended():
             self.n_ids += 1
-            return [*self._release(), rest]
-        pieces = self._release()
-        if rest and pieces:
-            pieces[-1] += rest
-        elif rest:
-            pieces = [rest]
+            return pieces
+        last = pieces.pop()
+        if pieces:
+            pieces[-1] += last
+        elif last:
+            pieces = [last]
         return pieces
 
-    def _matched_rest(self, matcher: StopMatcher, rest: str) -> str:
-        """Look for a stop sequence that ends in what the decoder had left; returns the text before it."""
-        self._state, end = matcher.scan(self._state, rest)
-        if end:
-            self._cut(matcher, end)
-            return ""
-        return rest
+    def _is_ended(self) -> bool:
+        return self.stop_sequence is not None
 
     def _take(self, matcher: StopMatcher, piece: str) -> list[str]:
         """Hold the piece of one token; return what need not be held any longer."""

@@ -66,7 +66,7 @@ class ByteTokenizer:
 
     def __init__(self) -> None:
         # Latin-1 maps each code point below 256 to the byte of that number.
-        self._table = TokenTable(lambda i: chr(i) if 0 <= i < 256 else None, lambda token: token.encode("latin-1"))  # noqa: PLR2004
+        self._table = TokenTable(lambda i: chr(i) if 0 <= i < 256 else None, lambda token: token.encode("latin-1"))
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -105,7 +105,11 @@ class FileTokenizer:
         # A file may carry the padding and truncation of its training, which would cut prompts silently.
         self._rust.no_padding()
         self._rust.no_truncation()
-        _add_special_tokens(self._rust, config)
+        try:
+            _add_special_tokens(self._rust, config)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            text = f"{file.with_name('tokenizer_config.json')} describes its special tokens in a way unknown: {error!r}"
+            raise ArtifactError("tokenizer.unreadable", text, (), "Get the file again") from error
         self._new_decoder = decoder_factory(self._rust)
         self.vocab_size: int = max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         eos_id = self._rust.token_to_id(_content(config.get("eos_token")) or "")
@@ -273,9 +277,10 @@ def _keep(converted: Path, kept: Path) -> None:
     """Copy into the cache under the final name in one move; a cache that cannot be written is only slower."""
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-            shutil.copyfileobj(converted.open("rb"), file)
-        Path(file.name).replace(kept)
+        partial = Path(tempfile.mkdtemp(dir=kept.parent)) / kept.name
+        shutil.copyfile(converted, partial)
+        partial.replace(kept)
+        partial.parent.rmdir()
     except OSError as error:
         _LOG.warning("the converted tokenizer cannot be kept in %s (%s); the next start converts again", kept, error)
 
@@ -288,7 +293,7 @@ def _decode(decoder: TokenDecoder, ids: Iterable[int]) -> str:
 
 
 def _not_unicode(text: str) -> RequestError:
-    at = next(i for i, character in enumerate(text) if 0xD800 <= ord(character) <= 0xDFFF)  # noqa: PLR2004
+    at = next(i for i, character in enumerate(text) if 0xD800 <= ord(character) <= 0xDFFF)
     return RequestError(
         "request.not-unicode",
         f"the text holds half a surrogate pair (U+{ord(text[at]):04X}) at character {at}",

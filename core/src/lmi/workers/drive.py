@@ -68,8 +68,6 @@ class Drive:
                 run = self._run_until_deadline(request, generator)
             task = self._loop.create_task(run)
             self._tasks[request.request_id] = task
-            # A bound method and the name of the task would do, but a closure costs less a request.
-            task.add_done_callback(lambda _, request_id=request.request_id: self._tasks.pop(request_id, None))
 
     async def _run(self, request_id: str, generator: AsyncGenerator[TokenChunk, None]) -> None:
         try:
@@ -80,6 +78,7 @@ class Drive:
         except Exception as error:
             self._failed(request_id, error)
         finally:
+            self._tasks.pop(request_id, None)
             await generator.aclose()
 
     async def _run_until_deadline(
@@ -104,6 +103,7 @@ class Drive:
             await asyncio.wait([run])
             usage = Usage(len(request.prompt_ids), n_produced)
             self._put(request.request_id, TokenChunk([], finish=Finish(FinishReason.DEADLINE), usage=usage))
+        self._tasks.pop(request.request_id, None)
         await generator.aclose()
 
     def _put(self, request_id: str, chunk: TokenChunk) -> None:

@@ -61,6 +61,4 @@ class Flight:
         deadline_s = request.deadline_s
         if deadline_s is not None:
             deadline_s = max(0.001, deadline_s - (time.monotonic() - self.started_s))
-        return msgspec.structs.replace(
-            request, resumed_ids=[*request.resumed_ids, *self.ids], deadline_s=deadline_s
-        )
+        return msgspec.structs.replace(request, resumed_ids=[*request.resumed_ids, *self.ids], deadline_s=deadline_s)

@@ -11,7 +11,5 @@ from lmi.api.requests import GenerationRequest, TokenChunk
 
 
 @hookimpl(trylast=True)
-def lmi_generate_batch(
-    engine: Engine, requests: Sequence[GenerationRequest]
-) -> list[AsyncGenerator[TokenChunk, None]]:
+def lmi_generate_batch(engine: Engine, requests: Sequence[GenerationRequest]) -> list[AsyncGenerator[TokenChunk, None]]:
     return [engine.generate(request) for request in requests]

@@ -107,31 +107,31 @@ class WorkerMain:
             return engine, plugins.hooks(load.backend)
 
         try:
-            self._engine, hooks = await asyncio.to_thread(build)
+            engine, hooks = await asyncio.to_thread(build)
         except BaseException as error:
             logging.getLogger(__name__).exception("the engine could not be loaded")
             self._die(error)
             return
+        self._engine = engine
         self._drive = Drive(
-            self._engine,
+            engine,
             hooks.lmi_generate_batch,
             send=self.channel.send_stream,
             fail=lambda request_id, report: self.channel.send(Failed(request_id, report)),
             on_dead=self._die,
         )
-        abilities = [name for name, protocol in ABILITIES.items() if isinstance(self._engine, protocol)]
-        self.channel.send(Ready(self._engine.limits, abilities))
-        self._spawn(self._beat(load.heartbeat_interval_s))
+        abilities = [name for name, protocol in ABILITIES.items() if isinstance(engine, protocol)]
+        self.channel.send(Ready(engine.limits, abilities))
+        self._spawn(self._beat(engine, load.heartbeat_interval_s))
 
-    async def _beat(self, interval_s: float) -> None:
-        assert self._engine is not None  # noqa: S101 - started once the engine is there
+    async def _beat(self, engine: Engine, interval_s: float) -> None:
         while True:
             try:
-                await self._engine.check_health()
+                await engine.check_health()
             except EngineDeadError as error:
                 self._die(error)
                 return
-            self.channel.send(Heartbeat(self._engine.stats()))
+            self.channel.send(Heartbeat(engine.stats()))
             await asyncio.sleep(interval_s)
 
     async def _call(self, call: Call) -> None:
@@ -173,7 +173,7 @@ def _die_with_server() -> None:
 
 def main() -> None:
     _die_with_server()
-    # A process group of its own: Ctrl-C reaches the server alone, which drains; and the server can end the engine's children.
+    # A process group of its own: Ctrl-C reaches the server alone, which drains, and the server can end the whole group.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

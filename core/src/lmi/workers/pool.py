@@ -186,7 +186,9 @@ class WorkerPool:
             OverloadedError: job_queue_size requests wait already.
         """
         if self._failure is not None or self.is_closing:
-            raise NotReadyError("model.failed", f"model {self.plan.name!r} is not serving: {self._failure or 'closing'}")
+            raise NotReadyError(
+                "model.failed", f"model {self.plan.name!r} is not serving: {self._failure or 'closing'}"
+            )
         n_waiting = sum(map(len, self._waiting)) + sum(
             max(0, len(worker.flights) - worker.limits.max_batch_size) for worker in self.workers if worker.limits
         )

@@ -47,13 +47,12 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def error(self) -> LmiError:
         """The exception this report describes."""
-        kind = getattr(errors, self.type, EngineDeadError)
-        if issubclass(kind, ProblemsError):
-            return kind(self.code, self.message, self.problems, self.hint)
-        if not issubclass(kind, LmiError):
+        kind: Any = getattr(errors, self.type, None)
+        if not (isinstance(kind, type) and issubclass(kind, LmiError)):
             kind = EngineDeadError
-        failure: LmiError = kind(self.code, self.message, self.hint)
-        return failure
+        details = (self.problems, self.hint) if issubclass(kind, ProblemsError) else (self.hint,)
+        error: LmiError = kind(self.code, self.message, *details)
+        return error
 
 
 # ---------------------------------------------------------------------------------------------- worker to server

@@ -95,6 +95,7 @@ class Worker:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._n_calls = 0
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
+        self._end: asyncio.Future[None] = self._loop.create_future()
         self._channel = Channel(
             FromWorker, Chunks, on_message=self._on_message, on_stream=self._on_chunks, on_closed=self._on_disconnect
         )
@@ -111,7 +112,9 @@ class Worker:
                 self._process = await Process.start(command, label=self.label, environ=environ)
             except OSError as error:
                 self.error = EngineLoadError(
-                    "worker.no-python", f"{self._python!r} cannot be started: {error}", "Correct option.pythonExecutable"
+                    "worker.no-python",
+                    f"{self._python!r} cannot be started: {error}",
+                    "Correct option.pythonExecutable",
                 )
                 self._ended(None)
                 return
@@ -131,6 +134,7 @@ class Worker:
     def _ended(self, exit_: Exit | None) -> None:
         self.exit = exit_
         self.state = WorkerState.DEAD
+        self._end.set_result(None)
         self._channel.close()
         for future in self._calls.values():
             if not future.done():
@@ -150,9 +154,7 @@ class Worker:
         if self.state is WorkerState.DEAD:
             return
         self._channel.send(Close())
-        end_s = time.monotonic() + _CLOSE_S
-        while self.state is not WorkerState.DEAD and time.monotonic() < end_s:
-            await asyncio.sleep(0.02)
+        await asyncio.wait([self._end], timeout=_CLOSE_S)
         self.kill()
 
     @property
@@ -251,8 +253,8 @@ class Worker:
         if hello.contract_version != CONTRACT_VERSION:
             self.error = EngineLoadError(
                 "worker.other-contract",
-                f"the worker's lmi-core {hello.core_version} ({hello.python}) speaks contract {hello.contract_version}, "
-                f"this server's {lmi.__version__} speaks {CONTRACT_VERSION}",
+                f"the worker's lmi-core {hello.core_version} ({hello.python}) speaks contract "
+                f"{hello.contract_version}, this server's {lmi.__version__} speaks {CONTRACT_VERSION}",
                 "Install the same lmi-core in both environments",
             )
             self.kill()

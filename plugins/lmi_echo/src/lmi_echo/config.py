@@ -10,6 +10,9 @@ class EchoConfig(BackendConfig):
     )
     max_model_len: int = option(8192, description="Longest prompt plus output.", unit="tokens", ge=2)
     step_delay_ms: float = option(
-        0.0, description="Time one step takes: 0 for none; more to watch a stream or to imitate a slow model.",
-        unit="ms", ge=0, le=60000,
+        0.0,
+        description="Time one step takes: 0 for none; more to watch a stream or to imitate a slow model.",
+        unit="ms",
+        ge=0,
+        le=60000,
     )

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spine: from a folder and a few settings to a plan, and from the plan to an engine."""
+
+import pytest
+
+from lmi.api import (
+    Accelerator,
+    ArtifactError,
+    ArtifactFormat,
+    ConfigError,
+    Engine,
+    EngineLoadError,
+    ModelArtifacts,
+    NotReadyError,
+    OutOfMemoryError,
+    PluginError,
+)
+from lmi.loading import load_engine, plan
+from lmi.plugins import Plugins, discovery
+from lmi.target import detect_target
+from tests.core.distributions import Distributions
+from tests.core.model_folders import write_model
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    path = tmp_path / "site"
+    path.mkdir()
+    distributions = Distributions(path)
+    monkeypatch.syspath_prepend(path)
+    monkeypatch.setattr(discovery, "entry_points", distributions.entry_points)
+    yield distributions
+    distributions.forget()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_model(tmp_path / "llama")
+
+
+@pytest.fixture
+def make_plan(installed, tmp_path):
+    def _plan(model=None, environ=(), default_folder=None, **flags):
+        return plan(
+            str(model) if model is not None else None,
+            flags=flags,
+            environ=dict(environ),
+            plugins=Plugins.discover(dict(environ)),
+            default_folder=default_folder or tmp_path / "nothing",
+        )
+
+    return _plan
+
+
+PLAYBACK = 'needs_model=False, resume=Resume.EXACT'  # fmt: skip
+
+
+def test_a_folder_alone_is_enough(installed, folder, make_plan):
+    installed.backend("acme")
+    made = make_plan(folder)
+    assert (made.name, made.info.name, made.reason) == ("model", "acme", "fits LlamaForCausalLM on cpu")
+    assert made.artifacts.path == folder
+    assert made.target.accelerator is Accelerator.CPU
+    assert made.warnings == ()
+
+
+def test_the_folders_properties_are_read_and_flags_beat_them(installed, folder, make_plan):
+    installed.backend("acme")
+    (folder / "serving.properties").write_text("option.dtype=fp16\noption.max_model_len=64\njob_queue_size=5\n")
+    made = make_plan(folder, dtype="bf16")
+    assert (made.config.dtype, made.config.max_model_len, made.options.job_queue_size) == ("bf16", 64, 5)
+    assert made.settings["dtype"].overrode[0].source == "serving.properties:1"
+
+
+def test_properties_alone_may_point_to_weights_elsewhere(installed, folder, tmp_path, make_plan):
+    installed.backend("acme")
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "serving.properties").write_text(f"option.model_id={folder}\n")
+    assert make_plan(served).artifacts.path == folder
+
+
+def test_properties_beside_weights_reached_through_model_id_are_not_read(installed, folder, make_plan):
+    installed.backend("acme")
+    (folder / "serving.properties").write_text("option.max_model_len=64\n")
+    assert make_plan(environ={"HF_MODEL_ID": str(folder)}).config.max_model_len is None
+
+
+def test_the_containers_folder_is_served_when_nothing_is_named(installed, folder, make_plan):
+    installed.backend("acme")
+    (folder / "serving.properties").write_text("option.max_model_len=64\n")
+    made = make_plan(default_folder=folder, environ={"HF_MODEL_ID": str(folder)})
+    assert (made.artifacts.path, made.config.max_model_len) == (folder, 64)
+
+
+def test_an_empty_container_folder_is_no_model(installed, tmp_path, make_plan):
+    installed.backend("acme")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"config.no-model: no model was given"):
+        make_plan(default_folder=tmp_path / "empty")
+
+
+def test_a_backend_that_needs_no_model_is_planned_without_one(installed, make_plan):
+    installed.backend("playback", extra=PLAYBACK)
+    made = make_plan(rolling_batch="playback")
+    assert made.artifacts == ModelArtifacts()
+    assert made.reason == "option.rolling_batch=playback (command line -o rolling_batch)"
+
+
+def test_a_backend_that_takes_no_files_ignores_the_model_that_is_there(installed, make_plan):
+    installed.backend(
+        "playback",
+        extra=PLAYBACK,
+        more='import dataclasses\nINFO = dataclasses.replace(INFO, artifact_formats=("none",))',
+    )
+    made = make_plan("org/not-fetched", rolling_batch="playback")
+    assert made.artifacts.format is ArtifactFormat.NONE
+
+
+def test_a_backend_that_needs_a_model_is_not_planned_without_one(installed, make_plan):
+    installed.backend("acme")
+    with pytest.raises(ConfigError, match="acme needs a model and none was given"):
+        make_plan(rolling_batch="acme")
+
+
+def test_every_problem_of_the_files_is_in_one_message(installed, folder, make_plan):
+    installed.backend(
+        "acme",
+        more="""
+        @hookimpl
+        def lmi_validate_artifacts(artifacts, config):
+            return [Problem(code="engine.wrong-tp", message=f"built for 4, config says {config.tensor_parallel_degree}",
+                            source="serving.properties:7")]
+        """,
+    )
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError) as caught:
+        make_plan(folder)
+    assert str(caught.value).splitlines() == [
+        f"artifacts.invalid: 3 problems in {folder}; nothing was loaded.",
+        "  [weights.truncated] model.safetensors has 0 bytes of 8. Copy it again.",
+        "  [tokenizer.missing] no tokenizer_config.json. Copy it from where the model came from.",
+        "  [engine.wrong-tp] built for 4, config says 1 (serving.properties:7).",
+    ]
+
+
+def test_problems_of_configuration_and_files_come_together(installed, folder, make_plan):
+    installed.backend("acme")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError) as caught:
+        make_plan(folder, dtpye="fp16")
+    first, second, third = str(caught.value).splitlines()
+    assert first == f"config.invalid: 1 problem in the configuration and 1 in {folder}; nothing was loaded."
+    assert "Did you mean 'option.dtype'?" in second
+    assert "[tokenizer.missing]" in third
+
+
+def test_a_wrong_configuration_is_told_before_a_remote_model_is_fetched(installed, make_plan, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("lmi.artifacts.hub.fetch", lambda *arguments, **more: fetched.append(arguments))
+    installed.backend("acme")
+    with pytest.raises(ConfigError, match="Did you mean"):
+        make_plan("org/model", rolling_batch="acme", dtpye="fp16")
+    assert fetched == []
+
+
+def test_weights_of_a_remote_model_are_fetched_last(installed, folder, make_plan, monkeypatch):
+    asked = []
+
+    def fetch(model_id, revision, *, weights):
+        asked.append((model_id, revision, weights))
+        return folder
+
+    monkeypatch.setattr("lmi.artifacts.hub.fetch", fetch)
+    installed.backend("acme")
+    made = make_plan("org/model", revision="v1")
+    assert asked == [("org/model", "v1", False), ("org/model", "v1", True)]
+    assert made.options.model_id == "org/model"
+    with pytest.raises(ConfigError):
+        make_plan("org/model", dtpye="fp16")
+    assert asked[2:] == [("org/model", None, False)]
+
+
+def test_warnings_stop_nothing_and_are_kept(installed, folder, make_plan):
+    warning = 'Problem(code="engine.slow", message="slow", severity=Severity.WARNING)'
+    installed.backend("acme", more=f"@hookimpl\ndef lmi_validate_artifacts():\n    return [{warning}]")
+    installed.extension("guard", "1 / 0")
+    made = make_plan(folder)
+    assert [problem.code for problem in made.warnings] == ["plugin.import-failed", "engine.slow"]
+
+
+def test_an_extension_may_find_problems_too(installed, folder, make_plan):
+    installed.backend("acme")
+    problem = 'Problem(code="policy.licence", message="no licence")'
+    installed.extension("policy", f"@hookimpl\ndef lmi_validate_artifacts():\n    return [{problem}]")
+    with pytest.raises(ArtifactError, match=r"\[policy.licence\] no licence"):
+        make_plan(folder)
+
+
+def test_validation_that_raises_is_the_plugins_fault(installed, folder, make_plan):
+    installed.backend("acme", more="@hookimpl\ndef lmi_validate_artifacts():\n    raise KeyError('x')")
+    with pytest.raises(PluginError, match="plugin.hook-failed: lmi_validate_artifacts failed for acme: KeyError: 'x'"):
+        make_plan(folder)
+
+
+def test_a_device_that_the_machine_lacks_is_named_with_its_source(installed, folder, make_plan):
+    installed.backend("acme", extra="accelerators=(Accelerator.CUDA, Accelerator.CPU)")
+    with pytest.raises(ArtifactError, match=r"\[device.missing\] option.device=cuda.*\(OPTION_DEVICE\)"):
+        make_plan(folder, environ={"OPTION_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_a_wanted_backend_for_another_device_says_so(installed, folder, make_plan):
+    installed.backend("acme", extra="accelerators=(Accelerator.NEURON,)")
+    with pytest.raises(ArtifactError, match=r"\[backend.misfit\] acme runs on neuron, not on cpu"):
+        make_plan(folder, rolling_batch="acme", device="cpu")
+
+
+def load(name, artifacts=None, options=None):
+    stages = []
+    engine = load_engine(
+        Plugins.discover({}, only_backend=name), name, artifacts or ModelArtifacts(), options or {},
+        lambda stage, fraction=None: stages.append((stage, fraction)),
+    )  # fmt: skip
+    return engine, stages
+
+
+def test_a_plan_becomes_an_engine_with_the_same_configuration(installed, folder, make_plan):
+    installed.backend("acme")
+    made = make_plan(folder, dtype="bf16")
+    engine, stages = load("acme", made.artifacts, made.config.model_dump(mode="json"))
+    assert isinstance(engine, Engine)
+    assert (engine.config, engine.artifacts) == (made.config, made.artifacts)
+    assert stages == [("load", 1.0)]
+
+
+STEPPER = """
+class FakeStepper(Stepper):
+    limits = StepperLimits(max_slots=2, max_context_tokens=8, kv_capacity_tokens=16, vocab_size=8)
+    def step(self, batch): ...
+    def truncate(self, slot, n_tokens): ...
+    def release(self, slot): ...
+    def close(self): ...
+
+@hookimpl
+def lmi_load_engine():
+    return FakeStepper()
+"""
+
+
+def test_a_stepper_comes_back_as_an_engine(installed):
+    pytest.importorskip("lmi.scheduling.engine")
+    import asyncio
+
+    installed.backend("acme", more=STEPPER)
+
+    async def life():
+        engine, _ = load("acme")
+        assert isinstance(engine, Engine)
+        assert engine.limits.max_context_tokens == 8
+        await engine.close()
+
+    asyncio.run(life())
+
+
+def raising(expression):
+    return f"@hookimpl\ndef lmi_load_engine():\n    raise {expression}"
+
+
+def test_a_failed_load_keeps_its_cause(installed):
+    installed.backend("acme", more=raising("ValueError('bad rope')"))
+    with pytest.raises(EngineLoadError, match="acme could not load its engine: ValueError: bad rope") as caught:
+        load("acme")
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_no_memory_is_told_from_other_failures(installed):
+    installed.backend("acme", more=raising("MemoryError()"))
+    with pytest.raises(OutOfMemoryError, match=r"engine.out-of-memory"):
+        load("acme")
+
+
+def test_a_backends_own_error_passes_as_it_is(installed):
+    installed.backend("acme", more=raising("NotReadyError('engine.busy', 'the device is taken')"))
+    with pytest.raises(NotReadyError, match="the device is taken"):
+        load("acme")
+
+
+def test_a_hook_that_returns_no_engine_is_refused(installed):
+    installed.backend("acme", more="@hookimpl\ndef lmi_load_engine():\n    return 5")
+    with pytest.raises(PluginError, match="gave 5, neither an Engine nor a Stepper"):
+        load("acme")
+
+
+def test_a_worker_without_the_backend_says_which_python_lacks_it(installed):
+    with pytest.raises(
+        PluginError, match=r"backend 'acme' is not installed. Install it into the environment of .*python"
+    ):
+        load("acme")
+
+
+@pytest.mark.parametrize(
+    ("visible", "accelerator", "n_devices"),
+    [
+        (None, Accelerator.CUDA, 3),
+        ("", Accelerator.CPU, 1),
+        ("-1", Accelerator.CPU, 1),
+        ("0,2", Accelerator.CUDA, 2),
+        ("1,-1,2", Accelerator.CUDA, 1),
+        ("0,1,2,3,4", Accelerator.CUDA, 3),
+    ],
+)
+def test_gpus_are_counted_as_the_driver_shows_them(tmp_path, visible, accelerator, n_devices):
+    for i in range(3):
+        (tmp_path / f"proc/driver/nvidia/gpus/{i}").mkdir(parents=True)
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    target = detect_target(environ, root=tmp_path)
+    assert (target.accelerator, target.n_devices) == (accelerator, n_devices)
+
+
+def test_the_device_option_beats_what_is_there(tmp_path):
+    (tmp_path / "proc/driver/nvidia/gpus/0").mkdir(parents=True)
+    assert detect_target({}, "CPU", tmp_path).accelerator is Accelerator.CPU
+    assert detect_target({}, "auto", tmp_path).accelerator is Accelerator.CUDA
+    assert detect_target({}, "neuron", tmp_path).n_devices == 0
