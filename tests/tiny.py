@@ -18,10 +18,10 @@ EOS_ID = 257
 PAD_ID = 258
 CONTEXT_TOKENS = 512
 
-_PAIRS = (
+_PAIRS = (  # merged in this order, after the single bytes
     "Ġt Ġa he in re on er Ġs at is Ġw an ou en Ġc Ġb ed or es Ġm "
     "it al Ġf Ġp Ġo ar Ġd ing Ġthe Ġof Ġan Ġto Ġin Ġis Ġy th Ġh ll ic ro ti"
-).split()
+)
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}\n{{ message['content'] }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
@@ -170,7 +170,7 @@ def write_tokenizer(folder: Path | str) -> Path:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {letter: number for number, letter in enumerate(letters)}
     vocab.update({"<s>": BOS_ID, "</s>": EOS_ID, "<pad>": PAD_ID})
-    merges = [_halves(pair, vocab) for pair in _PAIRS if not vocab.update({pair: len(vocab)})]
+    merges = [_halves(pair, vocab) for pair in _PAIRS.split() if not vocab.update({pair: len(vocab)})]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real little distributions for tests: a module and a dist-info folder on the path, found like any installed package."""
+"""Real little distributions for tests: a module and a dist-info folder on the path, found as installed ones are."""
 
 import importlib.metadata
 import sys

@@ -72,7 +72,8 @@ def test_every_shard_that_the_index_names_must_be_there(tmp_path):
     for i in (2, 3):
         (folder / f"model-0000{i}-of-00004.safetensors").unlink()
     assert [str(problem) for problem in check(folder)] == [
-        f"[weights.shard-missing] model-0000{i}-of-00004.safetensors is in the index but not in the folder. Copy it again."
+        f"[weights.shard-missing] model-0000{i}-of-00004.safetensors is in the index but not in the folder. "
+        "Copy it again."
         for i in (2, 3)
     ]
 

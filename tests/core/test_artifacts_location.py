@@ -64,17 +64,42 @@ def test_an_archive_is_not_a_folder(tmp_path):
     assert refused(str(archive)).startswith(f"model.not-a-folder: '{archive}' is not a folder. Unpack it")
 
 
+SHA = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORIES = {
+    "both": ["config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx", "onnx/config.json"],
+    "old": ["config.json", "pytorch_model.bin", "training_args.bin"],
+}
+REFUSALS = {"GatedRepo": 403, "RepoNotFound": 404, "RevisionNotFound": 404}
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers every question about a model with the error in its name, as the hub words it."""
+    """Serves two repositories; of every other model it says the error that is its name, as the hub words it."""
 
     def do_GET(self):
-        code = self.path.split("/api/models/org/")[-1].split("/")[0]
-        self.send_response({"GatedRepo": 403, "RepoNotFound": 404, "RevisionNotFound": 404}.get(code, 500))
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        name = parts[3] if parts[0] == "api" else parts[1]
+        files = REPOSITORIES.get(name, [])
+        if name not in REPOSITORIES:
+            self.answer(b"", REFUSALS[name], {"X-Error-Code": name})
+        elif "resolve" in parts:
+            self.answer(b"{}", 200, {"ETag": '"etag"', "X-Repo-Commit": SHA})
+        elif "tree" in parts:
+            self.answer_json([{"type": "file", "path": path, "size": 2, "oid": SHA} for path in files])
+        else:
+            self.answer_json({"id": f"org/{name}", "sha": SHA, "siblings": [{"rfilename": path} for path in files]})
 
     do_HEAD = do_GET
+
+    def answer_json(self, content):
+        self.answer(json.dumps(content).encode(), 200, {"Content-Type": "application/json"})
+
+    def answer(self, body, status, headers):
+        self.send_response(status)
+        for header, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def log_message(self, *arguments):
         pass
@@ -96,9 +121,10 @@ import json, sys
 from lmi.api import ArtifactError
 from lmi.artifacts import locate
 answers = []
-for model_id, revision in json.loads(sys.argv[1]):
+for model_id, revision, weights in json.loads(sys.argv[1]):
     try:
-        answers.append(str(locate(model_id, revision, None)))
+        folder = locate(model_id, revision, None, weights=weights)
+        answers.append([str(folder), *sorted(path.name for path in folder.iterdir())])
     except ArtifactError as error:
         answers.append(str(error))
 print(json.dumps(answers))
@@ -117,7 +143,11 @@ def fetch(tmp_path, *asked, **environ):
 
 def test_the_hubs_refusals_are_told_apart(tmp_path, hub):
     gated, absent, no_revision = fetch(
-        tmp_path, ("org/GatedRepo", None), ("org/RepoNotFound", None), ("org/RevisionNotFound", "v9"), HF_ENDPOINT=hub
+        tmp_path,
+        ("org/GatedRepo", None, True),
+        ("org/RepoNotFound", None, True),
+        ("org/RevisionNotFound", "v9", True),
+        HF_ENDPOINT=hub,
     )
     assert gated == "model.gated: 'org/GatedRepo' is gated. Accept its terms on its page and set HF_TOKEN."
     assert absent == (
@@ -127,13 +157,23 @@ def test_the_hubs_refusals_are_told_apart(tmp_path, hub):
     assert no_revision == "model.not-found: 'org/RevisionNotFound' has no revision 'v9'. Check option.revision."
 
 
+def test_configuration_comes_before_weights_and_safetensors_before_pytorch_files(tmp_path, hub):
+    (_, *small), (folder, *whole), (_, *old) = fetch(
+        tmp_path, ("org/both", None, False), ("org/both", None, True), ("org/old", None, True), HF_ENDPOINT=hub
+    )
+    assert small == ["config.json"]
+    assert whole == ["config.json", "model.safetensors"]
+    assert old == ["config.json", "pytorch_model.bin"]
+    assert folder.endswith(f"models--org--both/snapshots/{SHA}")
+
+
 def test_offline_a_cached_model_is_found_and_another_is_named_as_unreachable(tmp_path):
     cached = tmp_path / "hf/hub/models--org--cached"
     write_model(cached / "snapshots/abc123")
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text("abc123")
-    found, unreachable = fetch(tmp_path, ("org/cached", None), ("org/other", "v1"), HF_HUB_OFFLINE="1")
-    assert found == str(cached / "snapshots/abc123")
+    found, unreachable = fetch(tmp_path, ("org/cached", None, True), ("org/other", "v1", True), HF_HUB_OFFLINE="1")
+    assert found[0] == str(cached / "snapshots/abc123")
     assert unreachable.startswith(
         "model.unreachable: 'org/other' at revision 'v1' is no folder here and could not be fetched: "
     )

@@ -41,8 +41,13 @@ def run(installed, capsys):
 
 def python(*arguments, **environ):
     return subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, **environ}, capture_output=True, text=True, timeout=limit_s(60)
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=limit_s(60),
+        check=False,
+    )
 
 
 HEAVY = ("fastapi", "pydantic", "msgspec", "torch", "transformers", "uvicorn", "huggingface_hub", "numpy", "lmi.api")

@@ -131,6 +131,13 @@ def test_every_bad_line_is_reported_and_the_good_ones_are_read(read):
     assert list(settings) == ["option.b"]
 
 
+def test_what_is_wrong_with_a_line_is_said_without_its_value(read):
+    problems = read("hf_token=hush \\u12zz\nkeystore_password=hush # mine").problems
+    assert [problem.code for problem in problems] == ["config.bad-line", "config.inline-comment"]
+    assert "hush" not in " ".join(map(str, problems))
+    assert "the line of 'hf_token' has a bad escape" in str(problems[0])
+
+
 def test_a_file_that_is_not_utf8_is_a_problem_not_a_crash(tmp_path):
     (tmp_path / "serving.properties").write_bytes(b"option.x=\xff\xfe")
     (problem,) = read_settings(model_folder=tmp_path, environ={}, flags={}).problems

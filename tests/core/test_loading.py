@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spine: from a folder and a few settings to a plan, and from the plan to an engine."""
 
+import asyncio
+
 import pytest
 
 from lmi.api import (
@@ -98,6 +100,23 @@ def test_an_empty_container_folder_is_no_model(installed, tmp_path, make_plan):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"config.no-model: no model was given"):
         make_plan(default_folder=tmp_path / "empty")
+
+
+def test_properties_alone_are_no_model(installed, tmp_path, make_plan):
+    installed.backend("acme")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/serving.properties").write_text("option.dtype=bf16\n")
+    with pytest.raises(ConfigError, match=r"config.no-model: no model was given"):
+        make_plan(tmp_path / "served")
+
+
+def test_an_empty_folder_lacks_everything(installed, tmp_path, make_plan):
+    installed.backend("acme")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtifactError) as caught:
+        make_plan(tmp_path / "empty")
+    codes = [problem.code for problem in caught.value.problems]
+    assert codes == ["config.missing", "weights.missing", "tokenizer.missing", "tokenizer.missing"]
 
 
 def test_a_backend_that_needs_no_model_is_planned_without_one(installed, make_plan):
@@ -200,7 +219,7 @@ def test_an_extension_may_find_problems_too(installed, folder, make_plan):
 
 def test_validation_that_raises_is_the_plugins_fault(installed, folder, make_plan):
     installed.backend("acme", more="@hookimpl\ndef lmi_validate_artifacts():\n    raise KeyError('x')")
-    with pytest.raises(PluginError, match="plugin.hook-failed: lmi_validate_artifacts failed for acme: KeyError: 'x'"):
+    with pytest.raises(PluginError, match=r"plugin.hook-failed: lmi_validate_artifacts failed for acme: KeyError: 'x'"):
         make_plan(folder)
 
 
@@ -249,9 +268,6 @@ def lmi_load_engine():
 
 
 def test_a_stepper_comes_back_as_an_engine(installed):
-    pytest.importorskip("lmi.scheduling.engine")
-    import asyncio
-
     installed.backend("acme", more=STEPPER)
 
     async def life():
@@ -261,6 +277,17 @@ def test_a_stepper_comes_back_as_an_engine(installed):
         await engine.close()
 
     asyncio.run(life())
+
+
+def test_the_scheduler_gets_the_models_end_ids_and_the_batch_size(installed, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "lmi.scheduling.engine.StepperEngine", lambda *arguments, **more: given.append((arguments, more))
+    )
+    installed.backend("acme", more=STEPPER)
+    load("acme", ModelArtifacts(eos_token_ids=(2, 7)), {"max_rolling_batch_size": 3})
+    (((_, eos_token_ids), more),) = given
+    assert (eos_token_ids, more) == ((2, 7), {"max_batch_size": 3})
 
 
 def raising(expression):

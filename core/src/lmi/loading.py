@@ -92,7 +92,7 @@ def plan(
         PluginError: no backend, or not the wanted one, can be used.
     """
     folder = _folder(model, default_folder)
-    model_id = model if model is not None and folder is None else None
+    model_id = model if folder is None else None
     settings = read_settings(model_folder=folder, environ=environ, flags=flags, model=model_id)
     target = detect_target(environ, settings.text("option.device"))
     warnings = plugins.extension_problems()
@@ -104,8 +104,6 @@ def plan(
         _typed(plugins, wanted, settings)
     artifacts = _find(settings, folder, wanted, weights=not is_remote)
     choice = plugins.choose(settings, artifacts, target)
-    if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
-        raise no_model(f"{choice.info.name} needs a model and none was given")
     try:
         parsed = _typed(plugins, choice, settings)
     except ConfigError as error:
@@ -113,21 +111,12 @@ def plan(
     if is_remote:
         artifacts = _find(settings, folder, wanted, weights=True)
 
-    problems = _device_problems(choice, artifacts, target, settings) + check(artifacts)
-    problems += _validated(plugins, choice, artifacts, parsed.config, target)
-    _raise_errors(problems, artifacts)
-    warnings += [*choice.warnings, *parsed.warnings, *problems]
+    warnings += [*choice.warnings, *parsed.warnings]
+    warnings += _checked(plugins, choice, artifacts, parsed.config, target, settings)
     return LoadPlan(
-        name=name,
-        info=choice.info,
-        reason=choice.reason,
-        options=parsed.options,
-        config=parsed.config,
-        artifacts=artifacts,
-        target=target,
-        settings=settings,
-        warnings=tuple(warnings),
-    )
+        name=name, info=choice.info, reason=choice.reason, options=parsed.options, config=parsed.config,
+        artifacts=artifacts, target=target, settings=settings, warnings=tuple(warnings),
+    )  # fmt: skip
 
 
 def load_engine(
@@ -195,14 +184,40 @@ def _find(settings: Settings, folder: Path | None, wanted: Choice | None, *, wei
     if not _takes_files(wanted):
         return ModelArtifacts()
     found = locate(model_id, settings.text("option.revision"), folder, weights=weights)
-    if found is None or (model_id is None and [path.name for path in found.iterdir()] == [FILE_NAME]):
+    if found is None:
         return ModelArtifacts()
-    return detect(found)
+    visible = [path.name for path in found.iterdir() if not path.name.startswith(".")]
+    return ModelArtifacts() if model_id is None and visible == [FILE_NAME] else detect(found)
 
 
 def _typed(plugins: Plugins, choice: Choice, settings: Settings) -> Parsed:
     types = plugins.config_types()
     return parse(settings, choice.info, types.pop(choice.info.name), types)
+
+
+def _checked(
+    plugins: Plugins,
+    choice: Choice,
+    artifacts: ModelArtifacts,
+    config: BackendConfig,
+    target: Target,
+    settings: Settings,
+) -> list[Problem]:
+    """Everything known to be doubtful, found without reading a weight.
+
+    Raises:
+        ConfigError: the backend needs a model and there is none.
+        ArtifactError: something would stop the model.
+    """
+    if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
+        raise no_model(f"{choice.info.name} needs a model and none was given")
+    problems = _device_problems(choice, artifacts, target, settings) + check(artifacts)
+    problems += _validated(plugins, choice, artifacts, config, target)
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    if errors:
+        where = f" in {artifacts.folder}" if artifacts.folder else ""
+        raise ArtifactError("artifacts.invalid", f"{_counted(errors)}{where}; nothing was loaded", errors)
+    return problems
 
 
 def _device_problems(choice: Choice, artifacts: ModelArtifacts, target: Target, settings: Settings) -> list[Problem]:
@@ -235,13 +250,6 @@ def _validated(
         message = f"lmi_validate_artifacts failed for {choice.info.name}: {type(error).__name__}: {error}"
         raise PluginError("plugin.hook-failed", message, "This is a fault of the plugin, not of the model") from error
     return [problem for answer in answers for problem in answer]
-
-
-def _raise_errors(problems: list[Problem], artifacts: ModelArtifacts) -> None:
-    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-    if errors:
-        where = f" in {artifacts.folder}" if artifacts.folder else ""
-        raise ArtifactError("artifacts.invalid", f"{_counted(errors)}{where}; nothing was loaded", errors)
 
 
 def _joined(error: ConfigError, file_problems: list[Problem], artifacts: ModelArtifacts) -> ConfigError:

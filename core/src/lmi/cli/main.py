@@ -14,7 +14,7 @@ import click
 from lmi import __version__
 
 COMMANDS = {
-    "serve": ("lmi.cli.serve:serve", "Serve a model over HTTP."),
+    "serve": ("lmi.cli.serve:serve", "Serve MODEL (a folder, or ORG/NAME on the hub) until SIGTERM."),
     "plugins": ("lmi.cli.plugins:plugins", "List backends and extensions, and what is wrong with them."),
 }
 """Name -> where the command is, and its line in the help."""

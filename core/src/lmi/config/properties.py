@@ -99,7 +99,7 @@ def _read_line(logical_line: str, number: int, content: PropertiesFile, path: Pa
             content.problems.append(
                 Problem(
                     code="config.inline-comment",
-                    message=f"the comment after '{key}={kept}' is left out; Java would take it as part of the value",
+                    message=f"the comment after the value of '{key}' is left out; Java would keep it",
                     hint="Put comments on lines of their own",
                     path=str(path),
                     source=source,
@@ -118,9 +118,11 @@ def _without_comment(value: str) -> str:
 
 
 def _bad_line(logical_line: str, reason: str, source: str, path: Path) -> Problem:
+    # Only the key is shown: the value may be a secret.
+    written = re.split(r"[=:\s]", logical_line.strip(), maxsplit=1)[0]
     return Problem(
         code="config.bad-line",
-        message=f"{logical_line.strip()!r} has {reason}",
+        message=f"the line of '{written}' has {reason}",
         hint="A line reads key=value; write a backslash as \\\\",
         path=str(path),
         source=source,

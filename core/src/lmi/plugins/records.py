@@ -54,7 +54,7 @@ class PluginRecord:
 
     @property
     def package(self) -> str:
-        """Distribution and version, as people say it: ``lmi-echo 0.1.0``."""
+        """Distribution and version, as people say it: ``lmi-acme 0.1.0``."""
         return f"{self.distribution} {self.version}".strip()
 
     def error(self) -> PluginError:

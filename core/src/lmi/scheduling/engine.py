@@ -24,7 +24,6 @@ from lmi.api import (
 )
 from lmi.scheduling.active import ActiveRequest
 from lmi.scheduling.admission import check_request
-from lmi.scheduling.rows import SamplingRow
 from lmi.scheduling.scheduler import Plan, Scheduler
 from lmi.scheduling.streams import Delivery, Stream, deliver
 
@@ -58,23 +57,21 @@ class StepperEngine(Engine):
             vocab_size=stepper.limits.vocab_size,
         )
         self._chooser = _Chooser(stepper)
-        # (stream, True) arrives, (stream, False) leaves. Appending to a deque needs no lock; the event wakes the thread.
+        # (stream, True) arrives, (stream, False) leaves. Appending to a deque needs no lock; the event ends a sleep.
         self._inbox: deque[tuple[Stream, bool]] = deque()
         self._wake = threading.Event()
         self._is_closing = False
-        self._end: Exception | None = None  # why nothing can be generated any more
+        self._death: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="lmi-steps", daemon=True)
         self._thread.start()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         self._refuse_if_ended()
         check_request(request, self._stepper.limits)
-        row = SamplingRow(request, self._eos_token_ids, self.limits.vocab_size)
-        stream = Stream(asyncio.get_running_loop(), row)
-        stream.active = active = ActiveRequest(request, self._eos_token_ids, stream)
-        finish = active.finish_on_arrival()
+        stream = Stream(request, self._eos_token_ids, self.limits.vocab_size, asyncio.get_running_loop())
+        finish = stream.active.finish_on_arrival()
         if finish is not None:
-            yield TokenChunk(ids=[], finish=finish, usage=active.usage)
+            yield TokenChunk(ids=[], finish=finish, usage=stream.active.usage)
             return
         self._send(stream, True)
         try:
@@ -103,29 +100,32 @@ class StepperEngine(Engine):
         self._wake.set()
 
     def _refuse_if_ended(self) -> None:
-        if self._is_closing:
-            raise _closed()
-        if self._end is not None:
-            raise _dead(self._end)
+        end = self._describe_end()
+        if end is not None:
+            raise end
+
+    def _describe_end(self) -> EngineDeadError | None:
+        if self._death is not None:
+            return _dead(self._death)
+        return _closed() if self._is_closing else None
 
     def _run(self) -> None:
         try:
             while not self._is_closing:
                 self._turn()
-            self._end = _closed()
         except BaseException as error:  # whatever it is, the open streams must hear of it
             log.exception("A step failed; the engine stops.")
-            self._end = error if isinstance(error, Exception) else RuntimeError(repr(error))
-        self._fail_all(self._end)
+            self._death = error
+        self._fail_all()
         try:
             self._stepper.close()
         except Exception:
             log.exception("The stepper could not be closed.")
 
-    def _fail_all(self, end: Exception) -> None:
+    def _fail_all(self) -> None:
         self._take_inbox()
         streams = [active.owner for active in (*self._scheduler.running, *self._scheduler.waiting)]
-        deliver([(stream, _closed() if self._is_closing else _dead(end)) for stream in streams])
+        deliver([(stream, self._describe_end() or _closed()) for stream in streams])
 
     def _turn(self) -> None:
         """One step, or a sleep until there is something to do."""
@@ -194,7 +194,7 @@ class _Chooser:
             self._sampler = Sampler(stepper.limits.vocab_size)
 
     def choose(self, plan: Plan[Stream], output: StepOutput) -> tuple[list[int], list[TokenLogprob | None]]:
-        """The ids of ``plan.sampled``, -1 where the logits leave no choice, and their log probabilities if asked for."""
+        """The ids of ``plan.sampled`` (-1 where the logits leave no choice) and the log probabilities asked for."""
         places = [place for place, _ in plan.sampled]
         scores: list[TokenLogprob | None] = [None] * len(places)
         if not places:
@@ -246,7 +246,7 @@ class _Chooser:
         return output.ids
 
 
-def _dead(cause: Exception) -> EngineDeadError:
+def _dead(cause: BaseException) -> EngineDeadError:
     text = f"a step failed with {type(cause).__name__}: {cause}"
     error = EngineDeadError("engine.died", text, "Its worker ends and its requests resume on another; see its log.")
     error.__cause__ = cause
@@ -258,5 +258,7 @@ def _closed() -> EngineDeadError:
 
 
 def _no_choice(active: ActiveRequest[Stream]) -> LmiError:
-    text = f"the model's logits for output token {active.n_output} of request {active.request.request_id} are not finite"
+    text = (
+        f"the model's logits for output token {active.n_output} of request {active.request.request_id} are not finite"
+    )
     return LmiError("engine.no-finite-logits", text, "Try dtype fp32, or leave out the request's unusual biases.")

@@ -20,7 +20,7 @@ from lmi.api import TokenLogprob
 from lmi.scheduling.rows import SamplingRow
 
 N_CANDIDATES = (128, 2048)
-"""Ids looked at first, then next, when a filter keeps few of them; beyond that, all are sorted."""
+"""Most likely ids looked at first, then next, since a filter mostly keeps few; beyond that, all are sorted."""
 
 BLOCK = 32
 """Ids whose largest logit stands for them while candidates are sought."""
@@ -114,105 +114,117 @@ class Sampler:
         return scores
 
     def _draw(self, x: Tensor, limits: _Limits) -> Tensor:
-        """Draw from adjusted float32 logits, shape [n, vocab_size]: ids, or _UNDECIDED; x may be changed."""
+        """Draw from adjusted float32 logits, shape [n, vocab_size]: ids, _NO_CHOICE or _UNDECIDED.
+
+        Leaves in x each logit's distance to the largest one, in units of the temperature.
+        """
+        peaks = x.amax(-1, keepdim=True)
+        x.sub_(peaks).div_(limits.temperature)
         if limits.typical:
             x[limits.typical] = self._keep_typical(x[limits.typical], limits.rows(limits.typical))
         filtered, whole = limits.filtered, limits.whole
         if not filtered:
-            return self._draw_whole(x, limits)
-        n_candidates = min(N_CANDIDATES[0], self._vocab_size)
-        if not whole:
-            return self._draw_filtered(x, limits, n_candidates)
-        ids = torch.empty(len(x), dtype=torch.int64, device=x.device)
-        ids[whole] = self._draw_whole(x[whole], limits.rows(whole))
-        ids[filtered] = self._draw_filtered(x[filtered], limits.rows(filtered), n_candidates)
-        return ids
+            ids = self._draw_whole(self._weigh(x), limits)
+        elif not whole:
+            ids = self._draw_filtered(x, limits, N_CANDIDATES[0])
+        else:
+            ids = torch.empty(len(x), dtype=torch.int64, device=x.device)
+            ids[whole] = self._draw_whole(self._weigh(x[whole]), limits.rows(whole))
+            ids[filtered] = self._draw_filtered(x[filtered], limits.rows(filtered), N_CANDIDATES[0])
+        return torch.where(peaks.squeeze(1).isfinite(), ids, _NO_CHOICE)
 
-    def _decide(self, x: Tensor, limits: _Limits, found: list[int]) -> list[int]:
-        """Draw again, among more candidates, where the first ones were too few."""
+    def _decide(self, distances: Tensor, limits: _Limits, found: list[int]) -> list[int]:
+        """Draw again, among more ids, where the first candidates were too few."""
         for n_candidates in (*N_CANDIDATES[1:], self._vocab_size):
             undecided = [i for i, token_id in enumerate(found) if token_id == _UNDECIDED]
             if not undecided:
                 break
-            n = min(n_candidates, self._vocab_size)
-            ids = self._draw_filtered(x[undecided], limits.rows(undecided), n).tolist()
-            for i, token_id in zip(undecided, ids, strict=True):
+            x, rows = distances[undecided], limits.rows(undecided)
+            if n_candidates < self._vocab_size:
+                ids = self._draw_filtered(x, rows, n_candidates)
+            else:
+                threshold, _ = self._threshold(_sort(x), rows, None)
+                ids = self._draw_whole(self._weigh(x).masked_fill_(x < threshold, 0.0), rows)
+            for i, token_id in zip(undecided, ids.tolist(), strict=True):
                 found[i] = token_id
         return found
 
-    def _weights(self, distances: Tensor) -> Tensor:
-        """Whole numbers in proportion to exp(distances), float32; consumes its argument.
+    def _weigh(self, distances: Tensor) -> Tensor:
+        """Whole numbers in proportion to exp(distances); their sum over a row is exact in float64."""
+        return distances.exp().mul_(self._scale).round_()
 
-        Args:
-            distances: float32, scaled logits minus the row's largest, <= 0.
-        """
-        return distances.exp_().mul_(self._scale).round_()
-
-    def _draw_whole(self, x: Tensor, limits: _Limits) -> Tensor:
+    def _draw_whole(self, weights: Tensor, limits: _Limits) -> Tensor:
         """Draw from all ids, in two strides: the block of ids, then the id in it."""
-        weights = self._weights((x - x.amax(-1, keepdim=True)).div_(limits.temperature))
         n_full = self._vocab_size // CDF_BLOCK * CDF_BLOCK
-        sums = weights[:, :n_full].view(len(x), -1, CDF_BLOCK).sum(-1, dtype=torch.float64) if n_full else None
+        sums = weights[:, :n_full].view(len(weights), -1, CDF_BLOCK).sum(-1, dtype=torch.float64)
         rest = weights[:, n_full:].sum(-1, keepdim=True, dtype=torch.float64)
-        bounds = (rest if sums is None else torch.cat((sums, rest), 1)).cumsum(-1)
-        total = bounds[:, -1:]
-        target = _target(limits.uniform, total)
+        bounds = torch.cat((sums, rest), 1).cumsum(-1)
+        target = _target(limits.uniform, bounds[:, -1:])
         block = (bounds <= target).sum(-1, keepdim=True)
         before = torch.where(block > 0, bounds.gather(1, (block - 1).clamp_(min=0)), 0.0)
-        places = block * CDF_BLOCK + torch.arange(CDF_BLOCK, device=x.device)
+        places = block * CDF_BLOCK + torch.arange(CDF_BLOCK, device=weights.device)
         inside = weights.gather(1, places.clamp(max=self._vocab_size - 1)).double().cumsum(-1) + before
-        ids = (block * CDF_BLOCK).squeeze(1) + (inside <= target).sum(-1)
-        return torch.where(total.squeeze(1).isfinite(), ids, _NO_CHOICE)
+        return (block * CDF_BLOCK + (inside <= target).sum(-1, keepdim=True)).squeeze(1)
 
     def _draw_filtered(self, x: Tensor, limits: _Limits, n_candidates: int) -> Tensor:
-        """Draw under top_k, top_p and min_p from the n_candidates largest; undecided where they may not be enough."""
-        values, ids = _largest(x, n_candidates)
-        peak = values[:, :1]
-        distances = (values - peak).div_(limits.temperature)
-        weights = self._weights(distances.clone()).double()
-        cumulated = weights.cumsum(-1)
-        has_k, last = limits.top_k > 0, n_candidates - 1
-        kth = distances.gather(1, (limits.top_k - 1).clamp(0, last))
-        threshold = torch.where(has_k, kth, -torch.inf)
-        is_known = limits.top_k <= n_candidates
-        if n_candidates < self._vocab_size:
-            is_known &= ~has_k | (distances[:, -1:] < kth)
-        if limits.has_top_p:
-            mass = torch.where(distances >= threshold, weights, 0.0).sum(-1, keepdim=True)
-            if limits.has_top_p_alone:
-                # Of all ids: what candidates weigh is not enough to know.
-                totals = self._weights((x - peak).div_(limits.temperature)).sum(-1, keepdim=True, dtype=torch.float64)
-                mass = torch.where(has_k, mass, totals)
-            n_below = (cumulated < limits.top_p * mass).sum(-1, keepdim=True)
-            reach = distances.gather(1, n_below.clamp(max=last))
-            is_known &= (n_below <= last) | (limits.top_p >= 1)
-            threshold = threshold.maximum(torch.where(limits.top_p < 1, reach, -torch.inf))
-        threshold = threshold.maximum(limits.least_distance)
-        if n_candidates < self._vocab_size:
-            is_known &= distances[:, -1:] < threshold  # no id beyond the candidates is kept
-        kept, order = torch.where(distances >= threshold, ids, self._vocab_size).sort(-1)
-        bounds = torch.where(distances >= threshold, weights, 0.0).gather(1, order).cumsum(-1)
-        total = bounds[:, -1:]
-        place = (bounds <= _target(limits.uniform, total)).sum(-1, keepdim=True).clamp_(max=last)
-        found = torch.where(is_known, kept.gather(1, place), _UNDECIDED)
-        return torch.where(peak.isfinite(), found, _NO_CHOICE).squeeze(1)
+        """Draw under top_k, top_p and min_p from the most likely ids; _UNDECIDED where they may not be enough."""
+        distances, ids = _largest(x, min(n_candidates, self._vocab_size))
+        totals = self._weigh(x).sum(-1, keepdim=True, dtype=torch.float64) if limits.has_top_p_alone else None
+        threshold, is_known = self._threshold(distances, limits, totals)
+        weights = torch.where(distances >= threshold, self._weigh(distances).double(), 0.0)
+        ids, order = ids.sort(-1)
+        bounds = weights.gather(1, order).cumsum(-1)
+        target = _target(limits.uniform, bounds[:, -1:])
+        place = (bounds <= target).sum(-1, keepdim=True).clamp_(max=ids.shape[1] - 1)
+        return torch.where(is_known, ids.gather(1, place), _UNDECIDED).squeeze(1)
 
-    def _keep_typical(self, x: Tensor, limits: _Limits) -> Tensor:
-        """Put all but the locally typical ids (among the top_k) to minus infinity."""
-        distances = (x - x.amax(-1, keepdim=True)).div_(limits.temperature)
-        ranked = distances.sort(-1, descending=True).values
-        kth = ranked.gather(1, (limits.typical_k - 1).clamp(min=0))
-        distances = torch.where((limits.typical_k > 0) & (distances < kth), -torch.inf, distances)
-        weights = self._weights(distances.clone()).double()
+    def _threshold(self, distances: Tensor, limits: _Limits, totals: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The distance from which ids are kept by top_k, top_p and min_p.
+
+        Args:
+            distances: of the most likely ids, largest first, shape [n, n_candidates].
+            limits: the rows' parameters.
+            totals: what all ids of a row weigh, shape [n, 1]; None if that is not needed or ``distances`` has all ids.
+        Returns:
+            The thresholds, and whether they are certain and every id that is kept is among the candidates; [n, 1] each.
+        """
+        n_candidates, furthest = distances.shape[1], distances[:, -1:]
+        has_all = n_candidates == self._vocab_size
+        has_k, has_p = limits.top_k > 0, limits.top_p < 1
+        kth = distances.gather(1, (limits.top_k - 1).clamp(0, n_candidates - 1))
+        threshold = torch.where(has_k, kth, -torch.inf)
+        # Ids beyond the candidates may equal the last of them: only what lies strictly above it is certain.
+        is_known = ~has_k | ((limits.top_k <= n_candidates) & (furthest < kth)) | has_all
+        if limits.has_top_p:
+            cumulated = self._weigh(distances).cumsum(-1, dtype=torch.float64)
+            n_kept = torch.where(has_k, (distances >= kth).sum(-1, keepdim=True), n_candidates)
+            mass = cumulated.gather(1, n_kept - 1)
+            if totals is not None:
+                mass = torch.where(has_k, mass, totals)
+            n_below = torch.searchsorted(cumulated, limits.top_p * mass)
+            is_known &= ~has_p | (n_below < n_candidates)
+            reach = distances.gather(1, n_below.clamp(max=n_candidates - 1))
+            threshold = threshold.maximum(torch.where(has_p, reach, -torch.inf))
+        threshold = threshold.maximum(limits.least_distance)
+        return threshold, is_known & ((furthest < threshold) | has_all)
+
+    def _keep_typical(self, distances: Tensor, limits: _Limits) -> Tensor:
+        """Put all but the locally typical ids (among the top_k) to minus infinity, and the largest that stays to 0."""
+        if bool((limits.typical_k > 0).any()):
+            kth = _sort(distances).gather(1, (limits.typical_k - 1).clamp(min=0))
+            distances = distances.masked_fill((limits.typical_k > 0) & (distances < kth), -torch.inf)
+        weights = self._weigh(distances).double()
         total = weights.sum(-1, keepdim=True)
-        terms = torch.where(weights > 0, distances.double() * distances.double().exp(), 0.0)
+        exact = distances.double()
+        terms = torch.where(weights > 0, exact * exact.exp(), 0.0)
         mean = (terms * self._scale).round_().sum(-1, keepdim=True) / total
         # |information - entropy|: the logarithm of the total is in both and falls out.
-        surprise = torch.where(weights > 0, (mean - distances.double()).abs_(), torch.inf)
-        ranked_surprise, order = surprise.sort(-1)
-        cumulated = weights.gather(1, order).cumsum(-1)
-        n_below = (cumulated < limits.typical_p * total).sum(-1, keepdim=True).clamp_(max=self._vocab_size - 1)
-        return torch.where(surprise <= ranked_surprise.gather(1, n_below), x, -torch.inf)
+        surprise = torch.where(weights > 0, (mean - exact).abs_(), torch.inf)
+        order = _order(surprise)
+        n_below = (weights.gather(1, order).cumsum(-1) < limits.typical_p * total).sum(-1, keepdim=True)
+        last = surprise.gather(1, order.gather(1, n_below.clamp_(max=self._vocab_size - 1)))
+        kept = distances.masked_fill(surprise > last, -torch.inf)
+        return kept - kept.amax(-1, keepdim=True)
 
 
 class _Limits:
@@ -273,16 +285,38 @@ def _largest(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The n largest of each row and their ids, largest first; which of equals are the last ones is left open."""
     width = x.shape[1]
     if n * BLOCK * 2 > width:
-        return x.topk(n, -1) if n < width else x.sort(-1, descending=True)
-    # The n largest are in the n blocks with the largest peaks; a full topk reads all ids several times.
+        return _top(x, n)
+    # The n largest are in the n blocks with the largest peaks; a full search reads all ids several times.
     n_full = width // BLOCK * BLOCK
     blocks = x[:, :n_full].view(len(x), -1, BLOCK).amax(-1).topk(n, -1, sorted=False).indices
     places = (blocks.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=x.device)).flatten(1)
     if n_full < width:
         tail = torch.arange(n_full, width, device=x.device).expand(len(x), -1)
         places = torch.cat((places, tail), 1)
-    values, order = x.gather(1, places).topk(n, -1)
+    values, order = _top(x.gather(1, places), n)
     return values, places.gather(1, order)
+
+
+def _top(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """``x.topk(n, -1)``, with numpy's vectorised partition: 0.4 against 1.8 ms for 128 of 4096 in 32 rows."""
+    if x.device.type != "cpu" or n == x.shape[1]:
+        values, places = x.topk(n, -1)
+        return values, places
+    places = torch.from_numpy(np.argpartition(x.numpy(), -n, -1)[:, -n:])
+    values, order = x.gather(1, places).sort(-1, descending=True)
+    return values, places.gather(1, order)
+
+
+def _sort(x: Tensor) -> Tensor:
+    """Each row's values, largest first. numpy sorts float32 with vectors: 0.2 against 3 ms for a row of 49,152."""
+    if x.device.type == "cpu":
+        return torch.from_numpy(np.sort(x.neg().numpy(), -1)).neg_()
+    return x.sort(-1, descending=True).values
+
+
+def _order(x: Tensor) -> Tensor:
+    """Each row's places, smallest value first."""
+    return torch.from_numpy(np.argsort(x.numpy(), -1)) if x.device.type == "cpu" else x.argsort(-1)
 
 
 def _rank(x: Tensor, logs: Tensor, chosen: Tensor, n: int) -> list[TokenLogprob]:

@@ -7,28 +7,36 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from lmi.api import TokenChunk
+from lmi.api import GenerationRequest, TokenChunk
 from lmi.scheduling.active import ActiveRequest
 from lmi.scheduling.rows import SamplingRow
 
 
 class Stream:
-    """One request's chunks, read by one coroutine.
+    """One request on its way through the engine: its chunks, read by one coroutine, and its state in the steps.
 
-    Everything but ``loop``, ``row`` and ``active`` is touched in the event loop's thread only.
+    ``active`` and ``row`` belong to the thread of the steps once the stream is sent there; the rest to the event loop.
 
     Args:
+        request: the request.
+        eos_token_ids: the model's end-of-sequence ids.
+        vocab_size: number of token ids.
         loop: the event loop of the reader.
-        row: what sampling knows of the request.
     """
 
     __slots__ = ("_chunks", "_failure", "_waiter", "active", "loop", "row")
 
-    active: ActiveRequest[Stream]
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, row: SamplingRow) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.loop = loop
-        self.row = row
+        self.active = ActiveRequest(request, eos_token_ids, self)
+        ending_ids = self.active.ending_ids
+        self.row = SamplingRow(request.sampling, request.prompt_ids, request.resumed_ids, ending_ids, vocab_size)
         self._chunks: deque[TokenChunk] = deque()
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None

@@ -140,7 +140,7 @@ class Model:
     def _check_limits(self, prompt_ids: list[int], max_tokens: int) -> None:
         if not prompt_ids:
             raise RequestError("request.empty-prompt", "inputs='' has no tokens", "Send at least one token of text")
-        limits = next((worker.limits for worker in self.pool.workers if worker.limits is not None), None)
+        limits = self.pool.limits
         if limits is None:
             worker = next(iter(self.pool.workers), None)
             stage = "starting" if worker is None else worker.stage

@@ -71,6 +71,8 @@ class Server:
     ) -> None:
         self._make_plan = make_plan
         self._listener = listener
+        host, port = listener.getsockname()[:2]
+        self._url = f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{port}"
         self._context = Context(plugins)
         self._progress = LoadProgress(sys.stderr)
         self._failure: LmiError | None = None
@@ -104,6 +106,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain)
+        _LOG.info("listening on %s", self._url)
         tasks = [loop.create_task(self._load()), loop.create_task(self._watch())]
         try:
             await self._uvicorn.serve(sockets=[self._listener])
@@ -160,9 +163,7 @@ class Server:
         if model.answers and self._context.stage != "ready":
             self._context.stage = "ready"
             self._progress.close()
-            host, port = self._listener.getsockname()[:2]
-            shown = "localhost" if host in ("0.0.0.0", "::") else host
-            print(ready_text(model, f"http://{shown}:{port}"), flush=True)
+            print(ready_text(model, self._url), flush=True)
 
     def _model_failed(self, model: Model, error: LmiError, worker: Worker) -> None:
         if self._context.stage != "ready":
@@ -189,7 +190,7 @@ def failure_digest(error: LmiError, worker: Worker | None) -> str:
     lines = ["", "LMI could not start", f"  cause:    {error}"]
     if worker is not None and worker.exit is not None:
         lines.append(f"  evidence: worker {worker.label} {worker.exit}, in stage {worker.stage!r}; its last lines:")
-        lines += [f"            {line}" for line in worker.exit.last_lines[-10:]]
+        lines += [f"            {line}" for line in worker.exit.last_lines]
     remedy = error.hint or "Read the worker's lines above"
     lines.append(f"  remedy:   {remedy}")
     return "\n".join(lines)

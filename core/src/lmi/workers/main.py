@@ -102,6 +102,7 @@ class WorkerMain:
         def build() -> tuple[Engine, Any]:
             progress("import backend")
             plugins = Plugins.discover(only_backend=load.backend)
+            plugins.extension_problems()  # raises for an extension that was asked for and is not here
             plugins.register(generate, "lmi.workers.generate")
             engine = load_engine(plugins, load.backend, load.artifacts, load.options, progress)
             return engine, plugins.hooks(load.backend)

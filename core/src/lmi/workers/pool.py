@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmi.api.backend import Resume
+from lmi.api.engine import EngineLimits
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, NotReadyError, OverloadedError
 from lmi.api.requests import Finish, FinishReason, SamplingParams, TokenChunk, Usage
 from lmi.loading import LoadPlan
@@ -47,11 +48,11 @@ class WorkerPool:
         self.workers: list[Worker] = []
         self.n_deaths = 0
         self.is_closing = False
+        self.limits: EngineLimits | None = None
         self._on_worker_state = on_state
         self._on_failed = on_failed
         self._folder = Path(tempfile.mkdtemp(prefix="lmi-"))
         self._n_started = 0
-        self._was_ready = False
         self._failure: LmiError | None = None
         self._deaths_s: deque[float] = deque()
         self._waiting: deque[list[Flight]] = deque()
@@ -112,6 +113,7 @@ class WorkerPool:
             socket_path=self._folder / f"{self._n_started}.sock",
             on_state=self._state_changed,
             on_cleared=self._cleared,
+            on_idle=self._idle,
         )
 
     async def _watch(self, worker: Worker) -> None:
@@ -147,7 +149,7 @@ class WorkerPool:
 
     def _state_changed(self, worker: Worker) -> None:
         if worker.state is WorkerState.READY:
-            self._was_ready = True
+            self.limits = worker.limits
             self._dispatch()
         self._on_worker_state(worker)
 
@@ -160,7 +162,7 @@ class WorkerPool:
         reason = worker.error or EngineDeadError("engine.died", f"worker {worker.label} {worker.exit}")
         _LOG.error("worker %s (pid %s) %s: %s", worker.label, worker.pid, worker.exit, reason)
         n_allowed = self.plan.options.retry_threshold
-        if not self._was_ready or len(self._deaths_s) > n_allowed:
+        if self.limits is None or len(self._deaths_s) > n_allowed:
             self._give_up(reason, worker)
         else:
             self._suspect(list(worker.flights.values()), worker, reason)
@@ -189,9 +191,8 @@ class WorkerPool:
             raise NotReadyError(
                 "model.failed", f"model {self.plan.name!r} is not serving: {self._failure or 'closing'}"
             )
-        n_waiting = sum(map(len, self._waiting)) + sum(
-            max(0, len(worker.flights) - worker.limits.max_batch_size) for worker in self.workers if worker.limits
-        )
+        n_slots = 0 if self.limits is None else self.limits.max_batch_size
+        n_waiting = sum(map(len, self._waiting)) + sum(max(0, len(w.flights) - n_slots) for w in self.workers)
         if n_waiting + len(flights) > self.plan.options.job_queue_size:
             raise OverloadedError(
                 "queue.full",
@@ -245,6 +246,10 @@ class WorkerPool:
         if not suspect.is_alone:
             return self._freest()
         return next((w for w in self.workers if w.state is WorkerState.READY and not w.flights), None)
+
+    def _idle(self) -> None:
+        if self._suspects:  # one of them may wait for a worker of its own
+            asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _cleared(self, flight: Flight) -> None:
         flight.is_on_trial = flight.is_alone = False

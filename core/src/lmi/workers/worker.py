@@ -56,6 +56,7 @@ class Worker:
         socket_path: where it connects to; in a folder only this user can enter.
         on_state: called when it became ready, made progress or died.
         on_cleared: called when a request that is on trial produced its first chunk or ended.
+        on_idle: called when the last of its requests ended.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Worker:
         socket_path: Path,
         on_state: Callable[[Worker], None],
         on_cleared: Callable[[Flight], None],
+        on_idle: Callable[[], None],
     ) -> None:
         self.label = label
         self.state = WorkerState.STARTING
@@ -88,6 +90,7 @@ class Worker:
         self._socket_path = socket_path
         self._on_state = on_state
         self._on_cleared = on_cleared
+        self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._process: Process | None = None
         self._groups: list[list[Flight]] = []
@@ -195,6 +198,8 @@ class Worker:
             flight.worker = None
             if flight.is_on_trial:
                 self._on_cleared(flight)
+            if not self.flights:
+                self._on_idle()
         return flight
 
     async def call(self, ability: str, method: str, *args: Any) -> Any:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each target sets up what it needs in .venv; what is there is not made again. Needs Python 3.10 or newer with pip and
+# venv, and make.
+
+PYTHON ?= python3
+PORT ?= 8080
+# A model folder, or ORG/NAME on the hub; empty: the demo model.
+MODEL ?=
+# What `pip install` gets for torch, options included. An index may hold several builds of one version, and a plain
+# `torch` can mean gigabytes of CUDA packages; name another version, or a CPU index, like this:
+#   make serve TORCH='torch==2.13.0+cpu --extra-index-url INDEX'
+TORCH ?= torch==2.13.0
+# Extra arguments: make serve ARGS='-o option.dtype=fp32', make test ARGS='tests/core -k stop'
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PROJECTS := core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
+PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft]'
+TOOLS := pytest hypothesis httpx types-psutil mypy==2.4.1 ruff==0.17.5
+# Tests run side by side with the processes they start: one thread each.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help serve demo-model test test-all check format bench bench-hf bench-face clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+serve: $(VENV)/.packages ## serve the demo model (or MODEL=...) on PORT (8080)
+	@model='$(MODEL)'; \
+	if [ -z "$$model" ]; then model=$$($(BIN)/python examples/demo_model.py | tail -n 1); fi; \
+	[ -n "$$model" ] && exec $(BIN)/lmi serve "$$model" --port $(PORT) $(ARGS)
+
+demo-model: $(VENV)/.packages ## make the demo model in the user's cache; print its folder
+	@$(BIN)/python examples/demo_model.py
+
+test: $(VENV)/.tools ## run the tests, except the long ones
+	@$(BIN)/python examples/demo_model.py >/dev/null || echo 'left out: tests that need the demo model (see above)'
+	@echo 'left out: tests marked "long"; make test-all runs them too'
+	@$(PYTEST) -m 'not long' $(ARGS)
+
+test-all: $(VENV)/.tools ## run all tests; minutes
+	@$(BIN)/python examples/demo_model.py >/dev/null
+	@$(PYTEST) $(ARGS)
+
+check: $(VENV)/.tools ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.tools ## format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: bench-face bench-hf ## run the benchmarks
+
+bench-hf: $(VENV)/.tools ## tokens/s over HTTP, beside the bare loop and stock transformers
+	@$(BIN)/python benchmarks/hf.py $(ARGS)
+
+bench-face: $(VENV)/.tools ## what the network face costs in CPU time, beside other servers
+	@$(BIN)/python benchmarks/face.py $(ARGS)
+
+clean: ## remove what was built here; the demo model stays in the user's cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "LMI needs Python 3.10 or newer; \
+	$(PYTHON) is %d.%d. Say which: make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.packages: $(PROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PACKAGES) gguf $(TORCH)
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.packages
+	$(BIN)/python -m pip install --quiet $(TOOLS)
+	@touch $@

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker dies: nothing is lost, and a request that kills fails alone."""
+
+import os
+import signal
+
+import psutil
+
+from tests.faults.conftest import FaultyServer
+from tests.servers import ServerProcess, eventually, in_threads
+
+
+def expected(prompt: str, n_tokens: int) -> str:
+    return (prompt * n_tokens)[:n_tokens]
+
+
+def streamed(server: ServerProcess, prompt: str, n_tokens: int) -> str:
+    lines = list(server.stream(prompt, max_new_tokens=n_tokens))
+    assert len(lines) == n_tokens, "each token has one line, none is sent twice"
+    assert "".join(line["token"]["text"] for line in lines) == lines[-1]["generated_text"]
+    return lines[-1]["generated_text"]
+
+
+def test_streams_survive_a_killed_worker_without_losing_or_repeating_a_token(faulty: ServerProcess) -> None:
+    prompts = [f"stream {index} " for index in range(8)]
+    [pid] = faulty.worker_pids()
+
+    def kill() -> str:
+        eventually(lambda: faulty.workers() and faulty.workers()[0]["n_requests"] == 8)
+        os.kill(pid, signal.SIGKILL)
+        return ""
+
+    *texts, _ = in_threads([*(lambda p=p: streamed(faulty, p, 100) for p in prompts), kill])
+    assert texts == [expected(prompt, 100) for prompt in prompts]
+    assert faulty.worker_pids() != [pid]
+
+
+def test_a_request_that_kills_its_worker_fails_alone_among_good_ones(faulty: ServerProcess) -> None:
+    def killer() -> str:
+        return faulty.post({"inputs": "segfault at 3", "parameters": {"max_new_tokens": 20}}).text
+
+    good = [f"good {index} " for index in range(8)]
+    *texts, failure = in_threads([*(lambda p=p: streamed(faulty, p, 60) for p in good), killer])
+    assert texts == [expected(prompt, 60) for prompt in good]
+    assert "engine.killed-by-request" in failure
+    assert "SIGSEGV" in failure
+    assert faulty.generate("after ", max_new_tokens=6)["generated_text"] == "after "
+
+
+def test_the_reason_of_a_death_and_the_workers_last_lines_are_logged(faulty: ServerProcess) -> None:
+    faulty.post({"inputs": "segfault", "parameters": {"max_new_tokens": 5}})
+    faulty.wait_for_line(r"worker model/0 .* killed by SIGSEGV")
+    faulty.wait_for_line(r"\[model/0\] Fatal Python error: Segmentation fault")
+
+
+def test_an_engine_that_reports_its_death_is_replaced_and_says_why(faulty: ServerProcess) -> None:
+    before = faulty.worker_pids()
+    response = faulty.post({"inputs": "die", "parameters": {"max_new_tokens": 5}})
+    assert response.status_code == 500
+    assert "engine.told-to-die" in response.text
+    eventually(lambda: faulty.worker_pids() not in ([], before))
+
+
+def test_a_request_that_raises_fails_alone_and_the_worker_lives(faulty: ServerProcess) -> None:
+    eventually(lambda: any(worker["state"] == "ready" for worker in faulty.workers()))
+    pids = faulty.worker_pids()
+    response = faulty.post({"inputs": "raise", "parameters": {"max_new_tokens": 5}})
+    assert response.status_code == 500
+    assert "ValueError: this request was told to raise" in response.json()["message"]
+    assert faulty.worker_pids() == pids
+
+
+def test_requests_of_a_dead_copy_go_on_at_once_on_a_living_one(serve_faulty: FaultyServer) -> None:
+    with serve_faulty("-o", "minWorkers=2") as server:
+        eventually(lambda: [w["state"] for w in server.workers()] == ["ready", "ready"])
+        prompts = [f"copy {index} " for index in range(6)]
+
+        def kill() -> str:
+            first, second = eventually(lambda: _both_busy(server))
+            os.kill(first, signal.SIGKILL)
+            return second
+
+        *texts, survivor = in_threads([*(lambda p=p: streamed(server, p, 150) for p in prompts), kill])
+        assert texts == [expected(prompt, 150) for prompt in prompts]
+        assert survivor in server.worker_pids(), "the living copy was not disturbed"
+
+
+def _both_busy(server: ServerProcess) -> list[int]:
+    workers = server.workers()
+    return [w["pid"] for w in workers] if [w["n_requests"] for w in workers] == [3, 3] else []
+
+
+def test_a_killer_among_two_copies_still_fails_alone(serve_faulty: FaultyServer) -> None:
+    with serve_faulty("-o", "minWorkers=2") as server:
+
+        def killer() -> str:
+            return server.post({"inputs": "segfault", "parameters": {"max_new_tokens": 20}}).text
+
+        good = [f"good {index} " for index in range(4)]
+        *texts, failure = in_threads([*(lambda p=p: streamed(server, p, 100) for p in good), killer])
+        assert texts == [expected(prompt, 100) for prompt in good]
+        assert "engine.killed-by-request" in failure
+
+
+def test_a_backend_that_cannot_resume_ends_the_request_with_what_it_has(serve_faulty: FaultyServer) -> None:
+    with serve_faulty(FAULTY_RESUME="never") as server:
+        [pid] = server.worker_pids()
+        lines = []
+        for line in server.stream("abc", max_new_tokens=200):
+            lines.append(line)
+            if len(lines) == 10:
+                os.kill(pid, signal.SIGKILL)
+        assert lines[-1]["error"] == "engine.died"
+        assert "".join(line["token"]["text"] for line in lines[:-1]) == expected("abc", len(lines) - 1)
+
+
+def test_too_many_deaths_end_the_model_with_the_reason_in_ping_and_answers(serve_faulty: FaultyServer) -> None:
+    with serve_faulty("-o", "retry_threshold=1") as server:
+        response = server.post({"inputs": "segfault", "parameters": {"max_new_tokens": 5}})
+        assert response.status_code == 500
+        assert "SIGSEGV" in response.text
+        with server.client() as client:
+            ping = client.get("/ping")
+        assert (ping.status_code, ping.json()) == (500, {"model": {"status": "FAILED"}})
+        later = server.post({"inputs": "hello", "parameters": {"max_new_tokens": 5}})
+        assert (later.status_code, later.json()["error"]) == (503, "model.failed")
+
+
+def test_a_hung_engine_is_unhealthy_then_replaced_and_its_neighbours_go_on(serve_faulty: FaultyServer) -> None:
+    with serve_faulty("-o", "stall_timeout=0.5", "-o", "heartbeat_interval=0.1") as server:
+        [pid] = server.worker_pids()
+
+        def status() -> int:
+            with server.client() as client:
+                return client.get("/ping").status_code
+
+        def watch() -> str:
+            eventually(lambda: status() == 503)
+            eventually(lambda: server.worker_pids() not in ([], [pid]))
+            return ""
+
+        def hang() -> str:
+            return server.post({"inputs": "hang at 5", "parameters": {"max_new_tokens": 20}}).text
+
+        text, failure, _ = in_threads([lambda: streamed(server, "neighbour ", 50), hang, watch])
+        assert text == expected("neighbour ", 50)
+        assert "engine.killed-by-request" in failure
+        assert "engine.stalled" in failure
+
+
+def test_a_worker_does_not_outlive_a_killed_server(serve_faulty: FaultyServer) -> None:
+    with serve_faulty() as server:
+        [pid] = server.worker_pids()
+        server.kill()
+        eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
