@@ -25,6 +25,7 @@ FILTERS = {
     "top_p that keeps one": {"top_p": 1e-6},
     "min_p": {"min_p": 0.05},
     "min_p that keeps one": {"min_p": 1.0},
+    "min_p that keeps more than the first candidates": {"min_p": 0.01, "temperature": 3.0},
     "typical_p": {"typical_p": 0.5},
     "top_k then top_p": {"top_k": 20, "top_p": 0.8},
     "all filters": {"temperature": 1.5, "top_k": 200, "typical_p": 0.9, "top_p": 0.9, "min_p": 0.01},
@@ -160,6 +161,16 @@ def test_equal_logits_are_kept_or_dropped_together():
     assert len(set(found)) > 100
 
 
+def test_equal_logits_beyond_the_first_candidates_count_for_top_p():
+    logits = torch.full((1, WIDE), -20.0)
+    logits[0, 700:1000] = 0.0
+    logits[0, 5] = math.log(200.0)  # 200 of 500: under half of what top_k keeps, but over half of 127 equal ones
+    rows = [new_row(params(seed=seed, top_k=10, top_p=0.5), WIDE) for seed in range(100)]
+    found = Sampler(WIDE).sample(logits.expand(100, -1), rows)
+    assert 5 in found
+    assert len(set(found)) > 30
+
+
 def test_greedy_takes_the_lowest_of_equal_ids():
     logits = torch.zeros(2, 100, dtype=torch.bfloat16)
     logits[:, [30, 60]] = 1.0
@@ -168,7 +179,7 @@ def test_greedy_takes_the_lowest_of_equal_ids():
 
 def test_a_very_low_temperature_is_greedy_without_overflow():
     logits = random_logits(3, 200)
-    rows = [new_row(params(temperature=1e-45 * 10 ** (20 * i)), 200) for i in range(3)]
+    rows = [new_row(params(temperature=temperature), 200) for temperature in (1e-60, 1e-40, 1e-5)]
     assert Sampler(200).sample(logits, rows) == logits.argmax(-1).tolist()
 
 

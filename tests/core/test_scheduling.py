@@ -160,6 +160,18 @@ def test_prompt_log_probabilities_come_with_the_first_chunk(n_logits_per_slot):
     assert len(scores) == 50
 
 
+def test_a_prompt_preempted_while_it_is_scored_has_each_score_once():
+    limits = toy_limits(kv_capacity_tokens=210, prefill_tokens_beside_decodes=1)
+    stepper = ToyStepper(limits)
+    growing = new_request("growing", [3] * 10, 200, ignore_eos=True)
+    scored = new_request("scored", [1 + i % 39 for i in range(134)], 2, n_prompt_logprobs=1)
+    chunks = generate([growing, scored], stepper)[1]
+    starts = [prefill for batch in stepper.batches for prefill in batch.prefills if prefill.start == 0]
+    assert len(starts) == 3, "the second prompt was not preempted"
+    assert len(chunks[0].prompt_logprobs) == 134
+    assert chunks == alone(scored)
+
+
 def test_a_resumed_request_does_not_repeat_the_prompts_log_probabilities():
     whole = alone(new_request(n_prompt_logprobs=0))
     (rest,) = generate([new_request(n_prompt_logprobs=0, resumed_ids=whole[0].ids)])

@@ -125,12 +125,15 @@ def test_each_step_makes_one_call_into_the_event_loop():
 
 
 def test_a_reader_whose_event_loop_is_gone_frees_its_slot():
-    stepper = ToyStepper(toy_limits(max_slots=1))
+    gate = Gate()
+    stepper = ToyStepper(toy_limits(max_slots=1), on_step=gate)
     engine = StepperEngine(stepper, [EOS])
     loop = asyncio.new_event_loop()
     abandoned = engine.generate(new_request(max_tokens=200, ignore_eos=True))
+    gate.open()
     loop.run_until_complete(abandoned.__anext__())
     loop.close()
+    gate.open(1000)
 
     async def main():
         chunks = await asyncio.wait_for(collect(engine, new_request("next", max_tokens=2)), limit_s(20))
@@ -138,6 +141,7 @@ def test_a_reader_whose_event_loop_is_gone_frees_its_slot():
         return chunks
 
     assert len(asyncio.run(main())) == 2
+    assert len(stepper.batches) == 4, "one step too many, at most, for the one who left"
 
 
 # ----------------------------------------------------------------------------------------------------- what goes wrong

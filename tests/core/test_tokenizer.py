@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -286,6 +287,20 @@ def test_a_failed_conversion_tells_why(tmp_path: Path, script: str, reason: str)
         load_tokenizer(artifacts(folder), cache=tmp_path / "cache", python_executable=fake_python(tmp_path, script))
     assert reason in str(failed.value)
     assert "lmi-core[convert]" in failed.value.hint
+
+
+def test_the_converter_ends_with_the_reason_and_the_readers_that_are_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "transformers.py").write_text("raise ValueError('no such\\nvocabulary')")
+    for module in ("sentencepiece", "tiktoken"):
+        (tmp_path / f"{module}.py").write_text("")
+    (tmp_path / "google").mkdir()
+    (tmp_path / "google" / "__init__.py").write_text("")  # without protobuf in it
+    command = [sys.executable, "-m", "lmi.serving.convert_tokenizer", str(tmp_path), str(tmp_path / "out.json")]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=limit_s(60), check=False)
+    assert run.returncode == 1
+    expected = f"ValueError: no such vocabulary (not installed for {sys.executable}: protobuf)"
+    assert run.stderr.splitlines()[-1] == expected
 
 
 def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:

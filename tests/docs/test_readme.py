@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def server() -> Iterator[ServerProcess]:
     folder = demo_model.models_folder() / demo_model.NAME
     if not demo_model.is_made(folder):
         pytest.skip("the demo model is not there; `make demo-model` makes it")
+    if find_spec("torch") is None:
+        pytest.skip("the engine of lmi-hf is not installed")
     with serve(str(folder)) as process:
         yield process
 

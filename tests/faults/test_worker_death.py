@@ -127,7 +127,7 @@ def test_too_many_deaths_end_the_model_with_the_reason_in_ping_and_answers(serve
 
 
 def test_a_hung_engine_is_unhealthy_then_replaced_and_its_neighbours_go_on(serve_faulty: FaultyServer) -> None:
-    with serve_faulty("-o", "stall_timeout=0.5", "-o", "heartbeat_interval=0.1") as server:
+    with serve_faulty("-o", "stall_timeout=1", "-o", "heartbeat_interval=0.1") as server:
         [pid] = server.worker_pids()
 
         def status() -> int:

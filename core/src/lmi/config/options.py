@@ -48,9 +48,12 @@ class ModelOptions(BaseModel):
     max_workers: int = option(
         1,
         alias="maxWorkers",
-        description="Most copies of the model. Unset: as many as minWorkers.",
+        description="Most copies: more start while over two full batches wait. Unset: as many as minWorkers.",
         unit="workers",
         ge=1,
+    )
+    max_idle_time: float = option(
+        60, description="A copy beyond minWorkers that had no request for this long is stopped.", unit="s", gt=0
     )
     retry_threshold: int = option(
         10, description="Deaths of workers after which the model counts as failed.", unit="deaths", ge=0

@@ -46,13 +46,7 @@ def share_prefills(
         Requests and how many ids of each to read, at least 1, in order of arrival.
     """
     oldest = prefilling[0]
-    chosen = sorted(prefilling, key=lambda active: active.n_pending)
-    if max_prefills == 1:
-        chosen = [chosen[0]] if turn.is_for_shortest else [oldest]
-        turn.is_for_shortest = not turn.is_for_shortest
-    elif len(chosen) > max_prefills:
-        others = [active for active in chosen if active is not oldest]
-        chosen = sorted([oldest, *others[: max_prefills - 1]], key=lambda active: active.n_pending)
+    chosen = _choose(prefilling, max_prefills, turn)
     if not allows_cuts:
         return _whole(chosen, oldest, budget_tokens)
     wanted = {active.slot: _wanted_tokens(active, n_logits_per_slot) for active in chosen}
@@ -68,6 +62,18 @@ def share_prefills(
             given[active.slot] += extra
             left -= extra
     return [(active, given[active.slot]) for active in prefilling if given.get(active.slot)]
+
+
+def _choose(prefilling: list[ActiveRequest[Owner]], max_prefills: int, turn: Share) -> list[ActiveRequest[Owner]]:
+    """The oldest and the shortest, shortest first."""
+    shortest_first = sorted(prefilling, key=lambda active: active.n_pending)
+    if max_prefills == 1:
+        chosen = [shortest_first[0]] if turn.is_for_shortest else prefilling[:1]
+        turn.is_for_shortest = not turn.is_for_shortest
+        return chosen
+    last = shortest_first[: max_prefills - 1]
+    kept = shortest_first[:max_prefills] if prefilling[0] in last else [*last, prefilling[0]]
+    return sorted(kept, key=lambda active: active.n_pending)
 
 
 def _whole(

@@ -49,8 +49,8 @@ class Scheduler(Generic[Owner]):
         max_batch_size: most requests that hold a slot; None for all slots.
         headroom_tokens: room to grow that admission sets aside for each request.
     Source:
-        Orca (OSDI 2022), iteration-level scheduling; PagedAttention (SOSP 2023), preemption by recomputation; Sarathi-Serve
-        (OSDI 2024), chunked prefill beside decodes.
+        Orca (OSDI 2022), iteration-level scheduling; PagedAttention (SOSP 2023), preemption by recomputation;
+        Sarathi-Serve (OSDI 2024), chunked prefill beside decodes.
     """
 
     def __init__(

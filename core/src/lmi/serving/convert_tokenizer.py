@@ -7,6 +7,7 @@ says why it failed.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
@@ -15,6 +16,8 @@ _SAMPLES = (
     "  two  blanks\n\tand a tab, don't we'll",
     "12345.67 naïve café 日本語 🙂 👩‍👩‍👧",
 )
+_READERS = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf", "tiktoken": "tiktoken"}
+"""What transformers needs to read some kinds of files: distribution and module."""
 
 
 def main(arguments: list[str]) -> int:
@@ -26,9 +29,19 @@ def main(arguments: list[str]) -> int:
     try:
         convert(folder, file, trust_remote_code=trusts)
     except Exception as error:  # whatever transformers, or code that comes with a model, may raise
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        # transformers tries one reader after the other and tells only of the last.
+        missing = [name for name, module in _READERS.items() if not _is_installed(module)]
+        absent = f" (not installed for {sys.executable}: {', '.join(missing)})" if missing else ""
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}{absent}", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package
+        return False
 
 
 def convert(folder: str, file: str, *, trust_remote_code: bool = False) -> None:

@@ -156,7 +156,7 @@ class Server:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             for model in self._context.models.values():
-                model.pool.kill_stalled()
+                await model.pool.tend()
 
     def _moved(self, model: Model, worker: Worker) -> None:
         self._progress.show(worker)

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The copies of one model: which one answers, and what happens to requests when one dies.
-
-After a death the requests that were in flight are *suspects*. They are resubmitted one at a time: the next one follows
-when the one *on trial* has produced a chunk. A suspect that was on trial at a further death is next tried alone on a
-worker; if that worker dies too, it is the killer and fails. So a killer costs at most three deaths and fails alone.
-"""
+"""The copies of one model: keeping them alive, and which one answers."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import shutil
 import sys
@@ -18,12 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from lmi.api.backend import Resume
 from lmi.api.engine import EngineLimits
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, NotReadyError, OverloadedError
-from lmi.api.requests import Finish, FinishReason, SamplingParams, TokenChunk, Usage
 from lmi.loading import LoadPlan
 from lmi.workers.flight import Flight
+from lmi.workers.suspects import Suspects
 from lmi.workers.wire import Load
 from lmi.workers.worker import Worker, WorkerState
 
@@ -56,20 +51,23 @@ class WorkerPool:
         self._failure: LmiError | None = None
         self._deaths_s: deque[float] = deque()
         self._waiting: deque[list[Flight]] = deque()
-        self._suspects: deque[Flight] = deque()
-        self._trial: Flight | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._suspects = Suspects(plan.info)
+        self._copies: dict[int, asyncio.Task[None]] = {}
 
     # ------------------------------------------------------------------------------------------------ keeping alive
 
     def start(self) -> None:
-        for index in range(self.plan.options.min_workers):
-            task = asyncio.get_running_loop().create_task(self._keep_alive(index))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+        for _ in range(self.plan.options.min_workers):
+            self._add_copy()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _add_copy(self) -> None:
+        index = next(index for index in itertools.count() if index not in self._copies)
+        task = asyncio.get_running_loop().create_task(self._keep_alive(index))
+        self._copies[index] = task
+        task.add_done_callback(lambda task: self._ended(index, task))
+
+    def _ended(self, index: int, task: asyncio.Task[None]) -> None:
+        del self._copies[index]
         if not task.cancelled() and task.exception() is not None:
             _LOG.error("a worker is not kept alive any more", exc_info=task.exception())
 
@@ -77,9 +75,10 @@ class WorkerPool:
         """Stop all workers; requests still in flight fail."""
         self.is_closing = True
         await asyncio.gather(*(worker.close() for worker in self.workers))
-        for task in list(self._tasks):
+        copies = list(self._copies.values())
+        for task in copies:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*copies, return_exceptions=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _keep_alive(self, index: int) -> None:
@@ -92,6 +91,8 @@ class WorkerPool:
             finally:
                 watch.cancel()
                 self.workers.remove(worker)
+            if worker.is_retired:
+                return
             if not self.is_closing:
                 self._died(worker)
                 await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.25 * (2 ** max(0, len(self._deaths_s) - 3)) - 0.25))
@@ -131,8 +132,16 @@ class WorkerPool:
             )
             worker.kill()
 
-    def kill_stalled(self) -> None:
-        """Kill workers that have live requests and made no step for twice the stall limit; their requests go on."""
+    async def tend(self) -> None:
+        """Stop copies that are not needed any more and kill those that have hung; called every second or so.
+
+        A worker has hung when it has live requests and made no step for twice the stall limit; its requests go on.
+        """
+        options = self.plan.options
+        idle = [w for w in self.workers if w.idle_s > options.max_idle_time]
+        if idle and len(self._copies) > options.min_workers:
+            idle[-1].is_retired = True
+            await idle[-1].close()
         for worker in self.workers:
             if self.stalled_s(worker) > 2 * self.plan.options.stall_timeout:
                 worker.error = EngineDeadError(
@@ -165,14 +174,14 @@ class WorkerPool:
         if self.limits is None or len(self._deaths_s) > n_allowed:
             self._give_up(reason, worker)
         else:
-            self._suspect(list(worker.flights.values()), worker, reason)
+            self._suspects.add(list(worker.flights.values()), reason)
+            worker.flights.clear()
         self._dispatch()
 
     def _give_up(self, reason: LmiError, worker: Worker) -> None:
         self._failure = reason
-        flights = [*worker.flights.values(), *self._suspects, *(f for group in self._waiting for f in group)]
+        flights = [*worker.flights.values(), *self._suspects.take_all(), *itertools.chain(*self._waiting)]
         worker.flights.clear()
-        self._suspects.clear()
         self._waiting.clear()
         for flight in flights:
             flight.on_error(EngineDeadError("engine.died", f"the model's workers are gone: {reason}", reason.hint))
@@ -200,6 +209,8 @@ class WorkerPool:
                 f"{self.plan.options.job_queue_size}",
                 "Try again later, raise job_queue_size, or run more copies (maxWorkers)",
             )
+        if n_waiting > 2 * n_slots > 0 and len(self._copies) < self.plan.options.max_workers:
+            self._add_copy()
         worker = None if self._suspects or self._waiting else self._freest()
         if worker is None:
             self._waiting.append(flights)
@@ -210,31 +221,25 @@ class WorkerPool:
         """Stop a request wherever it is; its slot is free within a step."""
         if flight.worker is not None:
             flight.worker.cancel(flight)
-        elif flight in self._suspects:
-            self._suspects.remove(flight)
-        else:
+        elif not self._suspects.remove(flight):
             for group in self._waiting:
                 if flight in group:
                     group.remove(flight)
 
     def _freest(self) -> Worker | None:
-        ready = [w for w in self.workers if w.state is WorkerState.READY and not self._is_reserved(w)]
+        ready = [w for w in self.workers if w.takes_requests and not self._suspects.has_for_itself(w)]
         return min(ready, key=lambda worker: worker.n_reserved_tokens, default=None)
-
-    def _is_reserved(self, worker: Worker) -> bool:
-        trial = self._trial
-        return trial is not None and trial.is_alone and trial.worker is worker
 
     def _dispatch(self) -> None:
         """Hand out suspects one at a time, then what waits."""
-        while self._suspects and self._trial is None:
-            worker = self._worker_for(self._suspects[0])
+        while (suspect := self._suspects.next) is not None:
+            idle = (w for w in self.workers if w.takes_requests and not w.flights)
+            worker = next(idle, None) if suspect.is_alone else self._freest()
             if worker is None:
                 return
-            flight = self._suspects.popleft()
-            flight.is_on_trial, self._trial = True, flight
-            worker.submit([flight])
-        while not self._suspects and self._waiting:
+            self._suspects.start_trial()
+            worker.submit([suspect])
+        while self._waiting and not self._suspects:
             worker = self._freest()
             if worker is None:
                 return
@@ -242,82 +247,10 @@ class WorkerPool:
             if group:
                 worker.submit(group)
 
-    def _worker_for(self, suspect: Flight) -> Worker | None:
-        if not suspect.is_alone:
-            return self._freest()
-        return next((w for w in self.workers if w.state is WorkerState.READY and not w.flights), None)
-
     def _idle(self) -> None:
         if self._suspects:  # one of them may wait for a worker of its own
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _cleared(self, flight: Flight) -> None:
-        flight.is_on_trial = flight.is_alone = False
-        self._trial = None
+        self._suspects.end_trial(flight)
         asyncio.get_running_loop().call_soon(self._dispatch)
-
-    # -------------------------------------------------------------------------------------------------- after a death
-
-    def _suspect(self, flights: list[Flight], worker: Worker, reason: LmiError) -> None:
-        worker.flights.clear()
-        was_alone = len(flights) == 1
-        innocent: list[Flight] = []
-        tried: list[Flight] = []
-        for flight in flights:
-            flight.worker = None
-            flight.n_deaths += 1
-            if flight.is_on_trial:
-                self._trial = None
-            if was_alone and flight.n_deaths > 1:
-                flight.on_error(
-                    EngineDeadError(
-                        "engine.killed-by-request",
-                        f"the worker died twice with this request, the last time with it alone: {reason}",
-                        "The request is not tried again; the worker's log says where it died",
-                    )
-                )
-            elif self._is_complete(flight) or self._cannot_resume(flight, reason):
-                continue
-            else:
-                flight.is_alone = flight.is_on_trial or flight.is_alone
-                (tried if flight.is_alone else innocent).append(flight)
-            flight.is_on_trial = False
-        # Those that are probably innocent go first: they need not wait for a worker of their own.
-        rest = list(self._suspects)
-        self._suspects.clear()
-        self._suspects.extend(sorted([*innocent, *rest, *tried], key=lambda flight: flight.is_alone))
-
-    def _is_complete(self, flight: Flight) -> bool:
-        """Finish a request that died between its last id and the word that it was the last."""
-        n_output = len(flight.request.resumed_ids) + len(flight.ids)
-        if n_output < flight.request.sampling.max_tokens:
-            return False
-        usage = Usage(len(flight.request.prompt_ids), n_output)
-        flight.on_chunk(TokenChunk([], finish=Finish(FinishReason.LENGTH), usage=usage))
-        return True
-
-    def _cannot_resume(self, flight: Flight, reason: LmiError) -> bool:
-        """Fail a request whose state this backend cannot restore."""
-        resume = self.plan.info.resume
-        if not flight.ids and resume is not Resume.NEVER:
-            return False
-        if resume is Resume.EXACT or (resume is Resume.CONTINUES and not _has_history(flight.request.sampling)):
-            return False
-        flight.on_error(
-            EngineDeadError(
-                "engine.died",
-                f"the worker died after {len(flight.ids)} tokens of this request: {reason}",
-                f"Backend {self.plan.info.name!r} cannot go on with this request; send it again",
-            )
-        )
-        return True
-
-
-def _has_history(sampling: SamplingParams) -> bool:
-    """Whether the next token depends on the output so far by more than the ids themselves."""
-    return (
-        sampling.constraint is not None
-        or sampling.repetition_penalty != 1.0
-        or sampling.presence_penalty != 0.0
-        or sampling.frequency_penalty != 0.0
-    )

@@ -82,6 +82,8 @@ class Worker:
         self.n_reserved_tokens = 0
         self.exit: Exit | None = None
         self.error: LmiError | None = None
+        self.is_retired = False
+        self.idle_since_s = time.monotonic()
         self.last_step_s = time.monotonic()
         self.last_beat_s = time.monotonic()
         self._load = load
@@ -161,6 +163,16 @@ class Worker:
         self.kill()
 
     @property
+    def takes_requests(self) -> bool:
+        return self.state is WorkerState.READY and not self.is_retired
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last request ended; 0 while there are any, or while it is not ready."""
+        is_idle = self.takes_requests and not self.flights
+        return time.monotonic() - self.idle_since_s if is_idle else 0.0
+
+    @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
@@ -199,6 +211,7 @@ class Worker:
             if flight.is_on_trial:
                 self._on_cleared(flight)
             if not self.flights:
+                self.idle_since_s = time.monotonic()
                 self._on_idle()
         return flight
 
@@ -247,7 +260,7 @@ class Worker:
             case Ready(limits, abilities):
                 self.limits, self.abilities = limits, abilities
                 self.state, self.stage = WorkerState.READY, "ready"
-                self.last_beat_s = self.last_step_s = time.monotonic()
+                self.last_beat_s = self.last_step_s = self.idle_since_s = time.monotonic()
                 self._on_state(self)
             case Dying(report):
                 self.error = report.error()
