@@ -51,6 +51,7 @@ class Generation:
         "logprobs",
         "model",
         "n_output_tokens",
+        "n_writes",
         "prompt_logprobs",
         "request",
         "started_s",
@@ -66,6 +67,7 @@ class Generation:
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.finish_reason = ""
         self.n_output_tokens = 0
+        self.n_writes = 0
         self.started_s = time.monotonic()
         self.first_token_s = 0.0
         self.flight = Flight(engine_request, self._on_chunk, self._on_error)

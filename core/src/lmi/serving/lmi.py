@@ -206,11 +206,18 @@ class InvocationRoute:
         keeps_tokens = parameters.wants_details or self._context.formats_response is not None
         generation = await model.admit(request, keeps_tokens=keeps_tokens)
         exchange.watch(generation.cancel)
-        with self._context.metrics.measure(generation):
+        outcome = "error"
+        try:
             if is_stream:
                 await self._stream(exchange, generation, parameters)
             else:
                 await self._whole(exchange, generation, parameters)
+            outcome = "ok"
+        except ClientGoneError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._context.metrics.count(generation, outcome)
 
     def _parse(self, body: bytes, exchange: Exchange) -> Invocation:
         translate = self._context.parses_request
@@ -237,12 +244,14 @@ class InvocationRoute:
         tokens = await generation.next()  # a failure before the first token still has a status of its own
         await exchange.start(200, JSON_LINES)
         while not generation.finish_reason:
+            generation.n_writes += 1
             await exchange.write(_encoder.encode_lines([Line(token) for token in tokens]))
             tokens = await generation.next()
         lines = [Line(token) for token in tokens] or [Line()]
         lines[-1].generated_text = _shown_text(generation, parameters, generation.text)
         if parameters.wants_details:
             lines[-1].details = _details(generation, parameters, None)
+        generation.n_writes += 1
         await exchange.write(_encoder.encode_lines(lines), is_last=True)
 
 

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -13,7 +12,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from lmi.serving.generation import Generation
-from lmi.serving.streaming import ClientGoneError
 
 if TYPE_CHECKING:
     from lmi.serving.models import Model
@@ -41,26 +39,37 @@ class Metrics:
         self._request_s = Histogram(
             "lmi_request_seconds", "From admission to the end", ["model"], buckets=_SECONDS, registry=self._registry
         )
+        self._writes = Counter(
+            "lmi_stream_writes", "Writes to streams; tokens that wait share one", ["model"], registry=self._registry
+        )
+        self._of: dict[tuple[str, str], Callable[[Generation], None]] = {}
         self._registry.register(_Workers(models))
 
-    @contextmanager
-    def measure(self, generation: Generation) -> Iterator[None]:
-        """Count one request however it ends."""
-        outcome = "error"
-        try:
-            yield
-            outcome = "ok"
-        except ClientGoneError:
-            outcome = "cancelled"
-            raise
-        finally:
-            name = generation.request.model
-            self._requests.labels(name, outcome).inc()
-            self._prompt_tokens.labels(name).inc(len(generation.flight.request.prompt_ids))
-            self._output_tokens.labels(name).inc(generation.n_output_tokens)
-            self._request_s.labels(name).observe(time.monotonic() - generation.started_s)
+    def count(self, generation: Generation, outcome: str) -> None:
+        """Count one request that ended: ``ok``, ``cancelled`` or ``error``."""
+        name = generation.request.model
+        count = self._of.get((name, outcome)) or self._counter(name, outcome)
+        count(generation)
+
+    def _counter(self, name: str, outcome: str) -> Callable[[Generation], None]:
+        """The metrics of a model and an outcome, with their labels looked up once."""
+        requests = self._requests.labels(name, outcome)
+        prompt_tokens, output_tokens = self._prompt_tokens.labels(name), self._output_tokens.labels(name)
+        request_s, first_token_s = self._request_s.labels(name), self._first_token_s.labels(name)
+        writes = self._writes.labels(name)
+
+        def count(generation: Generation) -> None:
+            requests.inc()
+            prompt_tokens.inc(len(generation.flight.request.prompt_ids))
+            output_tokens.inc(generation.n_output_tokens)
+            request_s.observe(time.monotonic() - generation.started_s)
             if generation.first_token_s:
-                self._first_token_s.labels(name).observe(generation.first_token_s - generation.started_s)
+                first_token_s.observe(generation.first_token_s - generation.started_s)
+            if generation.n_writes:
+                writes.inc(generation.n_writes)
+
+        self._of[name, outcome] = count
+        return count
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

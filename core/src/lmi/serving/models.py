@@ -23,7 +23,7 @@ from lmi.workers.worker import Worker, WorkerState
 
 _LONG_PROMPT_CHARS = 8192
 _DEFAULTS = SamplingParams(max_tokens=1)
-_SAMPLING_CAPABILITIES = [each for each in Capability if each.value in SamplingParams.__struct_fields__]
+_SAMPLING_CAPABILITIES = frozenset(each for each in Capability if each.value in SamplingParams.__struct_fields__)
 
 
 class ModelState(str, Enum):
@@ -66,6 +66,7 @@ class Model:
         self.text_filters = tuple(text_filters)
         self.failure: LmiError | None = None
         self.is_draining = False
+        self._undeclared = sorted(each.value for each in _SAMPLING_CAPABILITIES - plan.info.capabilities)
         self._on_failed = on_failed
         self.pool = WorkerPool(plan, on_state=lambda worker: on_progress(self, worker), on_failed=self._failed)
 
@@ -158,17 +159,16 @@ class Model:
             )
 
     def _check_capabilities(self, request: TextRequest) -> None:
-        capabilities = self.plan.info.capabilities
         sampling = request.sampling
-        for capability in _SAMPLING_CAPABILITIES:
-            value = getattr(sampling, capability.value)
-            if value != getattr(_DEFAULTS, capability.value) and capability not in capabilities:
+        for name in self._undeclared:
+            value = getattr(sampling, name)
+            if value != getattr(_DEFAULTS, name):
                 raise UnsupportedError(
                     "request.unsupported",
-                    f"{capability.value}={value!r} was asked, but backend {self.plan.info.name!r} does not offer it",
+                    f"{name}={value!r} was asked, but backend {self.plan.info.name!r} does not offer it",
                     "Leave it out, or serve the model with another backend",
                 )
-        if request.adapter and Capability.ADAPTERS not in capabilities:
+        if request.adapter and Capability.ADAPTERS not in self.plan.info.capabilities:
             raise UnsupportedError(
                 "request.unsupported",
                 f"adapter={request.adapter!r} was asked, but backend {self.plan.info.name!r} has no adapters",

@@ -87,6 +87,7 @@ class Server:
             log_level="warning",
             ws="none",
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(drain_s)),
         )

@@ -20,6 +20,7 @@ from lmi.serving.errors import body_of, headers_of, status_of
 JSON = b"application/json"
 JSON_LINES = b"application/jsonlines"
 _DRAINED_BYTES = 1 << 30
+_WATCH_AFTER_S = 0.02
 _ID_PREFIX = secrets.token_hex(6)
 _ids = itertools.count(1)
 
@@ -40,7 +41,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._is_started = False
-        self._watch: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self.headers: Mapping[str, str] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
@@ -77,6 +78,11 @@ class Exchange:
 
     def watch(self, on_gone: Callable[[LmiError], None]) -> None:
         """Call ``on_gone`` as soon as the client closes its connection."""
+        # Most plain answers are there before this: they are spared the task.
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(_WATCH_AFTER_S, self._start_watch, on_gone)
+
+    def _start_watch(self, on_gone: Callable[[LmiError], None]) -> None:
         self._watch = asyncio.get_running_loop().create_task(self._wait_for_end(on_gone))
 
     async def _wait_for_end(self, on_gone: Callable[[LmiError], None]) -> None:
