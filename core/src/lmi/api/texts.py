@@ -17,7 +17,7 @@ class TextRequest:
     """One text to complete. ``lmi_filter_request`` may change prompt, sampling, stop_sequences and adapter.
 
     Args:
-        request_id: unique in the server; also the ``x-request-id`` of the answer.
+        request_id: unique in the server; begins with the caller's ``x-request-id`` where there is one.
         model: name of the model that will answer.
         prompt: the text.
         sampling: how tokens are chosen.

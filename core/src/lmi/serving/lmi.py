@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -43,9 +43,11 @@ class Parameters(BaseModel):
     repetition_penalty: float = Field(1.0, gt=0)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[int, float] = Field({}, strict=False)
-    stop_sequences: list[str] = Field([], alias="stop")
-    stop_token_ids: list[int] = []
+    logit_bias: dict[int, float] = Field(default_factory=dict, strict=False, max_length=1024)
+    stop_sequences: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(
+        default_factory=list, alias="stop", max_length=32
+    )
+    stop_token_ids: list[int] = Field(default_factory=list, max_length=128)
     ignore_eos_token: bool = Field(False, alias="ignore_eos")
     details: bool = False
     decoder_input_details: bool = False
@@ -194,7 +196,7 @@ class InvocationRoute:
         is_stream = invocation.stream or model.plan.options.output_formatter == "jsonlines"
         needs_logprobs = model.gives_logprobs and (parameters.wants_details or is_stream)
         request = TextRequest(
-            request_id=exchange.request_id,
+            request_id=exchange.unique_id,
             model=model.name,
             prompt=invocation.inputs,
             sampling=parameters.sampling(needs_logprobs=needs_logprobs or parameters.top_n_tokens is not None),

@@ -133,7 +133,12 @@ class Server:
                 _LOG.warning("%s", warning)
             _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
             context.stage = "load tokenizer"
-            tokenizer = await asyncio.to_thread(load_tokenizer, plan.artifacts)
+            tokenizer = await asyncio.to_thread(
+                load_tokenizer,
+                plan.artifacts,
+                trust_remote_code=plan.config.trust_remote_code,
+                python_executable=plan.options.python_executable or sys.executable,
+            )
         except LmiError as error:
             self._give_up(error, None)
             return
@@ -179,7 +184,7 @@ class Server:
 
 def ready_text(model: Model, url: str) -> str:
     """What a person reads when the model is ready: a command that works."""
-    body = '{"inputs": "What is the capital of France?", "parameters": {"max_new_tokens": 32}}'
+    body = '{"inputs": "The capital of France is", "parameters": {"max_new_tokens": 24}}'
     return (
         f"model {model.name!r} is ready: {url}/invocations\n"
         f"try: curl -s {url}/invocations -H 'content-type: application/json' -d '{body}'"

@@ -21,7 +21,8 @@ JSON = b"application/json"
 JSON_LINES = b"application/jsonlines"
 _DRAINED_BYTES = 1 << 30
 _WATCH_AFTER_S = 0.02
-_ID_PREFIX = secrets.token_hex(6)
+_LONGEST_ID = 128
+_ID_PREFIX = secrets.token_hex(4)
 _ids = itertools.count(1)
 
 
@@ -45,7 +46,11 @@ class Exchange:
         self.headers: Mapping[str, str] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        self.request_id = self.headers.get("x-request-id") or f"{_ID_PREFIX}{next(_ids):012x}"
+        number = f"{next(_ids):x}"
+        given = self.headers.get("x-request-id", "")[:_LONGEST_ID]
+        self.request_id = given or f"{_ID_PREFIX}-{number}"
+        # Callers may send one id twice; inside, each request has an id of its own.
+        self.unique_id = f"{given}#{number}" if given else self.request_id
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole request body.

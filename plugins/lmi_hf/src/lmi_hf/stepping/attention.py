@@ -17,9 +17,7 @@ NAME = "lmi_slots"
 """Under this name transformers' models call ``_attend_slots``. No mask function is registered with it, which tells
 transformers that none is needed."""
 
-_HARMLESS = frozenset(
-    {"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "layer_idx"}
-)
+_HARMLESS = frozenset({"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "layer_idx"})
 
 
 def attend(query: torch.Tensor, layer: LayerRows, plan: Plan, scale: float, window: int = 0) -> torch.Tensor:
@@ -104,7 +102,8 @@ def _attend_slots(
 ) -> tuple[torch.Tensor, None]:
     """The function transformers' attention modules call; query is [1, n_query_heads, n_rows, key_size]."""
     scaling, window = kwargs.pop("scaling", None), kwargs.pop("sliding_window", None)
-    unknown = sorted(name for name, given in kwargs.items() if name not in _HARMLESS and given is not None)
+    asked = {name for name, given in kwargs.items() if given is not None and given is not False}
+    unknown = sorted(asked - _HARMLESS)
     if unknown or attention_mask is not None:
         raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask of its own'}")
     layer, plan = key

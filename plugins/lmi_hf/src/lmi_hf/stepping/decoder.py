@@ -37,7 +37,7 @@ class _Layer:
         self.n_heads = attention.q_proj.out_features // self.head_size
         self.n_kv_heads = attention.k_proj.out_features // self.head_size
         self.scale = float(attention.scaling)
-        self.window = int(getattr(attention, "sliding_window", None) or 0)
+        self.window = _window(attention)
         self.head_norms = None
         if hasattr(attention, "q_norm"):
             self.head_norms = (_norm(attention.q_norm), _norm(attention.k_norm))
@@ -89,7 +89,7 @@ class LlamaLoop:
         inner = getattr(model, "model", None)
         if model.config.model_type not in FAMILY or inner is None or not hasattr(inner, "layers"):
             return False
-        if len({(p.device, p.dtype) for p in model.parameters()}) != 1 or hasattr(model, "hf_quantizer"):
+        if len({(p.device, p.dtype) for p in model.parameters()}) != 1 or getattr(model, "hf_quantizer", None):
             return False
         linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
         if any(type(m) is not torch.nn.Linear or m._forward_hooks or m._forward_pre_hooks for m in linears):
@@ -143,6 +143,12 @@ def _norm(module: Any) -> tuple[tuple[int, ...], torch.Tensor, float]:
     """The arguments of rms_norm that follow x."""
     weight = module.weight.detach()
     return tuple(weight.shape), weight, float(module.variance_epsilon)
+
+
+def _window(attention: Any) -> int:
+    """Most tokens a row attends to, 0 for all: said by the layer where layers differ (Qwen2), else by the config."""
+    owner = attention if hasattr(attention, "sliding_window") else attention.config
+    return int(getattr(owner, "sliding_window", None) or 0)
 
 
 def _is_known(layer: Any) -> bool:
