@@ -23,8 +23,9 @@ def main() -> None:
 
     prepare_threads(options.threads, options.wait_policy)
     import torch
-    from lmi_hf.stepping import StepperOptions, build_stepper
     from transformers import AutoModelForCausalLM, logging
+
+    from lmi_hf.stepping import StepperOptions, build_stepper
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -43,7 +44,9 @@ def main() -> None:
         print(f"{n:>6} {rate:>9.1f} {own:>9.1f} {own / rate:>6.2f}", flush=True)
     if options.long:
         own = loop_rate(stepper, 8, 1024)
-        print(f"prompt of 1,024, batch 8, prefill included: {long_stock:.1f} {own:.1f} {own / long_stock:.2f}", flush=True)
+        print(
+            f"prompt of 1,024, batch 8, prefill included: {long_stock:.1f} {own:.1f} {own / long_stock:.2f}", flush=True
+        )
         print_step_costs(stepper)
         print_long_prefill(stepper, options.beside)
 
@@ -56,7 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--wait-policy", choices=("active", "passive", "auto"), default="auto")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=2, help="the best of so many runs counts")
-    parser.add_argument("--beside", type=int, nargs="+", default=[16, 32, 64, 128], help="prompt tokens beside decodes")
+    parser.add_argument("--beside", type=int, nargs="+", default=[16, 24, 32, 64], help="prompt tokens beside decodes")
     parser.add_argument("--no-long", dest="long", action="store_false", help="leave out what needs long prompts")
     return parser.parse_args()
 
@@ -124,27 +127,37 @@ def print_step_costs(stepper: Stepper) -> None:
     """Cost of one step of 32 slots against their live tokens, all slots alike and one slot long."""
     print("live tokens a slot: ms a step of 32 (and with one slot of that length among 31 of 64)")
     for length in (64, 256, 512, 1024):
-        print(f"{length:>6}: {_step_ms(stepper, [length] * 32):>7.1f} {_step_ms(stepper, [64] * 31 + [length]):>7.1f}", flush=True)
+        print(
+            f"{length:>6}: {_step_ms(stepper, [length] * 32):>7.1f} {_step_ms(stepper, [64] * 31 + [length]):>7.1f}",
+            flush=True,
+        )
 
 
 def print_long_prefill(stepper: Stepper, sizes: list[int]) -> None:
     """Rate of 31 short streams while a prompt of 1,800 tokens is read in pieces beside them."""
-    alone = _step_ms(stepper, [64] * 31)
     ids = prompt(1800)
     print("prompt tokens beside 31 decodes: rate kept, seconds until the prompt is read")
     for size in sizes:
         read_prompts(stepper, list(range(31)), 64)
-        started = time.perf_counter()
-        n_steps = 0
-        for start in range(0, 1800, size):
-            decodes = [Decode(slot=slot, ids=[5], start=64 + n_steps) for slot in range(31)]
-            piece = Prefill(slot=31, ids=ids[start : start + size], start=start, n_logits=1)
-            stepper.step(StepBatch(prefills=[piece], decodes=decodes))
-            n_steps += 1
-        elapsed_s = time.perf_counter() - started
-        print(f"{size:>6}: {alone * n_steps / 1e3 / elapsed_s:>5.2f} {elapsed_s:>6.1f}", flush=True)
+        pieces = [
+            Prefill(slot=31, ids=ids[start : start + size], start=start, n_logits=0) for start in range(0, 1800, size)
+        ]
+        alone_s = beside_s = 0.0
+        for number, piece in enumerate(pieces):
+            decodes = [Decode(slot=slot, ids=[5], start=64 + 2 * number) for slot in range(31)]
+            beside_s += _timed(stepper, StepBatch(prefills=[piece], decodes=decodes))
+            decodes = [Decode(slot=slot, ids=[5], start=65 + 2 * number) for slot in range(31)]
+            alone_s += _timed(stepper, StepBatch(decodes=decodes))
+        print(f"{size:>6}: {alone_s / beside_s:>5.2f} {beside_s:>6.1f}", flush=True)
         for slot in range(32):
             stepper.release(slot)
+
+
+def _timed(stepper: Stepper, batch: StepBatch) -> float:
+    """Seconds of one step."""
+    started = time.perf_counter()
+    stepper.step(batch)
+    return time.perf_counter() - started
 
 
 def _step_ms(stepper: Stepper, lengths: list[int]) -> float:
@@ -155,9 +168,7 @@ def _step_ms(stepper: Stepper, lengths: list[int]) -> float:
     best_s = float("inf")
     for number in range(6):
         decodes = [Decode(slot=s, ids=[t], start=lengths[s] + number) for s, t in last.items()]
-        started = time.perf_counter()
-        stepper.step(StepBatch(decodes=decodes))
-        best_s = min(best_s, time.perf_counter() - started)
+        best_s = min(best_s, _timed(stepper, StepBatch(decodes=decodes)))
     for slot in range(len(lengths)):
         stepper.release(slot)
     return best_s * 1e3

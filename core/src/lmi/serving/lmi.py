@@ -26,28 +26,35 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+_LARGEST = 2**31 - 1
+"""Bound of ids and counts: engines keep them in 32 bits, and no vocabulary or context comes near."""
+
+TokenId = Annotated[int, Field(ge=0, le=_LARGEST)]
+TokenIdKey = Annotated[int, Field(ge=0, le=_LARGEST, strict=False)]  # JSON has no other keys than texts
+
+
 class Parameters(BaseModel):
     """``parameters`` of a request. Bounds are those of SamplingParams; None means "not asked for"."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
 
     max_new_tokens: int = Field(30, ge=1)
-    min_new_tokens: int = Field(0, ge=0)
+    min_new_tokens: int = Field(0, ge=0, le=_LARGEST)
     do_sample: bool | None = None
     seed: int | None = Field(None, ge=0, lt=2**64)
     temperature: float | None = Field(None, ge=0)
-    top_k: int | None = Field(None, ge=-1)
+    top_k: int | None = Field(None, ge=-1, le=_LARGEST)
     top_p: float | None = Field(None, gt=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[int, float] = Field(default_factory=dict, strict=False, max_length=1024)
+    logit_bias: dict[TokenIdKey, float] = Field(default_factory=dict, max_length=1024)
     stop_sequences: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(
         default_factory=list, alias="stop", max_length=32
     )
-    stop_token_ids: list[int] = Field(default_factory=list, max_length=128)
+    stop_token_ids: list[TokenId] = Field(default_factory=list, max_length=128)
     ignore_eos_token: bool = Field(False, alias="ignore_eos")
     details: bool = False
     decoder_input_details: bool = False

@@ -47,64 +47,57 @@ class Drive:
         self._loop = asyncio.get_running_loop()
 
     def obey(self, commands: Commands) -> None:
-        """Start the groups of requests and stop the cancelled ones."""
-        for request_id in commands.cancelled_ids:
-            task = self._tasks.get(request_id)
-            if task is not None:
-                task.cancel()
+        """Start the groups of requests and stop the cancelled ones, which may be among them."""
         for group in commands.groups:
             self._start(group)
+        for request_id in commands.cancelled_ids:
+            self._stop(request_id)
 
     def _start(self, group: Sequence[GenerationRequest]) -> None:
         try:
             generators = self._generate_batch(engine=self._engine, requests=group)
+            pairs = list(zip(group, generators, strict=True))
         except Exception as error:
             for request in group:
                 self._failed(request.request_id, error)
             return
-        for request, generator in zip(group, generators, strict=True):
-            run = self._run(request.request_id, generator)
-            if request.deadline_s is not None:
-                run = self._run_until_deadline(request, generator)
-            task = self._loop.create_task(run)
-            self._tasks[request.request_id] = task
+        for request, generator in pairs:
+            self._tasks[request.request_id] = self._loop.create_task(self._run(request, generator))
 
-    async def _run(self, request_id: str, generator: AsyncGenerator[TokenChunk, None]) -> None:
+    def _stop(self, request_id: str) -> None:
+        task = self._tasks.pop(request_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def _run(self, request: GenerationRequest, generator: AsyncGenerator[TokenChunk, None]) -> None:
+        request_id, n_output, finish = request.request_id, len(request.resumed_ids), None
+        is_late, timer = False, None
+
+        def expire() -> None:
+            nonlocal is_late
+            is_late = True
+            self._stop(request_id)
+
+        if request.deadline_s is not None:
+            timer = self._loop.call_later(request.deadline_s, expire)
         try:
             async for chunk in generator:
                 self._put(request_id, chunk)
+                n_output += len(chunk.ids)
+                finish = chunk.finish
+            if finish is None:
+                raise LmiError("engine.no-finish", f"the tokens ended after {n_output} without a reason")
         except asyncio.CancelledError:
-            pass
+            if is_late and finish is None:
+                usage = Usage(len(request.prompt_ids), n_output)
+                self._put(request_id, TokenChunk([], finish=Finish(FinishReason.DEADLINE), usage=usage))
         except Exception as error:
             self._failed(request_id, error)
         finally:
+            if timer is not None:
+                timer.cancel()
             self._tasks.pop(request_id, None)
             await generator.aclose()
-
-    async def _run_until_deadline(
-        self, request: GenerationRequest, generator: AsyncGenerator[TokenChunk, None]
-    ) -> None:
-        n_produced = len(request.resumed_ids)
-
-        async def counted() -> AsyncGenerator[TokenChunk, None]:
-            nonlocal n_produced
-            async for chunk in generator:
-                n_produced += len(chunk.ids)
-                yield chunk
-
-        run = asyncio.ensure_future(self._run(request.request_id, counted()))
-        try:
-            _, unfinished = await asyncio.wait([run], timeout=request.deadline_s)
-        except asyncio.CancelledError:
-            unfinished = set()
-            run.cancel()
-        if unfinished:
-            run.cancel()
-            await asyncio.wait([run])
-            usage = Usage(len(request.prompt_ids), n_produced)
-            self._put(request.request_id, TokenChunk([], finish=Finish(FinishReason.DEADLINE), usage=usage))
-        self._tasks.pop(request.request_id, None)
-        await generator.aclose()
 
     def _put(self, request_id: str, chunk: TokenChunk) -> None:
         if not self._outbox:

@@ -15,7 +15,7 @@ from typing import Any
 import lmi
 from lmi.api.backend import CONTRACT_VERSION
 from lmi.api.engine import EngineLimits, EngineStats
-from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError
+from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, RequestError
 from lmi.workers.flight import Flight
 from lmi.workers.process import Exit, Process
 from lmi.workers.wire import (
@@ -199,9 +199,26 @@ class Worker:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        requests = [[flight.resumed_request() for flight in group] for group in self._groups]
-        self._channel.send_stream(Commands(requests, self._cancelled_ids))
-        self._groups, self._cancelled_ids = [], []
+        groups, self._groups = self._groups, []
+        cancelled_ids, self._cancelled_ids = self._cancelled_ids, []
+        requests = [[flight.resumed_request() for flight in group] for group in groups]
+        try:
+            self._channel.send_stream(Commands(requests, cancelled_ids))
+        except (OverflowError, TypeError, ValueError):
+            self._flush_singly(groups, cancelled_ids)
+
+    def _flush_singly(self, groups: list[list[Flight]], cancelled_ids: list[str]) -> None:
+        """Send group by group, because one holds a value that cannot be encoded: it fails, the others go on."""
+        self._channel.send_stream(Commands([], cancelled_ids))
+        for group in groups:
+            try:
+                self._channel.send_stream(Commands([[flight.resumed_request() for flight in group]], []))
+            except (OverflowError, TypeError, ValueError) as error:
+                for flight in group:
+                    self._forget(flight.request.request_id)
+                    flight.on_error(
+                        RequestError("request.not-encodable", f"the request holds a value no engine takes: {error}")
+                    )
 
     def _forget(self, request_id: str) -> Flight | None:
         flight = self.flights.pop(request_id, None)

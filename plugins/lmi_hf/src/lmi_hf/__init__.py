@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend hf: HuggingFace Transformers and Accelerate, on CPU and CUDA, scheduled by LMI's core."""
+
+from collections.abc import Sequence
+
+from lmi.api import (
+    STEPPER_CAPABILITIES,
+    Accelerator,
+    BackendConfig,
+    BackendInfo,
+    EngineLibrary,
+    ModelArtifacts,
+    Problem,
+    Progress,
+    Resume,
+    Stepper,
+    Target,
+    hookimpl,
+)
+
+
+@hookimpl
+def lmi_describe_backend() -> BackendInfo:
+    return BackendInfo(
+        name="hf",
+        summary="HuggingFace Transformers with continuous batching; any causal language model, on CPU and CUDA",
+        rolling_batch=("scheduler",),
+        entry_points=("djl_python.huggingface",),
+        engine_names=("Python",),
+        accelerators=(Accelerator.CUDA, Accelerator.CPU),
+        artifact_formats=("pretrained", "adapter"),
+        quantizations=("bitsandbytes4", "bitsandbytes8", "gptq", "awq"),
+        capabilities=STEPPER_CAPABILITIES,
+        resume=Resume.EXACT,
+        engine_libraries=(
+            EngineLibrary(distribution="torch", versions=">=2.6"),
+            EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
+            EngineLibrary(distribution="accelerate", versions=">=1.1"),
+        ),
+        install="pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'lmi-hf[engine]'",
+    )
+
+
+@hookimpl
+def lmi_config_type() -> type[BackendConfig]:
+    from lmi_hf.config import HFConfig
+
+    return HFConfig
+
+
+@hookimpl
+def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, target: Target) -> Sequence[Problem]:
+    from lmi_hf.checks import find_problems
+    from lmi_hf.config import HFConfig
+
+    return find_problems(artifacts, HFConfig.model_validate(config.model_dump()), target)
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
+    from lmi_hf.config import HFConfig
+    from lmi_hf.machine import prepare_threads
+
+    options = HFConfig.model_validate(config.model_dump())
+    n_threads = prepare_threads(options.n_threads, options.omp_wait_policy)
+    progress("import torch and transformers")
+    from lmi_hf.engine import import_libraries
+
+    import_libraries()
+    from lmi_hf.engine import load_stepper
+
+    return load_stepper(artifacts, options, n_threads, progress)

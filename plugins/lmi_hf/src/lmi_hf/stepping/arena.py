@@ -53,8 +53,9 @@ class LayerRows:
             self.rows = flat.view(n_rows, shape.row_size)
         table = self.rows.view(max_slots, context_tokens, shape.row_size)
         n_key = shape.n_heads * shape.key_size
-        self.keys = table[..., :n_key].unflatten(-1, (shape.n_heads, shape.key_size))
-        self.values = table[..., n_key:].unflatten(-1, (shape.n_heads, shape.value_size))
+        split = (max_slots, context_tokens, shape.n_heads)
+        self.keys = table[..., :n_key].view(*split, shape.key_size)
+        self.values = table[..., n_key:].view(*split, shape.value_size)
 
     def forget(self, first_row: int, last_row: int) -> None:
         """Give the memory of rows [first_row, last_row) back to the system; they read as zeros."""

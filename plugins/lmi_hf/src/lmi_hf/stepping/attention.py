@@ -33,7 +33,7 @@ def attend(query: torch.Tensor, layer: LayerRows, plan: Plan, scale: float, wind
         [n_rows, n_query_heads * value_size].
     """
     shape = layer.shape
-    query = query.unflatten(1, (shape.n_heads, -1))
+    query = query.view(len(query), shape.n_heads, -1, shape.key_size)
     if not plan.chunks and len(plan.runs) == 1:
         return _attend_run(query, layer, plan, plan.runs[0], scale, window).flatten(1)
     out = query.new_empty(plan.n_rows, shape.n_heads, query.shape[2], shape.value_size)
@@ -86,7 +86,9 @@ class SlotCache(Cache):
         self.arena_layers = layers
         self.plan = plan
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
         """Write keys and values [1, n_heads, n_rows, size] of the step; the returned pair is for _attend_slots."""
         layer = self.arena_layers[layer_idx]
         rows = torch.cat([key_states[0].transpose(0, 1).flatten(1), value_states[0].transpose(0, 1).flatten(1)], dim=1)

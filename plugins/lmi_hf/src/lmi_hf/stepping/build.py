@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lmi.api import OutOfMemoryError, Progress, Stepper, StepperLimits
 
+from lmi.api import OutOfMemoryError, Progress, Stepper, StepperLimits
 from lmi_hf.machine import available_memory_bytes
 from lmi_hf.stepping.arena import Arena, LayerShape
 from lmi_hf.stepping.decoder import LlamaLoop
@@ -101,9 +101,7 @@ def _try(
     return None
 
 
-def _with_loop(
-    model: Any, options: StepperOptions, reference: Reference, device: torch.device
-) -> PackedStepper | str:
+def _with_loop(model: Any, options: StepperOptions, reference: Reference, device: torch.device) -> PackedStepper | str:
     if not _has_fixed_positions(model) or not LlamaLoop.follows(model):
         return ""
     loop = LlamaLoop(model)
@@ -141,16 +139,16 @@ def _with_model_forward(
     return reason
 
 
-def _with_model_cache(
-    model: Any, options: StepperOptions, reference: Reference, device: torch.device
-) -> SerialStepper:
+def _with_model_cache(model: Any, options: StepperOptions, reference: Reference, device: torch.device) -> SerialStepper:
     """Without knowing the cache's shape, count it as keys and values of full attention in all layers."""
     config = model.config.get_text_config()
     hidden = int(getattr(config, "hidden_size", 0) or 0)
     n_layers = int(getattr(config, "num_hidden_layers", 0) or 0)
     token_bytes = max(1, 2 * n_layers * hidden * model.dtype.itemsize)
     capacity = min(_cache_bytes(options, device) // token_bytes, options.max_slots * options.max_context_tokens)
-    stepper = SerialStepper(model, _limits(model, options, options.max_slots, options.max_context_tokens, capacity), device)
+    stepper = SerialStepper(
+        model, _limits(model, options, options.max_slots, options.max_context_tokens, capacity), device
+    )
     found = distance(stepper, reference, model.dtype)
     if not is_close(found, model.dtype):
         log.warning(

@@ -47,7 +47,9 @@ class _Layer:
         self.down = Projection([mlp.down_proj])
         self.n_inner = mlp.gate_proj.out_features
 
-    def attend(self, x: torch.Tensor, rows: LayerRows, plan: Plan, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def attend(
+        self, x: torch.Tensor, rows: LayerRows, plan: Plan, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
         n, n_rotated, size = len(x), self.n_heads + self.n_kv_heads, self.head_size
         qkv = self.qkv(rms_norm(x, *self.norm_before))
         heads = qkv[:, : n_rotated * size].view(n, n_rotated, size)
@@ -171,5 +173,3 @@ def _is_known(layer: Any) -> bool:
 def _biases_agree(module: Any, names: tuple[str, ...]) -> bool:
     """Joined layers have all a bias or none."""
     return len({getattr(module, name).bias is None for name in names}) == 1
-
-

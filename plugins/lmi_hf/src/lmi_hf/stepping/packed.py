@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lmi.api import OutOfMemoryError, StepBatch, StepOutput, Stepper, StepperLimits
 from transformers.cache_utils import Cache
 
+from lmi.api import OutOfMemoryError, StepBatch, StepOutput, Stepper, StepperLimits
 from lmi_hf.stepping.arena import Arena, LayerRows, LayerShape
 from lmi_hf.stepping.attention import NAME, SlotCache
 from lmi_hf.stepping.plan import Plan, make_plan
@@ -85,7 +85,9 @@ class ProbeCache(Cache):
         super().__init__(layers=[])
         self.shapes: dict[int, LayerShape] = {}
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
         self.shapes[layer_idx] = LayerShape(
             n_heads=key_states.shape[1],
             key_size=key_states.shape[3],

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from lmi.api import Decode, Prefill, StepBatch
 
+from lmi.api import Decode, Prefill, StepBatch
 from lmi_hf.stepping.arena import Arena
 
 # What one more attention call costs, in tokens of cache read by a call that exists anyway. Measured on 2 CPU cores:
@@ -178,7 +178,9 @@ def make_plan(batch: StepBatch, arena: Arena, device: torch.device) -> Plan:
     runs = group_slots([(entry.slot, entry.start + 1) for entry in single], n_chunk_rows)
     on_device = torch.tensor([ids, positions, index], device=device)
     wanted = torch.tensor(logit_rows, dtype=torch.long, device=device)
-    return Plan(ids=on_device[0], positions=on_device[1], index=on_device[2], logit_rows=wanted, chunks=chunks, runs=runs)
+    return Plan(
+        ids=on_device[0], positions=on_device[1], index=on_device[2], logit_rows=wanted, chunks=chunks, runs=runs
+    )
 
 
 def group_slots(slots: Sequence[tuple[int, int]], first_row: int) -> list[Run]:

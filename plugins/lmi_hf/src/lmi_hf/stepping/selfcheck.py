@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from lmi.api import Decode, Prefill, StepBatch, Stepper
 
 # Relative distance of logits that rounding explains: a wrong position, mask or neighbour gives 0.3 and more. In half
@@ -53,7 +54,8 @@ def distance(stepper: Stepper, reference: Reference, dtype: torch.dtype) -> floa
         logits = stepper.step(StepBatch(prefills=prefills, decodes=decodes)).logits
         assert logits is not None  # noqa: S101 - this stepper returns logits
         found = logits.float().cpu()
-        for entry in (*prefills, *decodes):
+        entries: list[Prefill | Decode] = [*prefills, *decodes]
+        for entry in entries:
             end = entry.start + len(entry.ids)
             wanted = reference.logits[entry.slot][end - entry.n_logits : end]
             errors.extend(_relative_errors(found[: entry.n_logits], wanted))
@@ -89,5 +91,7 @@ def _decode(reference: Reference, slot: int, start: int) -> Decode:
 def _relative_errors(found: torch.Tensor, wanted: torch.Tensor) -> list[float]:
     found = found - found.mean(-1, keepdim=True)
     wanted = wanted - wanted.mean(-1, keepdim=True)
-    errors: list[float] = ((found - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-12)).nan_to_num(1e9).tolist()
+    errors: list[float] = (
+        ((found - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-12)).nan_to_num(1e9).tolist()
+    )
     return errors

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lmi.api import Decode, Prefill, StepBatch, StepOutput, Stepper, StepperLimits
 
+from lmi.api import Decode, Prefill, StepBatch, StepOutput, Stepper, StepperLimits
 from lmi_hf.stepping.packed import out_of_memory_named
 
 
@@ -32,7 +32,8 @@ class SerialStepper(Stepper):
 
     def step(self, batch: StepBatch) -> StepOutput:
         with torch.inference_mode(), out_of_memory_named():
-            parts = [self._advance(entry) for entry in (*batch.prefills, *batch.decodes)]
+            entries: list[Prefill | Decode] = [*batch.prefills, *batch.decodes]
+            parts = [self._advance(entry) for entry in entries]
             return StepOutput(logits=torch.cat(parts))
 
     def truncate(self, slot: int, n_tokens: int) -> None:

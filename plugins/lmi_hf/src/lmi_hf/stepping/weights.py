@@ -73,7 +73,7 @@ class Projection:
 
 def can_pack() -> bool:
     """Whether this torch has oneDNN's packed product and it computes what it should (tried on a small matrix)."""
-    if not torch.backends.mkldnn.is_available():
+    if not bool(torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 32, generator=generator).bfloat16()

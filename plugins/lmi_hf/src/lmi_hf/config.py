@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the hf backend: LMI's names for what Transformers and Accelerate call otherwise."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from lmi.api import BackendConfig, option
+
+Quantization = Literal["bitsandbytes4", "bitsandbytes8", "gptq", "awq"]
+
+_DTYPES = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+}
+
+
+class HFConfig(BackendConfig):
+    """Options of the hf backend."""
+
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = option(
+        "auto",
+        description=(
+            "Number type of weights and cache. auto takes the checkpoint's, but fp32 instead of a 16-bit type on a "
+            "processor that does not compute bf16."
+        ),
+        aliases=("data_type",),
+    )
+    max_model_len: int = option(
+        0, description="Longest prompt plus output; 0 takes the model's own limit.", unit="tokens", ge=0
+    )
+    kv_cache_memory_bytes: int = option(
+        0,
+        description="Memory for the cache of keys and values; 0 takes half of what the weights leave.",
+        unit="bytes",
+        ge=0,
+    )
+    max_rolling_batch_prefill_tokens: int = option(
+        0,
+        description="Most prompt tokens read in one step, longer prompts in pieces. 0: 512 on CPU, 2048 on CUDA.",
+        unit="tokens",
+        ge=0,
+    )
+    prefill_tokens_beside_decodes: int = option(
+        0,
+        description=(
+            "The same for a step in which other requests produce tokens. Small keeps their pace, large gives a new "
+            "prompt its first token sooner. 0: 24 on CPU, 512 on CUDA."
+        ),
+        unit="tokens",
+        ge=0,
+    )
+    n_threads: int = option(
+        0,
+        description="Processor threads of one copy; 0 takes OMP_NUM_THREADS, else one a core.",
+        unit="threads",
+        ge=0,
+        le=1024,
+        aliases=("threads",),
+    )
+    omp_wait_policy: Literal["auto", "active", "passive"] = option(
+        "auto",
+        description=(
+            "How threads wait for each other: auto and active spin, which is fastest on cores of one's own; passive "
+            "sleeps, which keeps the pace beside a process that is always busy. OMP_WAIT_POLICY, if set, wins."
+        ),
+    )
+    device_map: str | None = option(
+        None,
+        description=(
+            "How Accelerate spreads layers over devices: auto, balanced, balanced_low_0, sequential or a device. "
+            "Unset: one device, or auto where tensor_parallel_degree is above 1."
+        ),
+    )
+    quantize: Quantization | None = option(
+        None,
+        description=(
+            "bitsandbytes4 and bitsandbytes8 compress the weights while they load; gptq and awq say that the "
+            "checkpoint is compressed that way."
+        ),
+    )
+    load_in_8bit: bool = option(False, description="Old name of quantize=bitsandbytes8.")
+    load_in_4bit: bool = option(False, description="Old name of quantize=bitsandbytes4.")
+    is_peft_model: bool | None = option(
+        None, description="Whether the folder holds an adapter for another model; found by its files when unset."
+    )
+    low_cpu_mem_usage: bool = option(True, description="Load weights without a second copy; always so.")
+    disable_flash_attn: bool = option(
+        True, description="Do not use the flash-attn package; always so, PyTorch's own kernels are used."
+    )
+    decoding_strategy: Literal["greedy", "sample", "contrastive"] = option(
+        "greedy", description="What requests get that do not ask for sampling; only greedy is offered."
+    )
+    max_sparsity: float = option(
+        0.33, description="Padding allowed in a batch of the original scheduler; there is none here.", ge=0, le=1
+    )
+    max_splits: int = option(3, description="Splits of a batch in the original scheduler; there are none here.", ge=1)
+    multi_gpu: str | None = option(None, description="Deprecated in LMI; use device_map or tensor_parallel_degree.")
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _name_dtype(cls, value: Any) -> Any:
+        return _DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _name_quantization(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name = value.lower()
+        return "bitsandbytes8" if name == "bitsandbytes" else name
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """``quantize``, or what its old names say."""
+        if self.quantize is None and self.load_in_8bit:
+            return "bitsandbytes8"
+        if self.quantize is None and self.load_in_4bit:
+            return "bitsandbytes4"
+        return self.quantize

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load a model with transformers and hand it to a stepper."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from lmi.api import ArtifactFormat, EngineLoadError, LmiError, ModelArtifacts, Progress, Stepper
+from lmi_hf.checks import base_location
+from lmi_hf.config import HFConfig
+from lmi_hf.machine import computes_bf16
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+_INSTALL = "pip install torch, in the build for your device, then: pip install 'lmi-hf[engine]'"
+_UNKNOWN_CONTEXT_TOKENS = 2048  # for models whose config.json names no limit
+_CPU_PREFILL_TOKENS, _CUDA_PREFILL_TOKENS = 512, 2048
+_CPU_TOKENS_BESIDE, _CUDA_TOKENS_BESIDE = 24, 512
+
+
+def import_libraries() -> None:
+    """Import torch and transformers.
+
+    Raises:
+        EngineLoadError: one is missing or broken.
+    """
+    for name in ("torch", "transformers"):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise EngineLoadError(
+                    "engine.library-broken", f"{name} cannot be imported: {error}", _INSTALL
+                ) from error
+            raise EngineLoadError("engine.not-installed", f"backend hf needs {name}", _INSTALL) from error
+        except (ImportError, OSError) as error:
+            raise EngineLoadError("engine.library-broken", f"{name} cannot be imported: {error}", _INSTALL) from error
+
+
+def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, progress: Progress) -> Stepper:
+    """Load the weights and return what steps them.
+
+    Args:
+        artifacts: the model; for an adapter, its base model is loaded and the adapter merged into it.
+        config: options.
+        n_threads: processor threads of this process.
+        progress: told the stages.
+    Raises:
+        EngineLoadError: transformers refused the model; the cause is kept.
+        OutOfMemoryError: it does not fit.
+    """
+    import torch
+
+    from lmi_hf.stepping import StepperOptions, build_stepper
+    from lmi_hf.stepping.packed import out_of_memory_named
+
+    torch.set_num_threads(n_threads)
+    with out_of_memory_named():
+        try:
+            model = load_model(artifacts, config, progress)
+        except (LmiError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            hint = "The log above has the whole traceback; lmi check looks at the files"
+            message = f"transformers could not load {artifacts.folder}: {type(error).__name__}: {error}"
+            raise EngineLoadError("engine.load-failed", message, hint) from error
+    is_cpu = next(model.parameters()).device.type == "cpu"
+    own_limit = context_limit(model) or artifacts.max_context_tokens or _UNKNOWN_CONTEXT_TOKENS
+    chunk = config.max_rolling_batch_prefill_tokens or (_CPU_PREFILL_TOKENS if is_cpu else _CUDA_PREFILL_TOKENS)
+    beside = config.prefill_tokens_beside_decodes or (_CPU_TOKENS_BESIDE if is_cpu else _CUDA_TOKENS_BESIDE)
+    options = StepperOptions(
+        max_slots=config.max_rolling_batch_size,
+        max_context_tokens=min(config.max_model_len or own_limit, own_limit),
+        cache_bytes=config.kv_cache_memory_bytes,
+        prefill_chunk_tokens=chunk,
+        prefill_tokens_beside_decodes=min(beside, chunk),
+    )
+    stepper = build_stepper(model, options, progress)
+    limits = stepper.limits
+    log.info(
+        "%s in %s on %s, %d threads: %d sequences, %d tokens each, %d cache tokens",
+        type(model).__name__,
+        str(model.dtype).removeprefix("torch."),
+        next(model.parameters()).device,
+        n_threads,
+        limits.max_slots,
+        limits.max_context_tokens,
+        limits.kv_capacity_tokens,
+    )
+    return stepper
+
+
+def load_model(artifacts: ModelArtifacts, config: HFConfig, progress: Progress) -> Any:
+    """Return the model, in evaluation mode, on its device, with any adapter merged."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    is_adapter = artifacts.format is ArtifactFormat.ADAPTER
+    source = base_location(artifacts) if is_adapter else artifacts.folder
+    progress("read configuration")
+    model_config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+    arguments: dict[str, Any] = {
+        "config": model_config,
+        "dtype": choose_dtype(config.dtype, model_config),
+        "trust_remote_code": config.trust_remote_code,
+    }
+    device_map = choose_device_map(config)
+    if device_map is not None:
+        arguments["device_map"] = device_map
+    if config.tensor_parallel_degree > 1:
+        arguments["max_memory"] = _memory_of_first_devices(config.tensor_parallel_degree)
+    if config.quantization in ("bitsandbytes4", "bitsandbytes8"):
+        key = "load_in_4bit" if config.quantization == "bitsandbytes4" else "load_in_8bit"
+        arguments["quantization_config"] = transformers.BitsAndBytesConfig(**{key: True})  # type: ignore[no-untyped-call]
+    progress("load weights")
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, **arguments)
+    if is_adapter:
+        progress("merge adapter")
+        model = _merge_adapter(model, artifacts, is_quantized=config.quantization is not None)
+    model.train(False)
+    model.requires_grad_(False)
+    return model
+
+
+def choose_dtype(name: str, model_config: Any) -> torch.dtype:
+    """The torch type that ``option.dtype`` means for a model on this machine.
+
+    Args:
+        name: auto, bf16, fp16 or fp32.
+        model_config: the model's configuration in transformers; says the type of its checkpoint.
+    """
+    import torch
+
+    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    if name in named:
+        return named[name]
+    stored = getattr(model_config.get_text_config(), "dtype", None) or getattr(model_config, "dtype", None)
+    stored = stored if isinstance(stored, torch.dtype) else torch.float32
+    if torch.cuda.is_available():
+        computes_bf16_there = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.float16 if stored == torch.bfloat16 and not computes_bf16_there else stored
+    if stored == torch.float32 or not computes_bf16():
+        return torch.float32
+    return torch.bfloat16
+
+
+def choose_device_map(config: HFConfig) -> str | int | None:
+    """What Accelerate is told; None leaves the model on the CPU."""
+    import torch
+
+    if config.device_map is not None:
+        return int(config.device_map) if config.device_map.isdigit() else config.device_map
+    if not torch.cuda.is_available():
+        return None
+    return "auto" if config.tensor_parallel_degree > 1 else "cuda:0"
+
+
+def context_limit(model: Any) -> int:
+    """Most tokens the model was made for; 0 where its configuration does not say."""
+    text_config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        if getattr(text_config, name, None):
+            return int(getattr(text_config, name))
+    return 0
+
+
+def _memory_of_first_devices(n_devices: int) -> dict[int, int]:
+    """Bytes that Accelerate may use on each of the first n devices: nine tenths of what is free."""
+    import torch
+
+    return {number: int(torch.cuda.mem_get_info(number)[0] * 0.9) for number in range(n_devices)}
+
+
+def _merge_adapter(model: Any, artifacts: ModelArtifacts, *, is_quantized: bool) -> Any:
+    """Add the adapter to the base model; compressed weights cannot take it in, there it stays beside them."""
+    import peft
+
+    adapted = peft.PeftModel.from_pretrained(model, artifacts.folder)
+    return adapted.get_base_model() if is_quantized else adapted.merge_and_unload()
+
+
+__all__ = ["choose_device_map", "choose_dtype", "context_limit", "import_libraries", "load_model", "load_stepper"]

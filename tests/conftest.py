@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test can have, and the promise that nothing is left out in silence.
+
+With LMI_TEST_REQUIRE_ALL=1 a test that would be skipped fails instead. Every run ends with a list of what was skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples import demo_model as recipe
+
+REQUIRES_ALL = os.environ.get("LMI_TEST_REQUIRE_ALL", "") not in ("", "0")
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The folder of the demo model; a test that uses it is marked ``model``."""
+    given = os.environ.get("LMI_DEMO_MODEL")
+    folder = Path(given) if given else recipe.models_folder() / recipe.NAME
+    if given and not folder.is_dir():
+        pytest.fail(f"LMI_DEMO_MODEL={given} is no folder")
+    if not given and not recipe.is_made(folder):
+        pytest.skip("the demo model is not there; `make demo-model` makes it")
+    return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by mark
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "demo_model" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _required((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _required((yield))
+
+
+def _required(report: Any) -> Any:
+    """The report, as a failure if it is a skip and everything is required."""
+    is_expected_failure = hasattr(report, "wasxfail")
+    if REQUIRES_ALL and report.outcome == "skipped" and not is_expected_failure:
+        report.outcome = "failed"
+        report.longrepr = f"left out although LMI_TEST_REQUIRE_ALL is set: {_reason(report)}"
+    return report
+
+
+def _reason(report: Any) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = defaultdict(list)
+    for report in terminalreporter.stats.get("skipped", []):
+        skipped[_reason(report)].append(report.nodeid)
+    n_deselected = len(terminalreporter.stats.get("deselected", []))
+    if not skipped and not n_deselected:
+        return
+    terminalreporter.section("left out")
+    for reason, names in skipped.items():
+        terminalreporter.line(f"{len(names)} skipped: {reason}")
+        for name in names:
+            terminalreporter.line(f"    {name}")
+    if n_deselected:
+        terminalreporter.line(f"{n_deselected} deselected by the command line (-m or -k)")
