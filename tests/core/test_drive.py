@@ -112,7 +112,9 @@ def in_rig(
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-        await asyncio.wait_for(scenario(Rig(generate_batch)), limit_s(10))
+        rig = Rig(generate_batch)
+        await asyncio.wait_for(scenario(rig), limit_s(10))
+        await rig.cancel(*rig.engine.live)
         gc.collect()
         await asyncio.sleep(0)
 

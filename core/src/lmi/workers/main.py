@@ -109,7 +109,7 @@ class WorkerMain:
 
         try:
             engine, hooks = await asyncio.to_thread(build)
-        except BaseException as error:
+        except (Exception, SystemExit) as error:
             logging.getLogger(__name__).exception("the engine could not be loaded")
             self._die(error)
             return
@@ -140,7 +140,7 @@ class WorkerMain:
             protocol = ABILITIES.get(call.ability)
             if self._engine is None or protocol is None or not isinstance(self._engine, protocol):
                 raise UnsupportedError("ability.missing", f"this backend has no ability {call.ability!r}")
-            if not hasattr(protocol, call.method) or call.method.startswith("_"):
+            if call.method not in vars(protocol) or call.method.startswith("_"):
                 raise UnsupportedError("ability.missing", f"ability {call.ability!r} has no method {call.method!r}")
             self.channel.send(Reply(call.call_id, await getattr(self._engine, call.method)(*call.args)))
         except Exception as error:
@@ -181,19 +181,19 @@ def main() -> None:
     faulthandler.enable()
     logging.basicConfig(level=os.environ.get("LMI_LOG_LEVEL", "INFO").upper(), format="%(message)s", stream=sys.stderr)
 
-    async def run() -> int:
-        return await WorkerMain().run(sys.argv[1])
+    async def run() -> None:
+        code = await WorkerMain().run(sys.argv[1])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Leaving the loop would wait for threads: of engine libraries, or of a load that was broken off.
+        os._exit(code)
 
     try:
         import uvloop
     except ImportError:  # an engine's own environment need not have it
-        code = asyncio.run(run())
+        asyncio.run(run())
     else:
-        code = uvloop.run(run())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads of engine libraries must not keep a finished worker alive.
-    os._exit(code)
+        uvloop.run(run())
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
         """Describe any exception; one that is no LmiError becomes an EngineDeadError with its type and text."""
         if isinstance(error, LmiError):
             problems = list(error.problems) if isinstance(error, ProblemsError) else []
+            # A plugin's own kind of error crosses as the nearest one that both sides know.
+            known = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
             return cls(
-                type=type(error).__name__, code=error.code, message=error.message, hint=error.hint, problems=problems
+                type=known.__name__, code=error.code, message=error.message, hint=error.hint, problems=problems
             )
         text = f"{type(error).__name__}: {error}"
         return cls(type="EngineDeadError", code="engine.failed", message=text)

@@ -276,7 +276,7 @@ class Worker:
                 self._on_state(self)
             case Ready(limits, abilities):
                 self.limits, self.abilities = limits, abilities
-                self.state, self.stage = WorkerState.READY, "ready"
+                self.state, self.stage, self.fraction = WorkerState.READY, "ready", None
                 self.last_beat_s = self.last_step_s = self.idle_since_s = time.monotonic()
                 self._on_state(self)
             case Dying(report):

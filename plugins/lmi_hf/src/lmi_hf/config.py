@@ -50,7 +50,7 @@ class HFConfig(BackendConfig):
         0,
         description=(
             "The same for a step in which other requests produce tokens. Small keeps their pace, large gives a new "
-            "prompt its first token sooner. 0: 24 on CPU, 512 on CUDA."
+            "prompt its first token sooner. 0: 16 on CPU, 512 on CUDA."
         ),
         unit="tokens",
         ge=0,

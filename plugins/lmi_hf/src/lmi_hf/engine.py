@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _INSTALL = "pip install torch, in the build for your device, then: pip install 'lmi-hf[engine]'"
 _UNKNOWN_CONTEXT_TOKENS = 2048  # for models whose config.json names no limit
 _CPU_PREFILL_TOKENS, _CUDA_PREFILL_TOKENS = 512, 2048
-_CPU_TOKENS_BESIDE, _CUDA_TOKENS_BESIDE = 24, 512
+_CPU_TOKENS_BESIDE, _CUDA_TOKENS_BESIDE = 16, 512
 
 
 def import_libraries() -> None:

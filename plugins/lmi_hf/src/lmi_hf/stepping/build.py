@@ -42,7 +42,7 @@ class StepperOptions:
     max_context_tokens: int
     cache_bytes: int = 0
     prefill_chunk_tokens: int = 512
-    prefill_tokens_beside_decodes: int = 32
+    prefill_tokens_beside_decodes: int = 16
     packs_weights: bool = True
 
 
