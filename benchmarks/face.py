@@ -4,8 +4,8 @@
     python benchmarks/face.py [--peers FOLDER] [--install] [--rounds 3] [--seconds 4]
 
 Each server is loaded by wrk over 32 connections with plain requests (16 tokens, one JSON answer) and streams (128
-tokens, a JSON line each). The servers take turns, several rounds; the median counts. Also: streams checked token by token
-under load, tokens a write, CPU time of ``lmi --help``, memory of a waiting stream. Needs wrk.
+tokens, a JSON line each). The servers take turns, several rounds; the median counts. Also: streams checked token by
+token under load, tokens a write, CPU time of ``lmi --help``, memory of a waiting stream. Needs wrk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,9 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import face_extras
-import psutil
-from peer_servers import INSTALLED, Job, both_jobs, install, start_peers
-from processes import Lmi, cpu_s, machine, median, verdict
+from peer_servers import INSTALLED, N_STREAM_TOKENS, Job, both_jobs, install, start_peers
+from processes import Lmi, Noise, cpu_s, machine, median, verdict
 
 PLAIN_BAR, STREAM_BAR = 1.5, 2.0
 _N_CONNECTIONS = 32
@@ -45,7 +43,7 @@ class Load:
         cpu_s: of the server's process tree.
         worker_cpu_s: LMI's worker's part of it.
         tokens_per_write: in LMI's streams.
-        others: share of the machine's cores that neither the server nor wrk used: noise.
+        others: share of the machine that other programs used: noise.
     """
 
     n_requests: int
@@ -73,14 +71,12 @@ def main() -> None:
     with contextlib.ExitStack() as running:
         lmi = running.enter_context(Lmi("-o", "rolling_batch=echo"))
         own = both_jobs("lmi", lmi, f"{lmi.url}/invocations")
-        jobs = [*own, *start_peers(options.peers)]
-        for program in {id(job.program): job.program for job in jobs[2:]}.values():
-            running.callback(program.stop)
+        jobs = [*own, *start_peers(options.peers, running)]
         loads = _rounds(jobs, lmi, options.rounds, options.seconds)
         _print_table(loads)
         _print_own(loads, own[1], lmi, options.seconds)
-        face_extras.print_checked_streams(lmi.url, own[1], lambda: wrk(own[1], _N_CONNECTIONS, options.seconds))
-    face_extras.print_paced(lambda job, served: measure(job, served, _N_CONNECTIONS, options.seconds).tokens_per_write)
+        face_extras.print_checked_streams(lmi.url, own[1], lambda: wrk(own[1], _N_CONNECTIONS, 3 * options.seconds))
+    face_extras.print_paced(lambda job, served: _paced(measure(job, served, _N_CONNECTIONS, options.seconds)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -116,11 +112,10 @@ def measure(job: Job, lmi: Lmi, n_connections: int, seconds: int) -> Load:
     is_own = job.program is lmi
     names = ("lmi_output_tokens_total", "lmi_stream_writes_total") if is_own else ()
     counts = [lmi.counter(name) for name in names]
-    before_s, worker_s, busy_s = job.program.cpu_s(), cpu_s(lmi.worker), _busy_s()
-    client_s, started_s = _children_s(), time.monotonic()
+    noise = Noise()
+    before_s, worker_s, started_s = job.program.cpu_s(), cpu_s(lmi.worker), time.monotonic()
     n_requests = wrk(job, n_connections, seconds)
     used_s, wall_s = job.program.cpu_s() - before_s, time.monotonic() - started_s
-    others_s = _busy_s() - busy_s - used_s - (_children_s() - client_s)
     tokens_per_write = float("nan")
     if is_own and job.mode == "stream":
         n_tokens, n_writes = (lmi.counter(name) - count for name, count in zip(names, counts, strict=True))
@@ -131,7 +126,7 @@ def measure(job: Job, lmi: Lmi, n_connections: int, seconds: int) -> Load:
         cpu_s=used_s,
         worker_cpu_s=cpu_s(lmi.worker) - worker_s if is_own else 0.0,
         tokens_per_write=tokens_per_write,
-        others=max(0.0, others_s / wall_s / (psutil.cpu_count() or 1)),
+        others=noise.share(),
     )
 
 
@@ -150,16 +145,6 @@ def wrk(job: Job, n_connections: int, seconds: int) -> int:
     return int(found[1])
 
 
-def _busy_s() -> float:
-    times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
-
-
-def _children_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 # ------------------------------------------------------------------------------------------------------------ printing
 
 
@@ -168,7 +153,10 @@ def _print_table(loads: dict[tuple[str, str], list[Load]]) -> None:
     n_rounds = len(loads["lmi", "plain"])
     print(f"\n{n_rounds} rounds; other programs used {median(others):.0%} of the machine (at most {max(others):.0%})")
     print(f"a CPU second of all its processes, {_N_CONNECTIONS} connections, median (lowest to highest):")
-    for mode, unit, factor, bar in (("plain", "requests", 1, PLAIN_BAR), ("stream", "tokens", 128, STREAM_BAR)):
+    for mode, unit, factor, bar in (
+        ("plain", "requests", 1, PLAIN_BAR),
+        ("stream", "tokens", N_STREAM_TOKENS, STREAM_BAR),
+    ):
         print(f"  {mode}: {unit}")
         rates = {s: [load.requests_per_cpu_s * factor for load in runs] for (s, m), runs in loads.items() if m == mode}
         for server, values in sorted(rates.items(), key=lambda item: -median(item[1])):
@@ -186,17 +174,21 @@ def _print_table(loads: dict[tuple[str, str], list[Load]]) -> None:
 
 def _print_own(loads: dict[tuple[str, str], list[Load]], stream: Job, lmi: Lmi, seconds: int) -> None:
     print("  lmi's CPU time, server and worker apart:")
-    for mode, per in (("plain", 1), ("stream", 128)):
+    for mode, per in (("plain", 1), ("stream", N_STREAM_TOKENS)):
         runs = loads["lmi", mode]
         unit = "a request" if per == 1 else "a token"
         server_us = median([(load.cpu_s - load.worker_cpu_s) / load.n_requests / per * 1e6 for load in runs])
         worker_us = median([load.worker_cpu_s / load.n_requests / per * 1e6 for load in runs])
-        print(f"    {mode:6} server {server_us:6.1f} us, worker {worker_us:6.1f} us {unit}")
+        print(f"    {mode:6}: server {server_us:6.1f} us, worker {worker_us:6.1f} us {unit}")
     many = median([load.tokens_per_write for load in loads["lmi", "stream"]])
     one = measure(stream, lmi, 1, seconds)
-    print(f"  tokens a write: {many:.2f} with {_N_CONNECTIONS} connections, {one.tokens_per_write:.2f} with one")
-    rate = one.requests_per_cpu_s * stream.n_tokens
-    print(f"  one connection: {rate:,.0f} streamed tokens a CPU second", flush=True)
+    print(f"  an engine without delay, which runs ahead of the server: {many:.2f} tokens a write")
+    print(f"    and with one connection {_paced(one)}", flush=True)
+
+
+def _paced(load: Load) -> str:
+    rate = load.requests_per_cpu_s * N_STREAM_TOKENS
+    return f"{load.tokens_per_write:.2f} tokens a write, {rate:,.0f} streamed tokens a CPU second"
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def _wait_for_requests(lmi: Lmi, n: int) -> None:
 # --------------------------------------------------------------------------------------------------------- correctness
 
 
-def print_checked_streams(url: str, stream: Job, load_it: Callable[[], int], n_streams: int = 400) -> None:
+def print_checked_streams(url: str, stream: Job, load_it: Callable[[], int], n_streams: int = 300) -> None:
     """Streams of distinct prompts checked token by token while wrk keeps the server saturated."""
     source = random.Random(1)
     prompts = ["".join(source.choices(string.ascii_letters, k=source.randint(3, 40))) for _ in range(n_streams)]
@@ -128,8 +128,8 @@ def print_checked_streams(url: str, stream: Job, load_it: Callable[[], int], n_s
     )
 
 
-def print_paced(tokens_per_write: Callable[[Job, Lmi], float]) -> None:
-    """Tokens a write where the engine, not the server, sets the pace."""
+def print_paced(measured: Callable[[Job, Lmi], str]) -> None:
+    """Tokens a write and their price where the engine, not the server, sets the pace."""
     with Lmi("-o", "rolling_batch=echo", "-o", f"step_delay_ms={_STEP_MS}") as lmi:
-        paced = tokens_per_write(both_jobs("lmi", lmi, f"{lmi.url}/invocations")[1], lmi)
-    print(f"  tokens a write: {paced:.2f} with 32 connections and a step every {_STEP_MS} ms", flush=True)
+        paced = measured(both_jobs("lmi", lmi, f"{lmi.url}/invocations")[1], lmi)
+    print(f"  an engine with a step every {_STEP_MS} ms, 32 connections: {paced}", flush=True)

@@ -160,7 +160,7 @@ async def measure_streams(url: str, prompts: Sequence[str], max_new_tokens: int)
 async def measure_beside(url: str, prompts: Sequence[str], long_prompt: str, n_window_tokens: int) -> Result:
     """Short streams, then a long prompt beside them, then the short streams alone again; all are left unfinished."""
     streams = [await connect(url, request(prompt, 1024)) for prompt in prompts]
-    long = await connect(url, request(long_prompt, 1024))
+    long = await connect(url, request(long_prompt, 8))
     for stream in streams:
         stream.send()
     await _until_lines(streams, 8)

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from processes import Program, free_ports, post
 
@@ -45,7 +47,11 @@ class Job:
 
     def check(self) -> None:
         """Ask once; end the benchmark when the answer is not what is priced."""
-        answer = post(self.url, self.body)
+        try:
+            answer = post(self.url, self.body)
+        except OSError as error:
+            said = error.read() if isinstance(error, HTTPError) else b""
+            raise SystemExit(f"{self.server} {self.mode}: {error}: {said[:300]!r}") from error
         n_lines = sum("{" in line for line in answer.splitlines())
         if n_lines != (self.n_tokens if self.mode == "stream" else 1):
             raise SystemExit(f"{self.server} {self.mode}: {n_lines} lines for {self.n_tokens} tokens: {answer[:300]!r}")
@@ -87,39 +93,39 @@ def install(folder: Path) -> None:
         subprocess.run([str(python), "-m", "pip", "install", "-q", name, "uvloop", "httptools"], check=True)
 
 
-def start_peers(folder: Path) -> list[Job]:
-    """Start every peer there is and return what to ask them; the caller stops the programs."""
+def start_peers(folder: Path, running: ExitStack) -> list[Job]:
+    """Start every peer there is and return what to ask them; ``running`` stops the programs."""
     jobs: list[Job] = []
     for name in ("fastapi", "starlette"):
-        jobs += _uvicorn(name)
+        jobs += _uvicorn(name, running)
     starters = {"kserve": _kserve, "mlserver": _mlserver, "litserve": _litserve}
     for name in INSTALLED:
         python = folder / name / "bin" / "python"
         if python.exists():
-            jobs += starters[name](python)
+            jobs += starters[name](python, running)
         else:
             print(f"left out: {name} (no {python}; --install makes it)")
     return jobs
 
 
-def _uvicorn(name: str) -> list[Job]:
+def _uvicorn(name: str, running: ExitStack) -> list[Job]:
     (port,) = free_ports(1)
     arguments = ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--lifespan", "off"]
     command = [sys.executable, "-m", "uvicorn", f"{name}_app:app", *arguments]
-    program = _started(name, command, f"http://127.0.0.1:{port}/")
+    program = _started(running, name, command, f"http://127.0.0.1:{port}/")
     return both_jobs(name, program, f"http://127.0.0.1:{port}/invocations")
 
 
-def _kserve(python: Path) -> list[Job]:
+def _kserve(python: Path, running: ExitStack) -> list[Job]:
     (port,) = free_ports(1)
     # KServe reads the command line for itself too; a port it does not know of is no option to it.
-    program = _started("kserve", [str(python), "kserve_app.py", str(port)], f"http://127.0.0.1:{port}/")
+    program = _started(running, "kserve", [str(python), "kserve_app.py", str(port)], f"http://127.0.0.1:{port}/")
     return both_jobs("kserve", program, f"http://127.0.0.1:{port}/v1/models/fake:predict")
 
 
-def _mlserver(python: Path) -> list[Job]:
+def _mlserver(python: Path, running: ExitStack) -> list[Job]:
     http, grpc, metrics = free_ports(3)
-    folder = Path(tempfile.mkdtemp(prefix="bench-mlserver-"))
+    folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="bench-mlserver-")))
     for file in ("fake_engine.py", "mlserver_runtime.py"):
         shutil.copy(_FILES / file, folder)
     settings = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics, "debug": False, "parallel_workers": 0}
@@ -127,7 +133,7 @@ def _mlserver(python: Path) -> list[Job]:
     (folder / "model-settings.json").write_text('{"name": "fake", "implementation": "mlserver_runtime.Fake"}')
     base = f"http://127.0.0.1:{http}/v2"
     command = [str(python.parent / "mlserver"), "start", "."]
-    program = _started("mlserver", command, f"{base}/health/ready", cwd=folder)
+    program = _started(running, "mlserver", command, f"{base}/health/ready", cwd=folder)
     jobs = []
     for mode, route, n_tokens in (("plain", "infer", N_PLAIN_TOKENS), ("stream", "infer_stream", N_STREAM_TOKENS)):
         prompt = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["Hello there"]}
@@ -137,23 +143,19 @@ def _mlserver(python: Path) -> list[Job]:
     return jobs
 
 
-def _litserve(python: Path) -> list[Job]:
+def _litserve(python: Path, running: ExitStack) -> list[Job]:
     """Two servers: one of them streams, the other does not."""
     jobs = []
     for number, mode in enumerate(("plain", "stream")):
         (port,) = free_ports(1)
         command = [str(python), "litserve_app.py", mode, str(port)]
-        program = _started(f"litserve-{mode}", command, f"http://127.0.0.1:{port}/health")
+        program = _started(running, f"litserve-{mode}", command, f"http://127.0.0.1:{port}/health")
         jobs.append(both_jobs("litserve", program, f"http://127.0.0.1:{port}/invocations")[number])
     return jobs
 
 
-def _started(name: str, command: Sequence[str], ready_url: str, cwd: Path = _FILES) -> Program:
+def _started(running: ExitStack, name: str, command: Sequence[str], ready_url: str, cwd: Path = _FILES) -> Program:
     environ = {**os.environ, "PYTHONPATH": str(cwd), "PYTHONDONTWRITEBYTECODE": "1"}
-    program = Program(name, command, cwd=cwd, environ=environ)
-    try:
-        program.wait_for_answer(ready_url, _START_LIMIT_S)
-    except BaseException:
-        program.stop()
-        raise
+    program = running.enter_context(Program(name, command, cwd=cwd, environ=environ))
+    program.wait_for_answer(ready_url, _START_LIMIT_S)
     return program

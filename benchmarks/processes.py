@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs under measurement: started, found ready, priced in CPU seconds and memory, and ended with all they started."""
+"""Programs under measurement: started, found ready, priced in CPU seconds, ended with all they started."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
 STOP_LIMIT_S = 10.0
+_P = TypeVar("_P", bound="Program")
 
 
 class Program:
@@ -43,7 +44,7 @@ class Program:
         )
         self.root = psutil.Process(self._process.pid)
 
-    def __enter__(self) -> Program:
+    def __enter__(self: _P) -> _P:
         return self
 
     def __exit__(
@@ -135,6 +136,23 @@ class Lmi(Program):
         """A counter of ``/metrics``, summed over its labels."""
         values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", get(f"{self.url}/metrics"), re.MULTILINE)
         return sum(map(float, values))
+
+
+class Noise:
+    """What programs that are not ours take of the machine, from now on."""
+
+    def __init__(self) -> None:
+        self._started_s, self._others_s = time.monotonic(), self._read()
+
+    def share(self) -> float:
+        """Of all cores, from 0 to 1, since the start."""
+        wall_s = time.monotonic() - self._started_s
+        return max(0.0, (self._read() - self._others_s) / wall_s / (psutil.cpu_count() or 1))
+
+    def _read(self) -> float:
+        times, own = psutil.cpu_times(), psutil.Process()
+        idle_s = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
+        return float(sum(times) - idle_s - sum(map(cpu_s, [own, *own.children(recursive=True)])))
 
 
 def cpu_s(process: psutil.Process) -> float:

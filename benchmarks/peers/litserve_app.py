@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LitServe: its engine runs in a worker process, and a server streams or does not. Usage: litserve_app.py MODE PORT."""
+"""LitServe: its engine runs in a worker process, and a server streams or does not. Usage: litserve_app.py MODE PORT.
+
+What encodes and decodes has no annotations: LitServe would make FastAPI validate by them.
+"""
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import litserve
@@ -14,13 +17,13 @@ class Whole(litserve.LitAPI):
     def setup(self, device: str) -> None:
         pass
 
-    def decode_request(self, request: Any) -> int:
+    def decode_request(self, request):
         return int(request["parameters"]["max_new_tokens"])
 
     def predict(self, n_tokens: int) -> Any:
         return "".join(WORDS[number % len(WORDS)] for number in range(n_tokens))
 
-    def encode_response(self, output: Any) -> Any:
+    def encode_response(self, output):
         return {"generated_text": output}
 
 
@@ -29,7 +32,7 @@ class Streamed(Whole):
         for number in range(n_tokens):
             yield number, WORDS[number % len(WORDS)]
 
-    def encode_response(self, output: Iterable[tuple[int, str]]) -> Iterator[str]:
+    def encode_response(self, output):
         for token_id, text in output:
             yield json.dumps({"token": {"id": token_id, "text": text, "log_prob": 0.0}}) + "\n"
 

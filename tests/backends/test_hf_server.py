@@ -95,6 +95,19 @@ def test_requests_of_a_killed_copy_go_on_at_once_on_the_other(tiny_llama: Path, 
         assert set(survivors) <= set(copies.worker_pids())
 
 
+def test_a_cache_too_small_for_all_preempts_and_recomputes_without_changing_a_token(
+    tiny_llama: Path, server: ServerProcess
+) -> None:
+    expected = alone(server)
+    # 512 bytes a token (2 layers, keys and values, 2 heads of 16, fp32): room for 600 tokens, the requests want 2000.
+    options = ("rolling_batch=hf", "dtype=fp32", "max_rolling_batch_size=8", "kv_cache_memory_bytes=307200")
+    with serve(str(tiny_llama), *(part for option in options for part in ("-o", option))) as small:
+        assert together(small) == expected
+        with small.client() as client:
+            metrics = client.get("/metrics").text
+        assert 'lmi_kv_total_tokens{model="model",worker="model/0"} 600.0' in metrics
+
+
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(server: ServerProcess) -> None:
     response = server.post({"inputs": "long " * 1000, "parameters": {"max_new_tokens": 5}})
     assert response.status_code == 400

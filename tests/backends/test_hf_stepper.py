@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from lmi.api import Decode, OutOfMemoryError, Prefill, StepBatch, Stepper
 from lmi_hf.stepping import PackedStepper, SerialStepper, StepperOptions, build_stepper
-
 from tests.tiny import write_tiny
 
 pytestmark = [

@@ -53,8 +53,12 @@ def test_without_a_token_in_time_the_answer_is_504(stream: bool) -> None:
     assert "0.2" in response.json()["message"], "the limit is named"
 
 
-def test_text_a_filter_held_back_comes_at_the_deadline(serve_with: ServeWith) -> None:
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
+def test_text_a_filter_held_back_comes_at_the_deadline(serve_with: ServeWith, stream: bool) -> None:
     with serve_with("redactor", predict_timeout=0.4, step_delay_ms=10) as server:
-        answer = server.generate("secre", max_new_tokens=5000, details=True)
+        if stream:
+            answer = list(server.stream("secre", max_new_tokens=5000, details=True))[-1]
+        else:
+            answer = server.generate("secre", max_new_tokens=5000, details=True)
         n_tokens = answer["details"]["generated_tokens"]
         assert answer["generated_text"] == ("secre" * 1000)[:n_tokens]

@@ -163,7 +163,12 @@ class Generation:
                 self.model.pool.cancel(self.flight)
         elif finish is not None:
             if finish.reason is FinishReason.DEADLINE and not self._text.n_ids:
-                raise DeadlineError("request.deadline", "the request's time ran out before its first token")
+                limit_s = self.flight.request.deadline_s or 0
+                raise DeadlineError(
+                    "request.deadline",
+                    f"the request's time ran out before its first token; predict_timeout is {limit_s:g} s",
+                    "Send it again when less is going on, or raise predict_timeout",
+                )
             pieces += self._text.finish(hide_last=is_hidden)
             self.finish_reason = _REASONS[finish.reason]
         self.n_output_tokens = self._text.n_ids
@@ -183,7 +188,9 @@ class Generation:
             ids, values = [token_id for token_id, _ in released], [value for _, value in released]
             pieces = _fitted(pieces, len(ids))
         if self.model.text_filters:
-            pieces = self.model.filter_pieces(self.request, pieces, is_last=bool(self.finish_reason))
+            is_last = bool(self.finish_reason)
+            # What a filter held back comes with the last call, even where no token is left to carry it.
+            pieces = self.model.filter_pieces(self.request, pieces or [""] * is_last, is_last=is_last)
         self._texts += pieces
         tokens = list(map(TextToken, ids, pieces, values))
         if self._keeps_tokens:

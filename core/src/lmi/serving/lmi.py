@@ -226,6 +226,8 @@ class InvocationRoute:
             outcome = "cancelled"
             raise
         finally:
+            if outcome != "ok":  # a filter may have refused in the middle: nobody wants the rest
+                model.pool.cancel(generation.flight)
             self._context.metrics.count(generation, outcome)
 
     def _parse(self, body: bytes, exchange: Exchange) -> Invocation:
@@ -234,7 +236,7 @@ class InvocationRoute:
             return parse(body)
         try:
             decoded = msgspec.json.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError("request.malformed-json", f"the body is not JSON: {error}") from None
         translated = translate(body=decoded, headers=exchange.headers)
         return parse_decoded(decoded if translated is None else translated)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lmi_hf without its engine: description, options, and the problems it finds in a model's files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import lmi_hf
+from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Severity, Target
+from lmi_hf import checks
+from lmi_hf.config import HFConfig
+from tests.limits import limit_s
+
+CPU = Target()
+CUDA = Target(accelerator=Accelerator.CUDA, n_devices=2, device_memory_bytes=80 << 30)
+
+
+def llama(**changes: Any) -> ModelArtifacts:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **changes.pop("config", {})}
+    fields: dict[str, Any] = {
+        "folder": "/models/tiny",
+        "format": ArtifactFormat.PRETRAINED,
+        "config": config,
+        "architectures": tuple(config["architectures"]),
+        "model_type": config["model_type"],
+        "max_context_tokens": 512,
+    }
+    return ModelArtifacts(**{**fields, **changes})
+
+
+def problems(artifacts: ModelArtifacts, target: Target = CPU, **options: Any) -> list[Problem]:
+    return list(lmi_hf.lmi_validate_artifacts(artifacts, HFConfig(**options), target))
+
+
+def only(found: list[Problem]) -> Problem:
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_importing_describing_and_validating_imports_no_engine_library() -> None:
+    script = """
+import sys
+import lmi_hf
+from lmi.api import ModelArtifacts, Target
+lmi_hf.lmi_describe_backend()
+config = lmi_hf.lmi_config_type()()
+lmi_hf.lmi_validate_artifacts(ModelArtifacts(model_type="llama"), config, Target())
+print(sorted({"torch", "transformers", "accelerate", "peft", "numpy"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=limit_s(60), check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_loading_without_the_engine_says_what_to_install() -> None:
+    script = """
+import sys
+sys.modules["torch"] = None
+import lmi_hf
+from lmi.api import ModelArtifacts
+try:
+    lmi_hf.lmi_load_engine(ModelArtifacts(), lmi_hf.lmi_config_type()(), lambda stage, fraction=None: None)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=limit_s(60), check=False
+    )
+    assert done.stdout.startswith("EngineLoadError engine.not-installed: backend hf needs torch"), done
+    assert "pip install" in done.stdout
+
+
+def test_every_option_has_a_description_and_a_default() -> None:
+    for name, field in HFConfig.model_fields.items():
+        assert field.description, name
+        assert not field.is_required(), name
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("BF16", "bf16"), ("bfloat16", "bf16"), ("half", "fp16"), ("float32", "fp32"), ("Auto", "auto")],
+)
+def test_dtype_is_known_by_all_its_names(written: str, meant: str) -> None:
+    assert HFConfig(dtype=written).dtype == meant  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "int8"},
+        {"max_model_len": -1},
+        {"n_threads": -2},
+        {"omp_wait_policy": "sometimes"},
+        {"quantize": "fp8"},
+        {"tensor_paralel_degree": 2},
+    ],
+)
+def test_values_out_of_bounds_and_unknown_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        HFConfig(**options)
+
+
+def test_old_names_of_quantization_mean_the_new_ones() -> None:
+    assert HFConfig(load_in_8bit=True).quantization == "bitsandbytes8"
+    assert HFConfig(load_in_4bit=True).quantization == "bitsandbytes4"
+    assert HFConfig(quantize="bitsandbytes").quantization == "bitsandbytes8"  # type: ignore[arg-type]
+    assert HFConfig().quantization is None
+
+
+def test_a_good_model_has_no_problems() -> None:
+    assert problems(llama()) == []
+    assert problems(llama(), CUDA, tensor_parallel_degree=2, device_map="auto") == []
+
+
+def test_all_problems_are_found_at_once_and_each_has_a_hint() -> None:
+    found = problems(
+        llama(), tensor_parallel_degree=4, max_model_len=1024, decoding_strategy="contrastive", device_map="blanced"
+    )
+    assert [problem.code for problem in found] == [
+        "config.tensor-parallel",
+        "config.device-map",
+        "config.max-model-len",
+        "config.decoding-strategy",
+    ]
+    assert all(problem.hint for problem in found)
+    assert "max_model_len is 1024 tokens, the model takes 512" in found[2].message
+    assert found[1].hint == "Did you mean 'balanced'?"
+
+
+def test_more_devices_than_there_are_is_refused_with_both_numbers() -> None:
+    assert (
+        "tensor_parallel_degree is 4, the machine has 2"
+        in only(problems(llama(), CUDA, tensor_parallel_degree=4)).message
+    )
+
+
+def test_a_cuda_device_on_a_processor_is_refused() -> None:
+    assert only(problems(llama(), device_map="cuda:0")).code == "config.device-map"
+
+
+def test_a_model_that_does_not_continue_texts_is_refused_by_name() -> None:
+    t5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
+    assert "T5ForConditionalGeneration does not continue a text" in only(problems(llama(config=t5))).message
+    bert = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    assert only(problems(llama(config=bert))).code == "model.task-not-served"
+
+
+def test_code_that_comes_with_a_model_needs_permission_unless_transformers_knows_the_model() -> None:
+    own = {"model_type": "acme-lm", "architectures": ["AcmeForCausalLM"], "auto_map": {"AutoConfig": "acme.Config"}}
+    assert only(problems(llama(config=own))).code == "model.remote-code"
+    assert problems(llama(config=own), trust_remote_code=True) == []
+    assert problems(llama(config={"auto_map": {"AutoConfig": "llama.Config"}})) == []
+
+
+def test_a_missing_quantization_library_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_is_installed", lambda module: module in ("torch", "transformers"))
+    problem = only(problems(llama(), quantize="bitsandbytes8"))
+    assert (problem.code, problem.hint) == ("engine.library-missing", "pip install bitsandbytes")
+    gptq = llama(config={"quantization_config": {"quant_method": "gptq"}})
+    assert "quantization gptq needs the Python package gptqmodel" in only(problems(gptq)).message
+
+
+def test_libraries_are_not_judged_where_the_engine_runs_under_another_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_is_installed", lambda module: False)
+    assert problems(llama(), quantize="bitsandbytes8") == []
+
+
+def test_contradicting_quantizations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_is_installed", lambda module: True)
+    gptq = llama(config={"quantization_config": {"quant_method": "gptq"}})
+    assert "quantize is awq, but the checkpoint is compressed with gptq" in only(problems(gptq, quantize="awq")).message
+    assert only(problems(llama(), quantize="gptq")).code == "model.not-quantized"
+    assert only(problems(llama(), load_in_8bit=True, load_in_4bit=True)).code == "config.quantize"
+    assert only(problems(llama(), quantize="bitsandbytes4", load_in_8bit=True)).code == "config.quantize"
+    assert problems(llama(), quantize="bitsandbytes8", load_in_8bit=True) == []
+
+
+def test_options_without_effect_are_warnings() -> None:
+    found = problems(llama(), max_splits=5, low_cpu_mem_usage=False)
+    assert {problem.severity for problem in found} == {Severity.WARNING}
+    assert [problem.message.split()[0] for problem in found] == ["max_splits", "low_cpu_mem_usage"]
+
+
+def test_an_adapter_must_find_its_base_and_agree_with_is_peft_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "../base"}))
+    adapter = ModelArtifacts(folder=str(tmp_path / "."), format=ArtifactFormat.ADAPTER)
+    assert only(problems(adapter)).code == "adapter.base-missing"
+    (tmp_path.parent / "base").mkdir(exist_ok=True)
+    assert problems(adapter) == []
+    assert only(problems(adapter, is_peft_model=False)).code == "config.is-peft-model"
+    assert only(problems(llama(), is_peft_model=True)).code == "config.is-peft-model"

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one table from errors to HTTP, and the body every error has."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lmi.api import LmiError, ProblemsError, RequestError, errors
+from lmi.serving.errors import body_of, headers_of, status_of
+
+STATUS = {
+    "RequestError": 400,
+    "UnsupportedError": 400,
+    "RefusedError": 400,
+    "NotFoundError": 404,
+    "TooLargeError": 413,
+    "OverloadedError": 429,
+    "NotReadyError": 503,
+    "DeadlineError": 504,
+    "OutOfMemoryError": 507,
+}
+KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, LmiError)]
+
+
+def make(kind: type[LmiError]) -> LmiError:
+    details = ((), "the hint") if issubclass(kind, ProblemsError) else ("the hint",)
+    return kind("some.code", "what happened", *details)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_has_its_status_and_all_others_are_500(kind: type[LmiError]) -> None:
+    assert status_of(make(kind)) == STATUS.get(kind.__name__, 500)
+
+
+def test_an_error_of_a_plugins_own_kind_has_the_status_of_the_kind_it_extends() -> None:
+    class BadPictureError(RequestError):
+        pass
+
+    assert status_of(BadPictureError("acme.picture", "no picture")) == 400
+
+
+def test_the_body_has_status_slug_and_the_whole_text() -> None:
+    body = json.loads(body_of(RequestError("request.bad", "temperature='é\"' is no number", "Send a number")))
+    assert body == {
+        "code": 400,
+        "error": "request.bad",
+        "message": "request.bad: temperature='é\"' is no number. Send a number.",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_may_work_later_says_when_to_try_again(kind: type[LmiError]) -> None:
+    names = [name for name, _ in headers_of(make(kind))]
+    assert names == ([b"retry-after"] if kind.__name__ in ("OverloadedError", "NotReadyError") else [])
