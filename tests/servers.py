@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,10 @@ class ServerProcess:
     def generate(self, prompt: str, **parameters: Any) -> dict[str, Any]:
         response = self.post({"inputs": prompt, "parameters": parameters})
         assert response.status_code == 200, response.text
-        return response.json()
+        answer: dict[str, Any] = response.json()
+        return answer
 
-    def stream(self, prompt: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+    def stream(self, prompt: str, **parameters: Any) -> Generator[dict[str, Any], None, None]:
         """The lines of a streamed answer, as they come."""
         body = {"inputs": prompt, "parameters": parameters, "stream": True}
         with self.client() as client, client.stream("POST", "/invocations", json=body) as response:
@@ -120,10 +121,12 @@ class ServerProcess:
 
     def health(self) -> dict[str, Any]:
         with self.client() as client:
-            return client.get("/health").json()
+            answer: dict[str, Any] = client.get("/health").json()
+            return answer
 
     def workers(self) -> list[dict[str, Any]]:
-        return self.health()["models"][0]["workers"]
+        workers: list[dict[str, Any]] = self.health()["models"][0]["workers"]
+        return workers
 
     def worker_pids(self) -> list[int]:
         return [worker["pid"] for worker in self.workers()]

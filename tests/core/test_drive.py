@@ -104,9 +104,7 @@ def request(request_id: str, n_tokens: int = 3, **fields: Any) -> GenerationRequ
     return GenerationRequest(request_id=request_id, prompt_ids=[7, 8], sampling=sampling, **fields)
 
 
-def in_rig(
-    scenario: Callable[[Rig], Awaitable[None]], generate_batch: Callable[..., Any] | None = None
-) -> None:
+def in_rig(scenario: Callable[[Rig], Awaitable[None]], generate_batch: Callable[..., Any] | None = None) -> None:
     """Run a scenario; an exception that nobody caught in a task or callback fails it."""
     unhandled: list[dict[str, Any]] = []
 

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from lmi_echo.config import EchoConfig
-from lmi_echo.engine import EchoEngine
 
 from lmi.api import (
     EngineDeadError,
@@ -21,12 +19,16 @@ from lmi.api import (
     TokenChunk,
     Usage,
 )
+from lmi_echo.config import EchoConfig
+from lmi_echo.engine import EchoEngine
 from tests.limits import limit_s
 
 PROMPT = [10, 11, 12]
 
 
-def request(max_tokens: int = 7, *, prompt: list[int] = PROMPT, resumed: tuple[int, ...] = (), **sampling: Any) -> GenerationRequest:
+def request(
+    max_tokens: int = 7, *, prompt: list[int] = PROMPT, resumed: tuple[int, ...] = (), **sampling: Any
+) -> GenerationRequest:
     return GenerationRequest(
         request_id="r",
         prompt_ids=prompt,

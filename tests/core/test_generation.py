@@ -54,7 +54,12 @@ class ByteModel:
 
 class Rig:
     def __init__(
-        self, *, stop: tuple[str, ...] = (), stream: bool = True, keeps_tokens: bool = False, filters: tuple[Any, ...] = ()
+        self,
+        *,
+        stop: tuple[str, ...] = (),
+        stream: bool = True,
+        keeps_tokens: bool = False,
+        filters: tuple[Any, ...] = (),
     ) -> None:
         sampling = SamplingParams(max_tokens=100)
         request = TextRequest(

@@ -50,7 +50,10 @@ def test_the_out_of_memory_killer_is_named() -> None:
 
 
 def test_both_outputs_are_relayed_line_by_line_under_the_label(caplog: pytest.LogCaptureFixture) -> None:
-    code = "import sys; print('to out', flush=True); print('to err', file=sys.stderr); print(); print('no newline', end='')"
+    code = (
+        "import sys; print('to out', flush=True); print('to err', file=sys.stderr)\n"
+        "print(); print('no newline', end='')"
+    )
     with caplog.at_level(logging.INFO, "lmi.worker"):
         exit_ = run(code)
     messages = [record.getMessage() for record in caplog.records if record.name == "lmi.worker"]
@@ -64,10 +67,7 @@ def test_the_last_lines_are_kept_and_the_first_are_not() -> None:
 
 
 def test_bytes_that_are_no_text_and_endless_lines_do_no_harm() -> None:
-    code = (
-        "import sys\n"
-        "sys.stdout.buffer.write(b'\\xff\\xfe bytes\\n' + b'x' * 3_000_000 + b'\\n' + b'the end\\n')\n"
-    )
+    code = "import sys\nsys.stdout.buffer.write(b'\\xff\\xfe bytes\\n' + b'x' * 3_000_000 + b'\\n' + b'the end\\n')\n"
     exit_ = run(code)
     assert exit_.code == 0
     assert exit_.last_lines[0] == "\ufffd\ufffd bytes"

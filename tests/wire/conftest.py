@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.core.distributions import Distributions
 from tests.faults.conftest import faulty_path, serve_faulty
+from tests.limits import limit_s
 from tests.servers import ServerProcess, serve
 
 __all__ = ["faulty_path", "serve_faulty"]
@@ -19,11 +23,22 @@ __all__ = ["faulty_path", "serve_faulty"]
 ServeWith = Callable[..., AbstractContextManager[ServerProcess]]
 
 
-def serve_echo(*args: str, environ: dict[str, str] | None = None, **options: object) -> AbstractContextManager[ServerProcess]:
+def serve_echo(
+    *args: str, environ: dict[str, str] | None = None, **options: object
+) -> AbstractContextManager[ServerProcess]:
     """``with serve_echo(step_delay_ms=20) as server:``; heartbeats come often, so that /health is fresh."""
     options = {"rolling_batch": "echo", "heartbeat_interval": 0.05, **options}
     pairs = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     return serve(*pairs, *args, environ=environ)
+
+
+def send(server: ServerProcess, *, stream: bool, max_new_tokens: int = 8000) -> http.client.HTTPConnection:
+    """A connection whose request (for the prompt ``abc``) was sent and whose answer nobody has read."""
+    url = urlsplit(server.url)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=limit_s(30))
+    body = {"inputs": "abc", "parameters": {"max_new_tokens": max_new_tokens}, "stream": stream}
+    connection.request("POST", "/invocations", json.dumps(body))
+    return connection
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,14 @@ The servers here have one or two slots and answers that take minutes: whoever wa
 
 from __future__ import annotations
 
-import http.client
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.limits import limit_s
 from tests.servers import ServerProcess, eventually
-from tests.wire.conftest import serve_echo
+from tests.wire.conftest import send, serve_echo
 
 _ENDLESS = 8000
 
@@ -41,15 +37,6 @@ def n_running(server: ServerProcess) -> int:
 
 def n_requests(server: ServerProcess) -> int:
     return int(server.workers()[0]["n_requests"])
-
-
-def send(server: ServerProcess, *, stream: bool, prompt: str = "abc") -> http.client.HTTPConnection:
-    """A connection whose request was sent and whose answer nobody reads."""
-    url = urlsplit(server.url)
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=limit_s(30))
-    body = {"inputs": prompt, "parameters": {"max_new_tokens": _ENDLESS}, "stream": stream}
-    connection.request("POST", "/invocations", json.dumps(body))
-    return connection
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])

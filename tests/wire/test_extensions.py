@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.limits import limit_s
-from tests.servers import ServerProcess
+from tests.servers import ServerProcess, serve
 from tests.wire.conftest import ServeWith
 
 
@@ -212,11 +212,21 @@ def test_lmi_register_commands_adds_a_command(extensions: Path) -> None:
 HEAVY = re.compile(r"(torch|transformers|accelerate|peft|numpy|lmi_hf\.(engine|stepping)|lmi\.scheduling)(\.|$)")
 
 
-def test_the_server_process_imports_no_engine_library(extended: ServerProcess) -> None:
+def heavy_modules(server: ServerProcess) -> list[str]:
     """Looked at after plain and streamed requests, with all backends of this workspace installed."""
-    whole(extended, "abc", 3)
-    streamed(extended, "abc", 3)
-    with extended.client() as client:
+    server.generate("Hello", max_new_tokens=3)
+    list(server.stream("Hello", max_new_tokens=3, details=True))
+    with server.client() as client:
         modules = client.get("/probe").json()["modules"]
     assert "lmi.serving.lmi" in modules
-    assert [name for name in modules if HEAVY.match(name)] == []
+    return [name for name in modules if HEAVY.match(name)]
+
+
+def test_the_server_process_imports_no_engine_library(extended: ServerProcess) -> None:
+    assert heavy_modules(extended) == []
+
+
+def test_the_server_process_of_a_real_model_imports_no_engine_library(extensions: Path, demo_model: Path) -> None:
+    environ = {"PYTHONPATH": str(extensions), "LMI_EXTENSIONS": "probe"}
+    with serve(str(demo_model), environ=environ) as server:
+        assert heavy_modules(server) == []

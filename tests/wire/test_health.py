@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.servers import ServerProcess, eventually
-from tests.wire.conftest import serve_echo
+from tests.wire.conftest import send, serve_echo
 
 
 def metrics_of(server: ServerProcess) -> dict[str, float]:
@@ -63,16 +63,14 @@ def test_health_tells_the_state_of_model_and_worker(echo: ServerProcess) -> None
 
 
 def test_health_counts_running_and_waiting_requests_and_what_they_reserve(slow: ServerProcess) -> None:
-    first, second = (slow.stream("abc", max_new_tokens=4000) for _ in range(2))
-    next(first)
-    # The second waits in the worker for the only slot: it has no answer yet, so it is asked for in the background.
-    with slow.client() as client, pytest.raises(Exception, match="timed out"):
-        client.post("/invocations", json={"inputs": "abc", "parameters": {"max_new_tokens": 7}}, timeout=0.3)
-    [worker] = eventually(lambda: [w for w in slow.workers() if w["n_requests"] == 1 and w["n_running"] == 1])
-    assert worker["n_reserved_tokens"] == 4003
-    first.close()
-    second.close()
-    eventually(lambda: [w for w in slow.workers() if w["n_requests"] == w["n_running"] == w["n_reserved_tokens"] == 0])
+    running = send(slow, stream=True, max_new_tokens=4000)
+    waiting = send(slow, stream=False, max_new_tokens=7)
+    [worker] = eventually(lambda: [w for w in slow.workers() if (w["n_running"], w["n_waiting"]) == (1, 1)])
+    assert (worker["n_requests"], worker["n_reserved_tokens"]) == (2, 3 + 4000 + 3 + 7)
+    running.close()
+    waiting.close()
+    names = ("n_requests", "n_reserved_tokens", "n_running", "n_waiting")
+    eventually(lambda: [slow.workers()[0][name] for name in names] == [0, 0, 0, 0])
 
 
 def test_steps_are_counted_while_a_request_runs(slow: ServerProcess) -> None:

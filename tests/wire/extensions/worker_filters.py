@@ -12,9 +12,7 @@ Generators = list[AsyncGenerator[TokenChunk, None]]
 
 
 @hookimpl(wrapper=True)
-def lmi_generate_batch(
-    engine: Engine, requests: list[GenerationRequest]
-) -> Generator[None, Generators, Generators]:
+def lmi_generate_batch(engine: Engine, requests: list[GenerationRequest]) -> Generator[None, Generators, Generators]:
     generators = yield
     return [_counted(_starred(each)) for each in generators]
 

@@ -33,6 +33,14 @@ TokenId = Annotated[int, Field(ge=0, le=_LARGEST)]
 TokenIdKey = Annotated[int, Field(ge=0, le=_LARGEST, strict=False)]  # JSON has no other keys than texts
 
 
+_ASKED_AS = {
+    "min_tokens": "min_new_tokens",
+    "ignore_eos": "ignore_eos_token",
+    "n_logprobs": "top_n_tokens",
+    "n_prompt_logprobs": "decoder_input_details",
+}
+
+
 class Parameters(BaseModel):
     """``parameters`` of a request. Bounds are those of SamplingParams; None means "not asked for"."""
 
@@ -72,6 +80,13 @@ class Parameters(BaseModel):
             return self.do_sample and self.temperature != 0
         shaping = (self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p)
         return self.temperature != 0 and any(value is not None for value in shaping)
+
+    def asked_as(self, field: str, value: Any) -> str:
+        """How the caller asked for a field of SamplingParams."""
+        if field == "temperature" and self.temperature is None:
+            return "do_sample=True" if self.do_sample else "drawing tokens"
+        name = _ASKED_AS.get(field, field)
+        return f"{name}={getattr(self, name, value)!r}"
 
     def sampling(self, *, needs_logprobs: bool) -> SamplingParams:
         n_logprobs = self.top_n_tokens if self.top_n_tokens is not None else 0
@@ -213,7 +228,7 @@ class InvocationRoute:
             headers=exchange.headers,
         )
         keeps_tokens = parameters.wants_details or self._context.formats_response is not None
-        generation = await model.admit(request, keeps_tokens=keeps_tokens)
+        generation = await model.admit(request, keeps_tokens=keeps_tokens, asked_as=parameters.asked_as)
         exchange.watch(generation.cancel)
         outcome = "error"
         try:

@@ -26,6 +26,10 @@ _DEFAULTS = SamplingParams(max_tokens=1)
 _SAMPLING_CAPABILITIES = frozenset(each for each in Capability if each.value in SamplingParams.__struct_fields__)
 
 
+def _as_field(name: str, value: Any) -> str:
+    return f"{name}={value!r}"
+
+
 class ModelState(str, Enum):
     """What a model can do now; only READY and DEGRADED answer requests."""
 
@@ -101,9 +105,15 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------------ requests
 
-    async def admit(self, request: TextRequest, *, keeps_tokens: bool = False) -> Generation:
+    async def admit(
+        self, request: TextRequest, *, keeps_tokens: bool = False, asked_as: Callable[[str, Any], str] = _as_field
+    ) -> Generation:
         """Filter, tokenize and check one request, and start it.
 
+        Args:
+            request: in the words of this server.
+            keeps_tokens: as Generation has it.
+            asked_as: how the caller put a field of SamplingParams and its value, for a refusal.
         Raises:
             RequestError: it cannot be served as it is.
             NotReadyError, OverloadedError: it cannot be served now.
@@ -114,6 +124,7 @@ class Model:
             prompt_ids = await asyncio.to_thread(self.tokenizer.encode, request.prompt)
         else:
             prompt_ids = self.tokenizer.encode(request.prompt)
+        self._check_capabilities(request, asked_as)
         engine_request = self._engine_request(request, prompt_ids)
         generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
         self.pool.submit([generation.flight])
@@ -125,7 +136,6 @@ class Model:
         if self.is_draining:
             raise NotReadyError("model.draining", f"model {self.name!r} is shutting down", "Send it to another server")
         self._check_limits(prompt_ids, request.sampling.max_tokens)
-        self._check_capabilities(request)
         sampling = request.sampling
         if sampling.temperature > 0 and sampling.seed is None:
             # Drawn here, so that the request can resume on another worker with the same random numbers.
@@ -158,16 +168,16 @@ class Model:
                 f"Shorten the prompt by {over} tokens or lower max_new_tokens",
             )
 
-    def _check_capabilities(self, request: TextRequest) -> None:
+    def _check_capabilities(self, request: TextRequest, asked_as: Callable[[str, Any], str]) -> None:
         sampling = request.sampling
-        for name in self._undeclared:
-            value = getattr(sampling, name)
-            if value != getattr(_DEFAULTS, name):
-                raise UnsupportedError(
-                    "request.unsupported",
-                    f"{name}={value!r} was asked, but backend {self.plan.info.name!r} does not offer it",
-                    "Leave it out, or serve the model with another backend",
-                )
+        asked = [name for name in self._undeclared if getattr(sampling, name) != getattr(_DEFAULTS, name)]
+        if asked:
+            texts = ", ".join(asked_as(name, getattr(sampling, name)) for name in asked)
+            raise UnsupportedError(
+                "request.unsupported",
+                f"{texts} was asked, but backend {self.plan.info.name!r} does not offer it",
+                "Leave it out, or serve the model with another backend",
+            )
         if request.adapter and Capability.ADAPTERS not in self.plan.info.capabilities:
             raise UnsupportedError(
                 "request.unsupported",

@@ -41,9 +41,7 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
             problems = list(error.problems) if isinstance(error, ProblemsError) else []
             # A plugin's own kind of error crosses as the nearest one that both sides know.
             known = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-            return cls(
-                type=known.__name__, code=error.code, message=error.message, hint=error.hint, problems=problems
-            )
+            return cls(type=known.__name__, code=error.code, message=error.message, hint=error.hint, problems=problems)
         text = f"{type(error).__name__}: {error}"
         return cls(type="EngineDeadError", code="engine.failed", message=text)
 

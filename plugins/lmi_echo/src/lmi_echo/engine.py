@@ -76,7 +76,10 @@ class EchoEngine(Engine):
 
     def _chunk(self, request: GenerationRequest, token_id: int, position: int, finish: Finish | None) -> TokenChunk:
         # An echo is certain of what comes next: probability 1.
-        logprobs = None if request.sampling.n_logprobs is None else [TokenLogprob(token_id, 0.0, 1)]
+        n_logprobs = request.sampling.n_logprobs
+        logprobs = None
+        if n_logprobs is not None:
+            logprobs = [TokenLogprob(token_id, 0.0, 1, ((token_id, 0.0),) if n_logprobs else ())]
         usage = None if finish is None else Usage(len(request.prompt_ids), position + 1)
         return TokenChunk([token_id], logprobs, None, finish, usage)
 

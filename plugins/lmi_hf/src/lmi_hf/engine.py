@@ -69,18 +69,7 @@ def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, pr
             hint = "The log above has the whole traceback; lmi check looks at the files"
             message = f"transformers could not load {artifacts.folder}: {type(error).__name__}: {error}"
             raise EngineLoadError("engine.load-failed", message, hint) from error
-    is_cpu = next(model.parameters()).device.type == "cpu"
-    own_limit = context_limit(model) or artifacts.max_context_tokens or _UNKNOWN_CONTEXT_TOKENS
-    chunk = config.max_rolling_batch_prefill_tokens or (_CPU_PREFILL_TOKENS if is_cpu else _CUDA_PREFILL_TOKENS)
-    beside = config.prefill_tokens_beside_decodes or (_CPU_TOKENS_BESIDE if is_cpu else _CUDA_TOKENS_BESIDE)
-    options = StepperOptions(
-        max_slots=config.max_rolling_batch_size,
-        max_context_tokens=min(config.max_model_len or own_limit, own_limit),
-        cache_bytes=config.kv_cache_memory_bytes,
-        prefill_chunk_tokens=chunk,
-        prefill_tokens_beside_decodes=min(beside, chunk),
-    )
-    stepper = build_stepper(model, options, progress)
+    stepper = build_stepper(model, StepperOptions(**_sizes(model, artifacts, config)), progress)
     limits = stepper.limits
     log.info(
         "%s in %s on %s, %d threads: %d sequences, %d tokens each, %d cache tokens",
@@ -93,6 +82,21 @@ def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, pr
         limits.kv_capacity_tokens,
     )
     return stepper
+
+
+def _sizes(model: Any, artifacts: ModelArtifacts, config: HFConfig) -> dict[str, Any]:
+    """The fields of StepperOptions, where an option of 0 means what suits model and device."""
+    is_cpu = next(model.parameters()).device.type == "cpu"
+    own_limit = context_limit(model) or artifacts.max_context_tokens or _UNKNOWN_CONTEXT_TOKENS
+    chunk = config.max_rolling_batch_prefill_tokens or (_CPU_PREFILL_TOKENS if is_cpu else _CUDA_PREFILL_TOKENS)
+    beside = config.prefill_tokens_beside_decodes or (_CPU_TOKENS_BESIDE if is_cpu else _CUDA_TOKENS_BESIDE)
+    return {
+        "max_slots": config.max_rolling_batch_size,
+        "max_context_tokens": min(config.max_model_len or own_limit, own_limit),
+        "cache_bytes": config.kv_cache_memory_bytes,
+        "prefill_chunk_tokens": chunk,
+        "prefill_tokens_beside_decodes": min(beside, chunk),
+    }
 
 
 def load_model(artifacts: ModelArtifacts, config: HFConfig, progress: Progress) -> Any:
