@@ -28,7 +28,16 @@ class ServerProcess:
     """One ``lmi serve`` process; its output is collected line by line."""
 
     def __init__(self, *args: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
-        command = [sys.executable, "-m", "lmi", "serve", "--host", "127.0.0.1", "--port", "0", *args]
+        command = [
+            sys.executable,
+            str(Path(sys.executable).with_name("lmi")),
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            *args,
+        ]
         self.process = subprocess.Popen(
             command,
             env={**os.environ, **_QUIET, **(environ or {})},

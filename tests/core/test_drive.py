@@ -356,3 +356,18 @@ def test_requests_that_arrive_together_reach_the_hook_together() -> None:
         await rig.cancel("a", "b", "c")
 
     in_rig(scenario, generate_batch)
+
+
+def test_a_request_that_has_ended_does_not_end_again_while_its_generator_cleans_up() -> None:
+    async def slow_to_close(generator: AsyncGenerator[TokenChunk, None]) -> AsyncGenerator[TokenChunk, None]:
+        async for chunk in generator:
+            yield chunk
+        await asyncio.Event().wait()
+
+    async def scenario(rig: Rig) -> None:
+        await rig.start(request("a", 1, deadline_s=0.05))
+        await rig.engine.step()
+        await asyncio.sleep(0.1)
+        assert [chunk.finish for chunk in rig.chunks("a")] == [Finish(FinishReason.LENGTH)]
+
+    in_rig(scenario, lambda engine, requests: [slow_to_close(g) for g in lmi_generate_batch(engine, requests)])

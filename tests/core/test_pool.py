@@ -85,6 +85,13 @@ class Rig:
             await asyncio.wait_for(self.states.get(), limit_s(20))
         return self.pool.workers
 
+    async def gone(self) -> None:
+        """Return when the only worker was ready, was killed and is gone; the next one is not here yet."""
+        [worker] = list(await self.ready())
+        worker.kill()
+        while worker.state is not WorkerState.DEAD:
+            await asyncio.wait_for(self.states.get(), limit_s(20))
+
 
 Scenario = Callable[[Rig], Awaitable[None]]
 
@@ -124,6 +131,16 @@ def test_requests_wait_for_the_first_worker_and_are_answered(play: Callable[...,
         for index, answer in enumerate(answers):
             assert (await answer.end()).text == f"{index}ab" * 2
             assert answer.reason is FinishReason.LENGTH
+
+    play(scenario)
+
+
+def test_requests_that_come_while_no_worker_lives_wait_for_the_next(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.gone()
+        answers = [rig.submit(f"{index}ab", 6) for index in range(3)]
+        assert [answer.flight.worker for answer in answers] == [None] * 3
+        assert [(await answer.end()).text for answer in answers] == ["0ab0ab", "1ab1ab", "2ab2ab"]
 
     play(scenario)
 
@@ -241,11 +258,14 @@ def test_a_first_load_that_fails_is_reported_once_and_waiting_requests_fail(play
     play(scenario, load="refuse")
 
 
-def test_a_closing_pool_takes_no_request(play: Callable[..., None]) -> None:
+def test_a_closing_pool_fails_what_runs_and_takes_no_request(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         await rig.ready()
+        running = rig.submit("abc", 4000)
         await rig.pool.close()
-        with pytest.raises(NotReadyError, match="closing"):
+        await running.end()
+        assert isinstance(running.error, NotReadyError)
+        with pytest.raises(NotReadyError, match=r"model\.draining"):
             rig.submit("abc")
 
     play(scenario)

@@ -238,7 +238,7 @@ def with_worker(
             socket_path=folder / "worker.sock",
             on_state=on_state,
             on_cleared=lambda flight: None,
-            on_idle=lambda: None,
+            on_room=lambda: None,
         )
         life = asyncio.create_task(worker.run())
         try:

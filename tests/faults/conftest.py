@@ -36,8 +36,8 @@ def serve_faulty(faulty_path: Path) -> FaultyServer:
     return start
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def faulty(serve_faulty: FaultyServer) -> Iterator[ServerProcess]:
-    """One server with one worker, for tests that leave it working."""
-    with serve_faulty("-o", "retry_threshold=100") as server:
+    """A server with one worker; each test its own, since restarts take longer after many deaths."""
+    with serve_faulty() as server:
         yield server

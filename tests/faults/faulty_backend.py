@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A backend that breaks on request; installed by the tests as a distribution of its own.
 
-Like echo, but the prompt may be a command: ``segfault``, ``segfault at N`` (tokens), ``raise``, ``die``, ``hang``.
+Like echo, but the prompt may be a command: ``segfault``, ``segfault at N`` (tokens), ``segfault after N``
+(tokens since it was started or resumed), ``raise``, ``die``, ``hang``, ``garbage`` (a chunk that cannot be sent).
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from lmi.api import (
 class FaultyConfig(BackendConfig):
     max_rolling_batch_size: int = option(64, description="Requests at once.", unit="sequences", ge=1)
     step_s: float = option(0.01, description="Time a token takes.", unit="s", ge=0)
-    load: str = option("well", description="How loading goes: well, slow, raise, refuse, segfault or silent.")
+    load: str = option("well", description="How loading goes: well, slow, raise, refuse, segfault or half.")
     kind: str = option("exact", description="Resume kind to imitate.")
 
 
@@ -46,17 +47,20 @@ class FaultyEngine(Engine):
     async def generate(self, request):
         prompt = bytes(request.prompt_ids).decode()
         command, _, at = prompt.partition(" at ")
+        command, _, after = command.partition(" after ")
+        first = len(request.resumed_ids)
         n_prompt, n_tokens = len(request.prompt_ids), request.sampling.max_tokens
         self.n_running += 1
         try:
-            for position in range(len(request.resumed_ids), n_tokens):
+            for position in range(first, n_tokens):
                 await asyncio.sleep(self.config.step_s)
                 self.n_steps += 1
-                if position >= int(at or 0):
+                if position >= int(at or 0) and position - first >= int(after or 0):
                     self.obey(command)
                 is_last = position == n_tokens - 1
+                token_id = request.prompt_ids[position % n_prompt]
                 yield TokenChunk(
-                    [request.prompt_ids[position % n_prompt]],
+                    [token_id if command != "garbage" else complex(token_id)],
                     finish=Finish(FinishReason.LENGTH) if is_last else None,
                     usage=Usage(n_prompt, position + 1) if is_last else None,
                 )
@@ -116,4 +120,7 @@ def lmi_load_engine(artifacts, config, progress):
         case "segfault":
             print("about to fall over", flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
-    return FaultyEngine(config)
+    engine = FaultyEngine(config)
+    if config.load == "half":
+        del engine.limits
+    return engine

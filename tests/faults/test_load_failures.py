@@ -29,6 +29,7 @@ def test_ping_answers_503_with_the_stage_while_the_model_loads(serve_faulty: Fau
         ("raise", "RuntimeError: the weights are made of cheese", "traceback"),
         ("refuse", "engine.no-device: there is no device for this model", "Plug one in"),
         ("segfault", "killed by SIGSEGV", "about to fall over"),
+        ("half", "'FaultyEngine' object has no attribute 'limits'", "remedy"),
     ],
 )
 def test_a_failed_load_ends_the_server_with_a_digest(
@@ -65,3 +66,12 @@ def test_a_python_without_lmi_is_named_with_what_it_said(serve_faulty: FaultySer
         assert server.wait_for_end() == 1
         assert "exited with code 1" in server.output
         assert "No module named 'lmi'" in server.output[server.output.index("evidence") :]
+
+
+def test_files_of_the_current_folder_are_not_imported_by_the_worker(
+    serve_faulty: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('a file of the model was run')")
+    monkeypatch.chdir(tmp_path)
+    with serve_faulty() as server:
+        assert server.generate("abc", max_new_tokens=3)["generated_text"] == "abc"

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker dies: nothing is lost, and a request that kills fails alone."""
 
+import contextlib
 import os
 import signal
 
+import httpx
 import psutil
 
 from tests.faults.conftest import FaultyServer
+from tests.limits import limit_s
 from tests.servers import ServerProcess, eventually, in_threads
 
 
@@ -45,6 +48,41 @@ def test_a_request_that_kills_its_worker_fails_alone_among_good_ones(faulty: Ser
     assert "engine.killed-by-request" in failure
     assert "SIGSEGV" in failure
     assert faulty.generate("after ", max_new_tokens=6)["generated_text"] == "after "
+
+
+def test_a_killer_that_takes_its_time_after_each_resume_still_fails_alone(faulty: ServerProcess) -> None:
+    def killer() -> str:
+        return faulty.post({"inputs": "segfault after 3", "parameters": {"max_new_tokens": 90}}).text
+
+    good = [f"patient {index} " for index in range(4)]
+    *texts, failure = in_threads([*(lambda p=p: streamed(faulty, p, 200) for p in good), killer])
+    assert texts == [expected(prompt, 200) for prompt in good]
+    assert "engine.killed-by-request" in failure
+
+
+def test_requests_go_on_when_the_client_of_a_suspect_leaves(faulty: ServerProcess) -> None:
+    def killer() -> None:
+        body = {"inputs": "segfault", "parameters": {"max_new_tokens": 5}}
+        with faulty.client() as client, contextlib.suppress(httpx.TimeoutException):
+            client.post("/invocations", json=body, timeout=limit_s(2))
+
+    def late() -> str:
+        eventually(lambda: faulty.health()["models"][0]["n_worker_deaths"] >= 2)
+        return faulty.generate("late ", max_new_tokens=5)["generated_text"]
+
+    *texts, late_text, _ = in_threads([*[lambda: streamed(faulty, "long ", 400)] * 2, late, killer])
+    assert texts == [expected("long ", 400)] * 2
+    assert late_text == "late "
+
+
+def test_a_chunk_that_cannot_be_sent_fails_its_request_and_no_other(faulty: ServerProcess) -> None:
+    def garbage() -> str:
+        return faulty.post({"inputs": "garbage", "parameters": {"max_new_tokens": 5}}).text
+
+    *texts, failure = in_threads([*(lambda p=p: streamed(faulty, p, 60) for p in ("a ", "b ", "c ")), garbage])
+    assert texts == [expected(prompt, 60) for prompt in ("a ", "b ", "c ")]
+    assert "engine.wrong-output" in failure
+    assert "complex" in failure
 
 
 def test_the_reason_of_a_death_and_the_workers_last_lines_are_logged(faulty: ServerProcess) -> None:

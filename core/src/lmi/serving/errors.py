@@ -25,9 +25,9 @@ def status_of(error: LmiError) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
-def body_of(error: LmiError) -> bytes:
+def body_of(error: LmiError, status: int | None = None) -> bytes:
     """The JSON body of an error: ``code`` (HTTP status), ``error`` (slug) and ``message`` (whole text)."""
-    body = {"code": status_of(error), "error": error.code, "message": str(error)}
+    body = {"code": status_of(error) if status is None else status, "error": error.code, "message": str(error)}
     return json.dumps(body, ensure_ascii=False).encode()
 
 

@@ -84,7 +84,7 @@ class Generation:
     # ------------------------------------------------------------------------------- called from the worker's wire
 
     def _on_chunk(self, chunk: TokenChunk) -> None:
-        if not self._chunks and not self.first_token_s:
+        if not self.first_token_s and chunk.ids:
             self.first_token_s = time.monotonic()
         self._chunks.append(chunk)
         if self._waiter is not None and (self._is_eager or chunk.finish is not None):

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from lmi.serving.models import Model, ModelState
 
 if TYPE_CHECKING:
-    from lmi.serving.app import Context
+    from lmi.serving.context import Context
 
 _PING_STATUS = {
     ModelState.STARTING: ("PENDING", 503),
@@ -49,7 +49,7 @@ def health_routes(context: Context) -> APIRouter:
     async def metrics() -> Response:
         return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    router.add_api_route("/ping", ping, methods=["GET", "POST"], tags=["health"])
+    router.add_api_route("/ping", ping, methods=["GET", "HEAD", "POST"], tags=["health"])
     router.add_api_route("/health", health, methods=["GET"], tags=["health"])
     router.add_api_route("/metrics", metrics, methods=["GET"], tags=["health"])
     return router

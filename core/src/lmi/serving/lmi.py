@@ -21,7 +21,7 @@ from lmi.serving.generation import Generation
 from lmi.serving.streaming import JSON_LINES, ClientGoneError, Exchange
 
 if TYPE_CHECKING:
-    from lmi.serving.app import Context
+    from lmi.serving.context import Context
 
 _LOG = logging.getLogger(__name__)
 

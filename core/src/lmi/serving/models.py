@@ -90,10 +90,10 @@ class Model:
         ready = [worker for worker in self.pool.workers if worker.state is WorkerState.READY]
         if not ready:
             return ModelState.STARTING
-        limit_s = self.plan.options.stall_timeout
-        if any(self.pool.stalled_s(worker) > limit_s for worker in ready):
+        n_moving = sum(not self.pool.is_stalled(worker) for worker in ready)
+        if not n_moving:
             return ModelState.STALLED
-        return ModelState.READY if len(ready) >= self.plan.options.min_workers else ModelState.DEGRADED
+        return ModelState.READY if n_moving >= self.plan.options.min_workers else ModelState.DEGRADED
 
     @property
     def answers(self) -> bool:
@@ -118,6 +118,15 @@ class Model:
             RequestError: it cannot be served as it is.
             NotReadyError, OverloadedError: it cannot be served now.
         """
+        if self.is_draining:
+            raise NotReadyError("model.draining", f"model {self.name!r} is shutting down", "Send it to another server")
+        self.pool.check_room(1)  # before any work is done for a request that will be refused
+        limits = self.pool.limits
+        if limits is None:
+            stage = next((worker.stage for worker in self.pool.workers), "starting")
+            raise NotReadyError(
+                "model.loading", f"model {self.name!r} is loading ({stage})", "Wait until /ping answers 200"
+            )
         for refine in self.request_filters:
             request = refine(request=request) or request
         if len(request.prompt) > _LONG_PROMPT_CHARS:
@@ -125,17 +134,13 @@ class Model:
         else:
             prompt_ids = self.tokenizer.encode(request.prompt)
         self._check_capabilities(request, asked_as)
+        _check_length(prompt_ids, request.sampling.max_tokens, limits.max_context_tokens)
         engine_request = self._engine_request(request, prompt_ids)
         generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
         self.pool.submit([generation.flight])
         return generation
 
     def _engine_request(self, request: TextRequest, prompt_ids: list[int]) -> GenerationRequest:
-        if self.failure is not None:
-            raise NotReadyError("model.failed", f"model {self.name!r} failed: {self.failure}", "See the server's log")
-        if self.is_draining:
-            raise NotReadyError("model.draining", f"model {self.name!r} is shutting down", "Send it to another server")
-        self._check_limits(prompt_ids, request.sampling.max_tokens)
         sampling = request.sampling
         if sampling.temperature > 0 and sampling.seed is None:
             # Drawn here, so that the request can resume on another worker with the same random numbers.
@@ -147,26 +152,6 @@ class Model:
             adapter=request.adapter,
             deadline_s=self.plan.options.predict_timeout,
         )
-
-    def _check_limits(self, prompt_ids: list[int], max_tokens: int) -> None:
-        if not prompt_ids:
-            raise RequestError("request.empty-prompt", "inputs='' has no tokens", "Send at least one token of text")
-        limits = self.pool.limits
-        if limits is None:
-            worker = next(iter(self.pool.workers), None)
-            stage = "starting" if worker is None else worker.stage
-            raise NotReadyError(
-                "model.loading", f"model {self.name!r} is loading ({stage})", "Wait until /ping answers 200"
-            )
-        n_prompt, limit = len(prompt_ids), limits.max_context_tokens
-        if n_prompt + max_tokens > limit:
-            over = n_prompt + max_tokens - limit
-            raise RequestError(
-                "request.too-long",
-                f"prompt {n_prompt} tokens + max_new_tokens {max_tokens} = {n_prompt + max_tokens}; "
-                f"this model takes {limit}",
-                f"Shorten the prompt by {over} tokens or lower max_new_tokens",
-            )
 
     def _check_capabilities(self, request: TextRequest, asked_as: Callable[[str, Any], str]) -> None:
         sampling = request.sampling
@@ -196,3 +181,17 @@ class Model:
                 text = text if changed is None else changed
             filtered.append(text)
         return filtered
+
+
+def _check_length(prompt_ids: list[int], max_tokens: int, limit: int) -> None:
+    if not prompt_ids:
+        raise RequestError("request.empty-prompt", "inputs='' has no tokens", "Send at least one token of text")
+    n_prompt = len(prompt_ids)
+    over = n_prompt + max_tokens - limit
+    if over > 0:
+        raise RequestError(
+            "request.too-long",
+            f"prompt {n_prompt} tokens + max_new_tokens {max_tokens} = {n_prompt + max_tokens}; "
+            f"this model takes {limit}",
+            f"Shorten the prompt by {over} tokens or lower max_new_tokens",
+        )

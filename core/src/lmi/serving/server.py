@@ -6,26 +6,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar, cast
 
 import uvicorn
 
-from lmi.api.errors import ConfigError, LmiError, ProblemsError
+from lmi.api.errors import ConfigError, LmiError, NotReadyError, ProblemsError
 from lmi.loading import LoadPlan
 from lmi.plugins import Plugins
-from lmi.serving.app import Context, build_app
+from lmi.serving.app import build_app
+from lmi.serving.context import Context
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
-from lmi.serving.tokenizer import load_tokenizer
-from lmi.workers.worker import Worker
+from lmi.serving.tokenizer import Tokenizer, load_tokenizer
+from lmi.workers.worker import Worker, WorkerState
 
 _LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _KEEP_ALIVE_S = 75
 _WATCH_INTERVAL_S = 1.0
+_LAST_ANSWERS_S = 2.0
+"""What clients get to read the end of their answers after the drain."""
 
 
 class _Uvicorn(uvicorn.Server):
@@ -45,9 +50,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ConfigError(
-            "server.cannot-bind", f"port {port} of {host} cannot be used: {error.strerror}", (), "Choose another --port"
+            "server.cannot-bind", f"port {port} of {host} cannot be used: {error}", (), "Choose another --port"
         ) from error
 
 
@@ -72,11 +77,14 @@ class Server:
         self._make_plan = make_plan
         self._listener = listener
         host, port = listener.getsockname()[:2]
-        self._url = f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{port}"
+        shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        self._url = f"http://{shown}:{port}"
         self._context = Context(plugins)
         self._progress = LoadProgress(sys.stderr)
         self._failure: LmiError | None = None
         self._failed_worker: Worker | None = None
+        self._drain_s = drain_s
+        self._is_draining = False
         config = uvicorn.Config(
             build_app(self._context),
             http="httptools",
@@ -89,7 +97,7 @@ class Server:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(drain_s)),
+            timeout_graceful_shutdown=round(drain_s + _LAST_ANSWERS_S),
         )
         self._uvicorn = _Uvicorn(config)
 
@@ -119,33 +127,48 @@ class Server:
             await asyncio.gather(*(model.pool.close() for model in self._context.models.values()))
 
     def _drain(self) -> None:
-        """Take no new request, finish what runs, then exit."""
+        """Take no new request, finish what runs, then exit; told a second time, exit at once."""
+        if self._is_draining:
+            self._end_requests()
+            self._uvicorn.force_exit = True
+            return
+        self._is_draining = True
         _LOG.info("draining: running requests finish, new ones are refused")
+        asyncio.get_running_loop().call_later(self._drain_s, self._end_requests)
         for model in self._context.models.values():
             model.is_draining = True
         self._uvicorn.should_exit = True
 
+    def _end_requests(self) -> None:
+        for model in self._context.models.values():
+            model.pool.fail_all(
+                NotReadyError("model.draining", f"model {model.name!r} is shutting down", "Send it to another server")
+            )
+
     async def _load(self) -> None:
         context = self._context
         try:
-            plan = await asyncio.to_thread(self._make_plan)
+            plan = await _in_daemon_thread(self._make_plan)
             for warning in plan.warnings:
                 _LOG.warning("%s", warning)
             _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
             context.stage = "load tokenizer"
-            tokenizer = await asyncio.to_thread(
-                load_tokenizer,
-                plan.artifacts,
-                trust_remote_code=plan.config.trust_remote_code,
-                python_executable=plan.options.python_executable or sys.executable,
+            tokenizer = await _in_daemon_thread(
+                lambda: load_tokenizer(
+                    plan.artifacts,
+                    trust_remote_code=plan.config.trust_remote_code,
+                    python_executable=plan.options.python_executable or sys.executable,
+                )
             )
+            self._start_model(plan, tokenizer)
         except LmiError as error:
             self._give_up(error, None)
-            return
         except Exception as error:
             _LOG.exception("the start failed")
             self._give_up(LmiError("server.error", f"{type(error).__name__}: {error}"), None)
-            return
+
+    def _start_model(self, plan: LoadPlan, tokenizer: Tokenizer) -> None:
+        context = self._context
         model = Model(
             plan,
             tokenizer,
@@ -162,13 +185,18 @@ class Server:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             for model in self._context.models.values():
-                await model.pool.tend()
+                try:
+                    model.pool.tend()
+                except Exception:
+                    _LOG.exception("the workers of model %r could not be looked after", model.name)
 
     def _moved(self, model: Model, worker: Worker) -> None:
-        self._progress.show(worker)
+        if worker.state is not WorkerState.DEAD:
+            self._progress.show(worker)
+        if all(each.state is not WorkerState.STARTING for each in model.pool.workers):
+            self._progress.close()
         if model.answers and self._context.stage != "ready":
             self._context.stage = "ready"
-            self._progress.close()
             print(ready_text(model, self._url), flush=True)
 
     def _model_failed(self, model: Model, error: LmiError, worker: Worker) -> None:
@@ -178,8 +206,9 @@ class Server:
             _LOG.error("model %r failed for good: %s", model.name, error)
 
     def _give_up(self, error: LmiError, worker: Worker | None) -> None:
-        self._failure, self._failed_worker = error, worker
-        self._uvicorn.should_exit = True
+        if not self._is_draining:  # otherwise it was told to stop, which is no failure
+            self._failure, self._failed_worker = error, worker
+            self._uvicorn.should_exit = True
 
 
 def ready_text(model: Model, url: str) -> str:
@@ -202,6 +231,41 @@ def failure_digest(error: LmiError, worker: Worker | None) -> str:
     return "\n".join(lines)
 
 
-def port_of(environ: dict[str, str] | os._Environ[str]) -> int:
-    """The port a container is told to bind (SageMaker's variable), else 8080."""
-    return int(environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
+def port_of(environ: Mapping[str, str]) -> int:
+    """The port a container is told to bind (SageMaker's variable), else 8080.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    text = environ.get("SAGEMAKER_BIND_TO_PORT", "8080")
+    if not text.isdecimal():
+        raise ConfigError(
+            "server.cannot-bind", f"SAGEMAKER_BIND_TO_PORT={text!r} is no port", (), "Give a number from 1 to 65535"
+        )
+    return int(text)
+
+
+async def _in_daemon_thread(work: Callable[[], _T]) -> _T:
+    """Run slow work in a thread that does not keep a stopping server alive."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def finish(result: _T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(_T, result))
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(finish, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future

@@ -14,6 +14,8 @@ from lmi.workers.wire import Chunks, Commands, ErrorReport
 
 _LOG = logging.getLogger(__name__)
 
+_NOT_ENCODABLE = (TypeError, ValueError, OverflowError)
+
 GenerateBatch = Callable[..., list[AsyncGenerator[TokenChunk, None]]]
 
 
@@ -106,7 +108,20 @@ class Drive:
 
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, []
-        self._send(outbox)
+        try:
+            self._send(outbox)
+        except _NOT_ENCODABLE:
+            self._send_singly(outbox)
+
+    def _send_singly(self, outbox: Chunks) -> None:
+        """Send chunk by chunk, because one holds what cannot be encoded: its request fails, the others go on."""
+        for request_id, chunk in outbox:
+            try:
+                self._send([(request_id, chunk)])
+            except _NOT_ENCODABLE as error:
+                self._stop(request_id)
+                message = f"the engine produced a chunk that cannot be sent: {type(error).__name__}: {error}"
+                self._failed(request_id, LmiError("engine.wrong-output", message, "A fault of the backend"))
 
     def _failed(self, request_id: str, error: Exception) -> None:
         if isinstance(error, EngineDeadError | OutOfMemoryError):

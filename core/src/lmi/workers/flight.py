@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lmi.api.errors import LmiError
-from lmi.api.requests import GenerationRequest, TokenChunk
+from lmi.api.requests import Finish, FinishReason, GenerationRequest, TokenChunk, Usage
 
 if TYPE_CHECKING:
     from lmi.workers.worker import Worker
@@ -30,6 +30,7 @@ class Flight:
         "is_alone",
         "is_on_trial",
         "n_deaths",
+        "n_trial_ids_left",
         "on_chunk",
         "on_error",
         "request",
@@ -51,7 +52,19 @@ class Flight:
         self.n_deaths = 0
         self.is_on_trial = False
         self.is_alone = False
+        self.n_trial_ids_left = 0.0
         self.started_s = time.monotonic()
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its deadline has passed."""
+        deadline_s = self.request.deadline_s
+        return deadline_s is not None and time.monotonic() - self.started_s > deadline_s
+
+    def end(self, reason: FinishReason) -> None:
+        """Finish it with the ids it has."""
+        usage = Usage(len(self.request.prompt_ids), len(self.request.resumed_ids) + len(self.ids))
+        self.on_chunk(TokenChunk([], finish=Finish(reason), usage=usage))
 
     def resumed_request(self) -> GenerationRequest:
         """The request that goes on where this one was."""

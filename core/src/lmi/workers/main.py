@@ -43,6 +43,7 @@ from lmi.workers.wire import (
 EXIT_ENGINE_DEAD = 70
 """The engine died or could not be loaded; the reason went over the wire (sysexits.h: EX_SOFTWARE)."""
 
+_LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS_S = 5.0
 
@@ -72,7 +73,7 @@ class WorkerMain:
     def _on_closed(self, _: Exception | None) -> None:
         if not self._done.done():
             # The server is gone: nobody can be answered, so nothing here is worth finishing.
-            os._exit(0)
+            os.killpg(0, signal.SIGKILL)
         self._closed.set_result(None)
 
     def _on_stream(self, commands: Commands) -> None:
@@ -109,31 +110,32 @@ class WorkerMain:
 
         try:
             engine, hooks = await asyncio.to_thread(build)
+            self._engine = engine
+            self._drive = Drive(
+                engine,
+                hooks.lmi_generate_batch,
+                send=self.channel.send_stream,
+                fail=lambda request_id, report: self.channel.send(Failed(request_id, report)),
+                on_dead=self._die,
+            )
+            abilities = [name for name, protocol in ABILITIES.items() if isinstance(engine, protocol)]
+            self.channel.send(Ready(engine.limits, abilities))
         except (Exception, SystemExit) as error:
-            logging.getLogger(__name__).exception("the engine could not be loaded")
+            _LOG.exception("the engine could not be loaded")
             self._die(error)
             return
-        self._engine = engine
-        self._drive = Drive(
-            engine,
-            hooks.lmi_generate_batch,
-            send=self.channel.send_stream,
-            fail=lambda request_id, report: self.channel.send(Failed(request_id, report)),
-            on_dead=self._die,
-        )
-        abilities = [name for name, protocol in ABILITIES.items() if isinstance(engine, protocol)]
-        self.channel.send(Ready(engine.limits, abilities))
-        self._spawn(self._beat(engine, load.heartbeat_interval_s))
+        await self._beat(engine, load.heartbeat_interval_s)
 
     async def _beat(self, engine: Engine, interval_s: float) -> None:
-        while True:
-            try:
+        try:
+            while True:
                 await engine.check_health()
-            except EngineDeadError as error:
-                self._die(error)
-                return
-            self.channel.send(Heartbeat(engine.stats()))
-            await asyncio.sleep(interval_s)
+                self.channel.send(Heartbeat(engine.stats()))
+                await asyncio.sleep(interval_s)
+        except Exception as error:
+            if not isinstance(error, EngineDeadError):
+                _LOG.exception("the engine cannot say how it is")
+            self._die(error)
 
     async def _call(self, call: Call) -> None:
         try:
@@ -174,8 +176,6 @@ def _die_with_server() -> None:
 
 def main() -> None:
     _die_with_server()
-    # A process group of its own: Ctrl-C reaches the server alone, which drains, and the server can end the whole group.
-    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lmi.api.engine import EngineLimits
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, NotReadyError, OverloadedError
+from lmi.api.requests import FinishReason
 from lmi.loading import LoadPlan
 from lmi.workers.flight import Flight
 from lmi.workers.suspects import Suspects
@@ -25,6 +26,8 @@ from lmi.workers.worker import Worker, WorkerState
 _LOG = logging.getLogger(__name__)
 _DEATHS_WINDOW_S = 600.0
 _LONGEST_PAUSE_S = 30.0
+_N_QUEUED_AHEAD = 8
+"""Requests a worker gets beyond its slots, so that a slot that becomes free never waits for the server."""
 
 
 class WorkerPool:
@@ -53,6 +56,7 @@ class WorkerPool:
         self._waiting: deque[list[Flight]] = deque()
         self._suspects = Suspects(plan.info)
         self._copies: dict[int, asyncio.Task[None]] = {}
+        self._closing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------------------------------ keeping alive
 
@@ -74,6 +78,7 @@ class WorkerPool:
     async def close(self) -> None:
         """Stop all workers; requests still in flight fail."""
         self.is_closing = True
+        self.fail_all(NotReadyError("model.draining", f"model {self.plan.name!r} was shut down", "Send it elsewhere"))
         await asyncio.gather(*(worker.close() for worker in self.workers))
         copies = list(self._copies.values())
         for task in copies:
@@ -85,11 +90,13 @@ class WorkerPool:
         while not self.is_closing and self._failure is None:
             worker = self._new_worker(index)
             self.workers.append(worker)
-            watch = asyncio.get_running_loop().create_task(self._watch(worker))
+            limit = asyncio.get_running_loop().create_task(self._limit_load(worker))
             try:
                 await worker.run()
+            except Exception as error:
+                worker.failed(error)
             finally:
-                watch.cancel()
+                limit.cancel()
                 self.workers.remove(worker)
             if worker.is_retired:
                 return
@@ -114,11 +121,11 @@ class WorkerPool:
             socket_path=self._folder / f"{self._n_started}.sock",
             on_state=self._state_changed,
             on_cleared=self._cleared,
-            on_idle=self._idle,
+            on_room=self._room,
         )
 
-    async def _watch(self, worker: Worker) -> None:
-        """End a load that overruns its limit, and a worker that has hung."""
+    async def _limit_load(self, worker: Worker) -> None:
+        """End a load that overruns its limit."""
         options = self.plan.options
         await asyncio.sleep(options.model_loading_timeout)
         if worker.state is WorkerState.STARTING:
@@ -132,22 +139,45 @@ class WorkerPool:
             )
             worker.kill()
 
-    async def tend(self) -> None:
-        """Stop copies that are not needed any more and kill those that have hung; called every second or so.
+    def tend(self) -> None:
+        """Stop copies not needed any more, kill those that have hung, end what is late; called every second or so.
 
         A worker has hung when it has live requests and made no step for twice the stall limit; its requests go on.
         """
-        options = self.plan.options
-        idle = [w for w in self.workers if w.idle_s > options.max_idle_time]
-        if idle and len(self._copies) > options.min_workers:
-            idle[-1].is_retired = True
-            await idle[-1].close()
+        self._retire()
+        self._end_expired()
         for worker in self.workers:
             if self.stalled_s(worker) > 2 * self.plan.options.stall_timeout:
                 worker.error = EngineDeadError(
                     "engine.stalled", f"worker {worker.label} made no step for {self.stalled_s(worker):.0f} s"
                 )
                 worker.kill()
+
+    def _retire(self) -> None:
+        options = self.plan.options
+        serving = [worker for worker in self.workers if worker.takes_requests]
+        idle = [worker for worker in serving if worker.idle_s > options.max_idle_time]
+        if idle and len(serving) > options.min_workers:
+            idle[-1].is_retired = True
+            self._closing = asyncio.get_running_loop().create_task(idle[-1].close())
+
+    def _end_expired(self) -> None:
+        """End requests whose deadline passed where no worker's own clock does it: waiting, or on one that hangs."""
+        waiting = [flight for group in self._waiting for flight in group if flight.is_expired]
+        hanging = [
+            flight
+            for worker in self.workers
+            if self.is_stalled(worker)
+            for flight in worker.flights.values()
+            if flight.is_expired
+        ]
+        for flight in [*waiting, *hanging]:
+            self.cancel(flight)
+        for flight in [*waiting, *hanging, *self._suspects.take_expired()]:
+            flight.end(FinishReason.DEADLINE)
+
+    def is_stalled(self, worker: Worker) -> bool:
+        return self.stalled_s(worker) > self.plan.options.stall_timeout
 
     def stalled_s(self, worker: Worker) -> float:
         """Seconds since a ready worker's last sign of life: a heartbeat, and a step if requests are live."""
@@ -170,22 +200,31 @@ class WorkerPool:
             self._deaths_s.popleft()
         reason = worker.error or EngineDeadError("engine.died", f"worker {worker.label} {worker.exit}")
         _LOG.error("worker %s (pid %s) %s: %s", worker.label, worker.pid, worker.exit, reason)
-        n_allowed = self.plan.options.retry_threshold
-        if self.limits is None or len(self._deaths_s) > n_allowed:
+        is_over_budget = len(self._deaths_s) > self.plan.options.retry_threshold
+        self._suspects.add(list(worker.flights.values()), reason)
+        worker.flights.clear()
+        if self.limits is None or (is_over_budget and not any(each.takes_requests for each in self.workers)):
             self._give_up(reason, worker)
-        else:
-            self._suspects.add(list(worker.flights.values()), reason)
-            worker.flights.clear()
         self._dispatch()
 
     def _give_up(self, reason: LmiError, worker: Worker) -> None:
+        if self._failure is not None:
+            return
         self._failure = reason
-        flights = [*worker.flights.values(), *self._suspects.take_all(), *itertools.chain(*self._waiting)]
-        worker.flights.clear()
-        self._waiting.clear()
-        for flight in flights:
-            flight.on_error(EngineDeadError("engine.died", f"the model's workers are gone: {reason}", reason.hint))
+        self.fail_all(EngineDeadError("engine.died", f"the model's workers are gone: {reason}", reason.hint))
+        for other in self.workers:
+            other.kill()
         self._on_failed(reason, worker)
+
+    def fail_all(self, error: LmiError) -> None:
+        """End every request, wherever it is, with an error."""
+        running = [flight for worker in self.workers for flight in worker.flights.values()]
+        for flight in running:
+            self.cancel(flight)
+        waiting = list(itertools.chain(*self._waiting))
+        self._waiting.clear()
+        for flight in [*running, *self._suspects.take_all(), *waiting]:
+            flight.on_error(error)
 
     # ------------------------------------------------------------------------------------------------------ requests
 
@@ -196,13 +235,23 @@ class WorkerPool:
             NotReadyError: the model has failed or is closing.
             OverloadedError: job_queue_size requests wait already.
         """
-        if self._failure is not None or self.is_closing:
-            raise NotReadyError(
-                "model.failed", f"model {self.plan.name!r} is not serving: {self._failure or 'closing'}"
-            )
+        self.check_room(len(flights))
+        worker = None if self._suspects or self._waiting else self._freest()
+        if worker is None:
+            self._waiting.append(flights)
+        else:
+            worker.submit(flights)
+
+    def check_room(self, n_requests: int) -> None:
+        """Raise what ``submit`` would for so many requests; start a further copy where many wait."""
+        name = self.plan.name
+        if self._failure is not None:
+            raise NotReadyError("model.failed", f"model {name!r} failed: {self._failure}", "See the server's log")
+        if self.is_closing:
+            raise NotReadyError("model.draining", f"model {name!r} is shutting down", "Send it to another server")
         n_slots = 0 if self.limits is None else self.limits.max_batch_size
         n_waiting = sum(map(len, self._waiting)) + sum(max(0, len(w.flights) - n_slots) for w in self.workers)
-        if n_waiting + len(flights) > self.plan.options.job_queue_size:
+        if n_waiting + n_requests > self.plan.options.job_queue_size:
             raise OverloadedError(
                 "queue.full",
                 f"{n_waiting} requests wait for model {self.plan.name!r}, job_queue_size is "
@@ -211,11 +260,6 @@ class WorkerPool:
             )
         if n_waiting > 2 * n_slots > 0 and len(self._copies) < self.plan.options.max_workers:
             self._add_copy()
-        worker = None if self._suspects or self._waiting else self._freest()
-        if worker is None:
-            self._waiting.append(flights)
-        else:
-            worker.submit(flights)
 
     def cancel(self, flight: Flight) -> None:
         """Stop a request wherever it is; its slot is free within a step."""
@@ -225,10 +269,20 @@ class WorkerPool:
             for group in self._waiting:
                 if flight in group:
                     group.remove(flight)
+        if flight.worker is None:
+            self._room()
 
     def _freest(self) -> Worker | None:
-        ready = [w for w in self.workers if w.takes_requests and not self._suspects.has_for_itself(w)]
-        return min(ready, key=lambda worker: worker.n_reserved_tokens, default=None)
+        """The worker with the fewest reserved tokens of those that have room; one that stalls only if all do."""
+        most = 0 if self.limits is None else self.limits.max_batch_size + _N_QUEUED_AHEAD
+        ready = [
+            worker
+            for worker in self.workers
+            if worker.takes_requests and len(worker.flights) < most and not self._suspects.has_for_itself(worker)
+        ]
+        if len(ready) > 1:
+            ready.sort(key=lambda worker: (self.is_stalled(worker), worker.n_reserved_tokens))
+        return ready[0] if ready else None
 
     def _dispatch(self) -> None:
         """Hand out suspects one at a time, then what waits."""
@@ -247,8 +301,9 @@ class WorkerPool:
             if group:
                 worker.submit(group)
 
-    def _idle(self) -> None:
-        if self._suspects:  # one of them may wait for a worker of its own
+    def _room(self) -> None:
+        """A request ended somewhere: what waits may go on."""
+        if self._suspects or self._waiting:
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _cleared(self, flight: Flight) -> None:

@@ -52,6 +52,13 @@ def _n_oom_kills() -> int:
     return int(fields.get("oom_kill", 0))
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
+
+
 class Process:
     """A child process whose output is relayed line by line to the log, under a label."""
 
@@ -71,6 +78,8 @@ class Process:
             stderr=asyncio.subprocess.STDOUT,
             env=dict(environ),
             limit=_LINE_LIMIT_BYTES,
+            # A group of its own: Ctrl-C reaches the server alone, which drains, and the whole group can be ended.
+            preexec_fn=os.setpgrp,
         )
         return cls(process, label)
 
@@ -80,12 +89,9 @@ class Process:
 
     def kill(self) -> None:
         """End the process and everything it started."""
-        # The worker made itself leader of a group; before that, or when it is gone, the process alone is killed.
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(self.pid) == self.pid:
+        if self._process.returncode is None:  # afterwards the number may be somebody else's
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
 
     async def wait(self) -> Exit:
         """Wait until it ended; then end what it may have left running."""
@@ -98,7 +104,7 @@ class Process:
         if code >= 0:
             return Exit(code=code, last_lines=lines)
         struck = code == -signal.SIGKILL and _n_oom_kills() > self._n_oom_kills
-        return Exit(code=None, signal_name=signal.Signals(-code).name, is_out_of_memory=struck, last_lines=lines)
+        return Exit(code=None, signal_name=_signal_name(-code), is_out_of_memory=struck, last_lines=lines)
 
     async def _relay_lines(self) -> None:
         stdout = self._process.stdout

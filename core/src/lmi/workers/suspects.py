@@ -2,20 +2,25 @@
 """Requests whose worker died: which go on, in what order, and which one is the killer.
 
 After a death the requests that were in flight are *suspects*. They are resubmitted one at a time: the next one follows
-when the one *on trial* has produced a chunk. A suspect that was on trial at a further death is next tried alone on a
-worker; if that worker dies too, it is the killer and fails. So a killer costs at most three deaths and fails alone.
+when the one *on trial* has produced some ids, more of them after each further death. A suspect that was on trial at a
+death is next tried alone on a worker; if that worker dies too, it is the killer and fails. So a killer costs three
+deaths if it kills at once, six if it takes its time, and fails alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
 from lmi.api.backend import BackendInfo, Resume
-from lmi.api.errors import EngineDeadError, LmiError
-from lmi.api.requests import Finish, FinishReason, SamplingParams, TokenChunk, Usage
+from lmi.api.errors import EngineDeadError, LmiError, OutOfMemoryError
+from lmi.api.requests import FinishReason, SamplingParams
 from lmi.workers.flight import Flight
 from lmi.workers.worker import Worker
+
+_TRIAL_IDS = (1, 16, 64, math.inf)
+"""Ids a suspect must produce to be cleared, by the number of deaths it has seen."""
 
 
 class Suspects:
@@ -40,11 +45,12 @@ class Suspects:
 
     def start_trial(self) -> None:
         """Put the next suspect on trial; the caller submits it."""
-        self._trial = self._queue.popleft()
-        self._trial.is_on_trial = True
+        self._trial = flight = self._queue.popleft()
+        flight.is_on_trial = True
+        flight.n_trial_ids_left = _TRIAL_IDS[min(flight.n_deaths, len(_TRIAL_IDS)) - 1]
 
     def end_trial(self, flight: Flight) -> None:
-        """The suspect on trial has produced a chunk or ended."""
+        """The suspect on trial has produced enough or ended."""
         flight.is_on_trial = flight.is_alone = False
         self._trial = None
 
@@ -60,9 +66,16 @@ class Suspects:
         return False
 
     def take_all(self) -> list[Flight]:
+        """Forget all that are not on trial, and return them."""
         flights = list(self._queue)
         self._queue.clear()
         return flights
+
+    def take_expired(self) -> list[Flight]:
+        """Forget those whose deadline has passed, and return them."""
+        expired = [flight for flight in self._queue if flight.is_expired]
+        self._queue = deque(flight for flight in self._queue if not flight.is_expired)
+        return expired
 
     def add(self, flights: Sequence[Flight], reason: LmiError) -> None:
         """Take the requests of a dead worker: finish, fail or queue each."""
@@ -86,8 +99,7 @@ class Suspects:
         n_output = len(flight.request.resumed_ids) + len(flight.ids)
         if n_output < flight.request.sampling.max_tokens:
             return False
-        usage = Usage(len(flight.request.prompt_ids), n_output)
-        flight.on_chunk(TokenChunk([], finish=Finish(FinishReason.LENGTH), usage=usage))
+        flight.end(FinishReason.LENGTH)
         return True
 
     def _cannot_resume(self, flight: Flight, reason: LmiError) -> bool:
@@ -107,8 +119,9 @@ class Suspects:
         return True
 
 
-def _killer_error(reason: LmiError) -> EngineDeadError:
-    return EngineDeadError(
+def _killer_error(reason: LmiError) -> LmiError:
+    kind = OutOfMemoryError if isinstance(reason, OutOfMemoryError) else EngineDeadError
+    return kind(
         "engine.killed-by-request",
         f"the worker died twice with this request, the last time with it alone: {reason}",
         "The request is not tried again; the worker's log says where it died",

@@ -15,7 +15,7 @@ from typing import Any
 import lmi
 from lmi.api.backend import CONTRACT_VERSION
 from lmi.api.engine import EngineLimits, EngineStats
-from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, RequestError
+from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, OutOfMemoryError, RequestError
 from lmi.workers.flight import Flight
 from lmi.workers.process import Exit, Process
 from lmi.workers.wire import (
@@ -37,6 +37,8 @@ from lmi.workers.wire import (
 
 _CLOSE_S = 5.0
 _LAST_WORDS_S = 1.0
+_PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from lmi.workers.main import main; main()"
+"""Not ``-m``: the current folder, which may be a model's, must not be imported from."""
 
 
 class WorkerState(str, Enum):
@@ -55,8 +57,8 @@ class Worker:
         environ: its environment.
         socket_path: where it connects to; in a folder only this user can enter.
         on_state: called when it became ready, made progress or died.
-        on_cleared: called when a request that is on trial produced its first chunk or ended.
-        on_idle: called when the last of its requests ended.
+        on_cleared: called when a request that is on trial produced enough ids or ended.
+        on_room: called when a request ended.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Worker:
         socket_path: Path,
         on_state: Callable[[Worker], None],
         on_cleared: Callable[[Flight], None],
-        on_idle: Callable[[], None],
+        on_room: Callable[[], None],
     ) -> None:
         self.label = label
         self.state = WorkerState.STARTING
@@ -92,7 +94,7 @@ class Worker:
         self._socket_path = socket_path
         self._on_state = on_state
         self._on_cleared = on_cleared
-        self._on_idle = on_idle
+        self._on_room = on_room
         self._loop = asyncio.get_running_loop()
         self._process: Process | None = None
         self._groups: list[list[Flight]] = []
@@ -111,18 +113,16 @@ class Worker:
         """Start the process and return when it ended."""
         listener = await self._loop.create_unix_server(lambda: self._channel, str(self._socket_path))
         try:
-            command = [self._python, "-m", "lmi.workers.main", str(self._socket_path)]
+            command = [self._python, "-c", _PROGRAM, str(self._socket_path)]
             environ = {**os.environ, **self._environ, "PYTHONUNBUFFERED": "1"}
             try:
                 self._process = await Process.start(command, label=self.label, environ=environ)
-            except OSError as error:
-                self.error = EngineLoadError(
+            except (FileNotFoundError, PermissionError) as error:
+                raise EngineLoadError(
                     "worker.no-python",
                     f"{self._python!r} cannot be started: {error}",
                     "Correct option.pythonExecutable",
-                )
-                self._ended(None)
-                return
+                ) from error
             exit_ = await self._process.wait()
         except asyncio.CancelledError:
             if self._process is not None:
@@ -136,8 +136,21 @@ class Worker:
             await asyncio.wait([self._disconnected], timeout=_LAST_WORDS_S)
         self._ended(exit_)
 
+    def failed(self, error: Exception) -> None:
+        """Its process could not be started or watched."""
+        if self.state is not WorkerState.DEAD:
+            self.kill()
+            self.error = error if isinstance(error, LmiError) else _start_error(error)
+            self._ended(None)
+
     def _ended(self, exit_: Exit | None) -> None:
         self.exit = exit_
+        if exit_ is not None and exit_.is_out_of_memory and self.error is None:
+            self.error = OutOfMemoryError(
+                "engine.out-of-memory",
+                f"worker {self.label} was {exit_}",
+                "Lower option.max_rolling_batch_size or the memory the backend may use, or take a larger machine",
+            )
         self.state = WorkerState.DEAD
         self._end.set_result(None)
         self._channel.close()
@@ -158,13 +171,14 @@ class Worker:
         """Let the engine close and the process exit; kill it when that takes too long."""
         if self.state is WorkerState.DEAD:
             return
-        self._channel.send(Close())
-        await asyncio.wait([self._end], timeout=_CLOSE_S)
+        if self._channel.is_open:
+            self._channel.send(Close())
+            await asyncio.wait([self._end], timeout=_CLOSE_S)
         self.kill()
 
     @property
     def takes_requests(self) -> bool:
-        return self.state is WorkerState.READY and not self.is_retired
+        return self.state is WorkerState.READY and not self.is_retired and self._channel.is_open
 
     @property
     def idle_s(self) -> float:
@@ -209,7 +223,6 @@ class Worker:
 
     def _flush_singly(self, groups: list[list[Flight]], cancelled_ids: list[str]) -> None:
         """Send group by group, because one holds a value that cannot be encoded: it fails, the others go on."""
-        self._channel.send_stream(Commands([], cancelled_ids))
         for group in groups:
             try:
                 self._channel.send_stream(Commands([[flight.resumed_request() for flight in group]], []))
@@ -219,6 +232,7 @@ class Worker:
                     flight.on_error(
                         RequestError("request.not-encodable", f"the request holds a value no engine takes: {error}")
                     )
+        self._channel.send_stream(Commands([], cancelled_ids))
 
     def _forget(self, request_id: str) -> Flight | None:
         flight = self.flights.pop(request_id, None)
@@ -229,11 +243,13 @@ class Worker:
                 self._on_cleared(flight)
             if not self.flights:
                 self.idle_since_s = time.monotonic()
-                self._on_idle()
+            self._on_room()
         return flight
 
     async def call(self, ability: str, method: str, *args: Any) -> Any:
         """Call a method of an ability in the worker and return its result."""
+        if not self.takes_requests:
+            raise EngineDeadError("engine.died", f"worker {self.label} is {self.state.value}")
         self._n_calls += 1
         future: asyncio.Future[Any] = self._loop.create_future()
         self._calls[self._n_calls] = future
@@ -253,7 +269,9 @@ class Worker:
             if chunk.finish is not None:
                 self._forget(request_id)
             elif flight.is_on_trial:
-                self._on_cleared(flight)
+                flight.n_trial_ids_left -= len(chunk.ids)
+                if flight.n_trial_ids_left <= 0:
+                    self._on_cleared(flight)
             flight.on_chunk(chunk)
 
     def _on_message(self, message: FromWorker) -> None:
@@ -295,3 +313,11 @@ class Worker:
             self.kill()
             return
         self._channel.send(self._load)
+
+
+def _start_error(error: Exception) -> EngineLoadError:
+    return EngineLoadError(
+        "worker.no-process",
+        f"the worker's process cannot be started or watched: {type(error).__name__}: {error}",
+        "Check open files, processes and the folder for temporary files (TMPDIR)",
+    )
