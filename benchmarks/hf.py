@@ -3,10 +3,10 @@
 
     python benchmarks/hf.py [--model FOLDER] [--dtype bf16] [--threads 2] [--rounds 3] [-o key=value]
 
-Three things take turns on the same cores, the others idle meanwhile: stock ``model.generate``, the step loop of lmi_hf's
-stepper with no server and no scheduler (step_loop.py), and a server that streams to a client in a process of its own.
-Ratios are taken round by round; their median counts. Also: prompts of 1,024 tokens, and 31 short streams beside a prompt
-of 1,800.
+Three things take turns on the same cores, the others idle meanwhile: stock ``model.generate``, the step loop of
+lmi_hf's stepper with no server and no scheduler (step_loop.py), and a server that streams to a client in a process of
+its own. Ratios are taken round by round; their median counts. Also: prompts of 1,024 tokens, and 31 short streams
+beside a prompt of 1,800.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
     python benchmarks/hf_bare.py stock|loop --model FOLDER --dtype bf16 --threads 2
 
-Reads a JSON line {"n": requests, "prompt_tokens": tokens} at a time from stdin and answers "rate TOKENS_PER_S": of stock
-``model.generate``, or of lmi_hf's stepper with an argmax behind it. Idle between the lines.
+Reads a JSON line {"n": requests, "prompt_tokens": tokens} at a time from stdin and answers "rate TOKENS_PER_S": of
+stock ``model.generate``, or of lmi_hf's stepper with an argmax behind it. Idle between the lines.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def lmi_filter_request(request: TextRequest) -> TextRequest | None:
 def lmi_filter_text(request: TextRequest, text: str, is_last: bool) -> str | None:
     """Change or refuse generated text before it leaves the server.
 
-    Called: for each piece of a stream, or once for a whole answer; the last call has ``is_last``.
+    Called: for the text of each token, in order, whether the answer streams or not; the last call has ``is_last``.
     Answers: all, in order; each gets the previous one's result; None leaves it as it is. Text may be held back by
     returning "" and given with a later piece. Cost: instant.
     """

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 import msgspec
 
-from lmi.api.backend import Capability
+from lmi.api.backend import BackendInfo, Capability
 from lmi.api.errors import LmiError, NotReadyError, RequestError, UnsupportedError
 from lmi.api.requests import GenerationRequest, SamplingParams
 from lmi.api.texts import TextRequest
@@ -47,6 +47,7 @@ class Model:
     Args:
         plan: everything decided before a worker starts.
         tokenizer: text to ids and back.
+        backends: what is installed, to name those that offer what this one does not.
         request_filters: implementations of lmi_filter_request, in order.
         text_filters: implementations of lmi_filter_text, in order.
         on_progress: called when loading moved on, with the worker that did.
@@ -58,6 +59,7 @@ class Model:
         plan: LoadPlan,
         tokenizer: Tokenizer,
         *,
+        backends: Mapping[str, BackendInfo] | None = None,
         request_filters: Sequence[Callable[..., Any]] = (),
         text_filters: Sequence[Callable[..., Any]] = (),
         on_progress: Callable[[Model, Worker], None] = lambda model, worker: None,
@@ -68,6 +70,7 @@ class Model:
         self.tokenizer = tokenizer
         self.request_filters = tuple(request_filters)
         self.text_filters = tuple(text_filters)
+        self._backends = backends or {}
         self.failure: LmiError | None = None
         self.is_draining = False
         self._undeclared = sorted(each.value for each in _SAMPLING_CAPABILITIES - plan.info.capabilities)
@@ -161,14 +164,20 @@ class Model:
             raise UnsupportedError(
                 "request.unsupported",
                 f"{texts} was asked, but backend {self.plan.info.name!r} does not offer it",
-                "Leave it out, or serve the model with another backend",
+                self._who_offers(frozenset(map(Capability, asked))),
             )
         if request.adapter and Capability.ADAPTERS not in self.plan.info.capabilities:
             raise UnsupportedError(
                 "request.unsupported",
                 f"adapter={request.adapter!r} was asked, but backend {self.plan.info.name!r} has no adapters",
-                "Leave it out, or serve the model with another backend",
+                self._who_offers(frozenset({Capability.ADAPTERS})),
             )
+
+    def _who_offers(self, wanted: frozenset[Capability]) -> str:
+        names = sorted(name for name, info in self._backends.items() if wanted <= info.capabilities)
+        if not names:
+            return "No installed backend offers it; leave it out"
+        return f"Leave it out, or serve the model with a backend that offers it: {', '.join(names)}"
 
     def filter_pieces(self, request: TextRequest, pieces: list[str], *, is_last: bool) -> list[str]:
         """Run lmi_filter_text over pieces of text, in order; the last one of the answer is marked."""

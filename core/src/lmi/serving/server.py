@@ -172,6 +172,7 @@ class Server:
         model = Model(
             plan,
             tokenizer,
+            backends=context.plugins.backends,
             request_filters=context.request_filters,
             text_filters=context.text_filters,
             on_progress=self._moved,
