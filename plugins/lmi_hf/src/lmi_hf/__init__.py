@@ -37,7 +37,7 @@ def lmi_describe_backend() -> BackendInfo:
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
             EngineLibrary(distribution="accelerate", versions=">=1.1"),
         ),
-        install="pip install torch --index-url https://download.pytorch.org/whl/cpu && pip install 'lmi-hf[engine]'",
+        install="install the torch build for your device, then pip install 'lmi-hf[engine]'",
     )
 
 
