@@ -76,6 +76,7 @@ def test_auto_takes_16_bits_only_where_the_processor_computes_them(
     assert engine.choose_dtype("auto", LlamaConfig(dtype=stored)) == getattr(torch, chosen)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21 asks for it
 def test_an_adapter_folder_serves_its_base_with_the_adapter_merged(folder: Path, tmp_path: Path) -> None:
     import peft
     from transformers import AutoModelForCausalLM
