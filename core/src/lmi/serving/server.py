@@ -9,9 +9,7 @@ import logging
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar, cast
 
 import uvicorn
 
@@ -23,10 +21,10 @@ from lmi.serving.context import Context
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
 from lmi.serving.tokenizer import Tokenizer, load_tokenizer
+from lmi.threads import in_own_thread
 from lmi.workers.worker import Worker, WorkerState
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _KEEP_ALIVE_S = 75
 _WATCH_INTERVAL_S = 1.0
 _LAST_ANSWERS_S = 2.0
@@ -148,12 +146,12 @@ class Server:
     async def _load(self) -> None:
         context = self._context
         try:
-            plan = await _in_daemon_thread(self._make_plan)
+            plan = await in_own_thread(self._make_plan)
             for warning in plan.warnings:
                 _LOG.warning("%s", warning)
             _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
             context.stage = "load tokenizer"
-            tokenizer = await _in_daemon_thread(
+            tokenizer = await in_own_thread(
                 lambda: load_tokenizer(
                     plan.artifacts,
                     trust_remote_code=plan.config.trust_remote_code,
@@ -244,29 +242,3 @@ def port_of(environ: Mapping[str, str]) -> int:
             "server.cannot-bind", f"SAGEMAKER_BIND_TO_PORT={text!r} is no port", (), "Give a number from 1 to 65535"
         )
     return int(text)
-
-
-async def _in_daemon_thread(work: Callable[[], _T]) -> _T:
-    """Run slow work in a thread that does not keep a stopping server alive."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_T] = loop.create_future()
-
-    def finish(result: _T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(_T, result))
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(finish, result, failure)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await future

@@ -21,6 +21,7 @@ from lmi.api.abilities import ABILITIES
 from lmi.api.backend import CONTRACT_VERSION
 from lmi.api.engine import Engine
 from lmi.api.errors import EngineDeadError, UnsupportedError
+from lmi.threads import in_own_thread
 from lmi.workers import generate
 from lmi.workers.drive import Drive
 from lmi.workers.wire import (
@@ -109,7 +110,7 @@ class WorkerMain:
             return engine, plugins.hooks(load.backend)
 
         try:
-            engine, hooks = await asyncio.to_thread(build)
+            engine, hooks = await in_own_thread(build)
             self._engine = engine
             self._drive = Drive(
                 engine,
