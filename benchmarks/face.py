@@ -22,11 +22,12 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import face_extras
 from peer_servers import INSTALLED, N_STREAM_TOKENS, Job, both_jobs, install, start_peers
-from processes import Lmi, Noise, cpu_s, machine, median, verdict
+from processes import Lmi, Noise, cpu_s, machine, median, quietest, verdict
 
 PLAIN_BAR, STREAM_BAR = 1.5, 2.0
 _N_CONNECTIONS = 32
@@ -72,7 +73,7 @@ def main() -> None:
         lmi = running.enter_context(Lmi("-o", "rolling_batch=echo"))
         own = both_jobs("lmi", lmi, f"{lmi.url}/invocations")
         jobs = [*own, *start_peers(options.peers, running)]
-        loads = _rounds(jobs, lmi, options.rounds, options.seconds)
+        loads = _rounds(jobs, lmi, options)
         _print_table(loads)
         _print_own(loads, own[1], lmi, options.seconds)
         face_extras.print_checked_streams(lmi.url, own[1], lambda: wrk(own[1], _N_CONNECTIONS, 3 * options.seconds))
@@ -86,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--install", action="store_true", help="make the environments that are missing (venv, pip)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of one run of wrk")
+    parser.add_argument("--patience", type=float, default=0, metavar="S", help="wait so long for an idle machine")
     parser.add_argument("--waiting", type=int, default=2000, help="streams that wait while memory is measured")
     options = parser.parse_args()
     options.peers = options.peers.absolute()
@@ -95,15 +97,16 @@ def _arguments() -> argparse.Namespace:
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-def _rounds(jobs: list[Job], lmi: Lmi, n_rounds: int, seconds: int) -> dict[tuple[str, str], list[Load]]:
+def _rounds(jobs: list[Job], lmi: Lmi, options: argparse.Namespace) -> dict[tuple[str, str], list[Load]]:
     """Loads by server and mode; all servers stay up, one is loaded at a time."""
     for job in jobs:
         job.check()
         wrk(job, _N_CONNECTIONS, _WARM_UP_S)
     loads = defaultdict(list)
-    for _ in range(n_rounds):
+    for _ in range(options.rounds):
         for job in jobs:
-            loads[job.server, job.mode].append(measure(job, lmi, _N_CONNECTIONS, seconds))
+            once = partial(measure, job, lmi, _N_CONNECTIONS, options.seconds)
+            loads[job.server, job.mode].append(quietest(once, lambda load: load.others, options.patience))
     return loads
 
 

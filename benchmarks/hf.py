@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 import load
 from hf_bare import CONTEXT_TOKENS, MAX_SLOTS
-from processes import Lmi, Noise, machine, median, verdict
+from processes import Lmi, Noise, machine, median, quietest, verdict
 from step_loop import N_NEW_TOKENS
 
 LOOP_BAR, STOCK_BAR, BESIDE_BAR = 0.9, 1.2, 0.7
@@ -89,6 +89,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self._tokenizer = Tokenizer.from_file(str(Path(options.model) / "tokenizer.json"))
         self._random = random.Random(0)
+        self._patience_s = options.patience
         sizes = (f"max_rolling_batch_size={MAX_SLOTS}", f"max_model_len={CONTEXT_TOKENS}")
         given = ("rolling_batch=hf", f"dtype={options.dtype}", f"n_threads={options.threads}", *sizes, *options.o)
         self._bare: list[Bare] = []
@@ -113,16 +114,24 @@ class Bench:
 
     def round(self, n: int, prompt_tokens: int) -> Round:
         """All three, one after the other, with n requests at once."""
+        return quietest(lambda: self._round(n, prompt_tokens), lambda found: found.others, self._patience_s)
+
+    def _round(self, n: int, prompt_tokens: int) -> Round:
         noise = Noise()
         stock, loop = (bare.rate(n, prompt_tokens) for bare in self._bare)
         server = load.run(url=self._url, prompts=self.prompts(n, prompt_tokens), max_new_tokens=N_NEW_TOKENS)
         return Round(stock=stock, loop=loop, server=server, others=noise.share())
 
-    def beside(self) -> load.Result:
-        """31 short streams, with a long prompt for a part of their time."""
+    def beside(self) -> tuple[load.Result, float]:
+        """31 short streams, with a long prompt for a part of their time; and the share of other programs."""
+        return quietest(self._beside, lambda found: found[1], self._patience_s)
+
+    def _beside(self) -> tuple[load.Result, float]:
+        noise = Noise()
         prompts = self.prompts(MAX_SLOTS - 1, _SHORT_TOKENS)
         (long_prompt,) = self.prompts(1, _LONGEST_TOKENS)
-        return load.run(url=self._url, prompts=prompts, long_prompt=long_prompt, n_window_tokens=_WINDOW_TOKENS)
+        task = {"prompts": prompts, "long_prompt": long_prompt, "n_window_tokens": _WINDOW_TOKENS}
+        return load.run(url=self._url, **task), noise.share()
 
     @property
     def _url(self) -> str:
@@ -161,6 +170,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument("--threads", type=int, default=0, help="0: one a core")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--patience", type=float, default=0, metavar="S", help="wait so long for an idle machine")
     parser.add_argument("--no-long", dest="long", action="store_false", help="leave out what needs long prompts")
     parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="further option of lmi serve")
     options = parser.parse_args()
@@ -209,14 +219,14 @@ def _print_rates(bench: Bench, batches: Sequence[int], prompt_tokens: int, n_rou
 
 
 def _print_beside(bench: Bench, n_rounds: int) -> None:
-    results = [bench.beside() for _ in range(n_rounds)]
+    results, others = zip(*(bench.beside() for _ in range(n_rounds)), strict=True)
     kept = median([each.beside_tokens_per_s / each.tokens_per_s for each in results])
     alone = median([each.tokens_per_s for each in results])
     beside = median([each.beside_tokens_per_s for each in results])
     first_s = median([each.first_token_s for each in results])
     print(f"\n{MAX_SLOTS - 1} short streams beside a prompt of {_LONGEST_TOKENS:,} tokens")
     print(f"  alone {alone:.1f} tokens/s, while it is read {beside:.1f}: {verdict(kept, BESIDE_BAR)} of their rate")
-    print(f"  first token of the long prompt after {first_s:.1f} s", flush=True)
+    print(f"  first token of the long prompt after {first_s:.1f} s; others {max(others):.0%}", flush=True)
 
 
 if __name__ == "__main__":

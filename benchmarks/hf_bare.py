@@ -41,11 +41,12 @@ def _rate_function(what: str, folder: str, dtype: str, n_threads: int) -> Callab
 
     from step_loop import generate_rate, loop_rate
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(n_threads)
     types = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=types[dtype]).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=types[dtype])
+    model.train(False)
     if what == "stock":
         return lambda n, prompt_tokens: generate_rate(model, n, prompt_tokens)
     from lmi_hf.stepping import StepperOptions, build_stepper

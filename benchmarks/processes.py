@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,7 +21,9 @@ from typing import Any, TypeVar
 import psutil
 
 STOP_LIMIT_S = 10.0
+_QUIET_SHARE = 0.06
 _P = TypeVar("_P", bound="Program")
+_T = TypeVar("_T")
 
 
 class Program:
@@ -153,6 +155,25 @@ class Noise:
         times, own = psutil.cpu_times(), psutil.Process()
         idle_s = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
         return float(sum(times) - idle_s - sum(map(cpu_s, [own, *own.children(recursive=True)])))
+
+
+def quietest(measure: Callable[[], _T], others: Callable[[_T], float], patience_s: float) -> _T:
+    """Measure until other programs leave the machine alone; the least disturbed result.
+
+    Args:
+        measure: measures once.
+        others: tells from a result which share of the machine other programs used.
+        patience_s: how long to wait and to measure again; 0 takes the first result.
+    """
+    end_s = time.monotonic() + patience_s
+    best: _T | None = None
+    while best is None or (others(best) > _QUIET_SHARE and time.monotonic() < end_s):
+        while time.monotonic() < end_s and psutil.cpu_percent(interval=1.0) / 100 > _QUIET_SHARE:
+            pass
+        result = measure()
+        if best is None or others(result) < others(best):
+            best = result
+    return best
 
 
 def cpu_s(process: psutil.Process) -> float:
