@@ -27,7 +27,7 @@ from pathlib import Path
 
 import face_extras
 from peer_servers import INSTALLED, N_STREAM_TOKENS, Job, both_jobs, install, start_peers
-from processes import Lmi, Noise, cpu_s, machine, median, quietest, verdict
+from processes import Lmi, Noise, cpu_s, exit_on_signals, machine, median, quietest, verdict
 
 PLAIN_BAR, STREAM_BAR = 1.5, 2.0
 _N_CONNECTIONS = 32
@@ -61,6 +61,7 @@ class Load:
 
 def main() -> None:
     options = _arguments()
+    exit_on_signals()
     if shutil.which("wrk") is None:
         print("wrk is missing: apt-get install wrk (Debian, Ubuntu) or brew install wrk (macOS)", file=sys.stderr)
         raise SystemExit(2)

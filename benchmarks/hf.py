@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 import load
 from hf_bare import CONTEXT_TOKENS, MAX_SLOTS
-from processes import Lmi, Noise, machine, median, quietest, verdict
+from processes import Lmi, Noise, exit_on_signals, machine, median, quietest, verdict
 from step_loop import N_NEW_TOKENS
 
 LOOP_BAR, STOCK_BAR, BESIDE_BAR = 0.9, 1.2, 0.7
@@ -151,6 +151,7 @@ class Bench:
 
 def main() -> None:
     options = _arguments()
+    exit_on_signals()
     print(machine(), flush=True)
     with Bench(options) as bench:
         print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -205,6 +206,12 @@ def free_ports(n: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this program as Ctrl-C does: with everything it started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def machine() -> str:
