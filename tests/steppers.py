@@ -127,8 +127,6 @@ class ToyStepper(Stepper):
         n_read = sum(len(entry.ids) for entry in batch.prefills)
         if limits.prefill_chunk_tokens is not None:
             assert n_read <= limits.prefill_chunk_tokens
-        if batch.decodes and limits.prefill_tokens_beside_decodes is not None:
-            assert n_read <= limits.prefill_tokens_beside_decodes
 
 
 def new_request(name="r", prompt_ids=(1, 2, 3), max_tokens=12, resumed_ids=(), **sampling):

@@ -161,7 +161,7 @@ def test_prompt_log_probabilities_come_with_the_first_chunk(n_logits_per_slot):
 
 
 def test_a_prompt_preempted_while_it_is_scored_has_each_score_once():
-    limits = toy_limits(kv_capacity_tokens=210, prefill_tokens_beside_decodes=1)
+    limits = toy_limits(kv_capacity_tokens=210, prefill_chunk_tokens=1)
     stepper = ToyStepper(limits)
     growing = new_request("growing", [3] * 10, 200, ignore_eos=True)
     scored = new_request("scored", [1 + i % 39 for i in range(134)], 2, n_prompt_logprobs=1)

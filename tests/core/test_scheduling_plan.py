@@ -130,11 +130,28 @@ def test_a_long_prompt_stops_neither_decodes_nor_short_prompts_behind_it():
     short = new_active("short", [3] * 6, 3)
     add_all(scheduler, [long, short])
     plan, _ = one_step(scheduler, stepper)
-    assert plan.chunks == [(long, 10), (short, 6)]  # 16 beside decodes: the short one whole, the rest to the long one
+    assert plan.chunks == [(long, 26), (short, 6)]  # 32 a step: the short one whole, the rest to the long one
     while not long.is_decoding:
         plan, _ = one_step(scheduler, stepper)
         assert decoding in plan.decodes
     assert short.n_output == 3, "the short request was done before the long prompt was read"
+
+
+@pytest.mark.parametrize(
+    ("n_streams", "n_prompts", "n_tokens"), [(8, 1, 20), (16, 1, 20), (4, 1, 40), (1, 1, 160), (4, 8, 300)]
+)
+def test_the_fewer_streams_run_for_each_prompt_the_more_of_the_prompts_is_read(n_streams, n_prompts, n_tokens):
+    limits = toy_limits(
+        max_slots=32, kv_capacity_tokens=9999, max_prefills_per_step=32,
+        prefill_chunk_tokens=300, prefill_tokens_beside_decodes=10,
+    )  # fmt: skip
+    scheduler, stepper = Scheduler(limits), ToyStepper(limits)
+    add_all(scheduler, [new_active(f"stream {i}", [i], 40) for i in range(n_streams)])
+    one_step(scheduler, stepper)
+    add_all(scheduler, [new_active(f"prompt {i}", [i] * 200, 1) for i in range(n_prompts)])
+    plans = [one_step(scheduler, stepper)[0] for _ in range(2)]
+    assert sum(n for plan in plans for _, n in plan.chunks) == n_tokens
+    assert all(len(plan.decodes) >= n_streams for plan in plans)
 
 
 def test_short_prompts_that_keep_coming_do_not_starve_a_long_one():

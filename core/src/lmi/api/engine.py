@@ -86,8 +86,9 @@ class StepperLimits(msgspec.Struct, frozen=True, kw_only=True):
         kv_capacity_tokens: cache tokens over all slots; admission never exceeds it.
         vocab_size: width of the logits.
         prefill_chunk_tokens: most prompt tokens a step; None for no limit (prompts are never cut).
-        prefill_tokens_beside_decodes: the same for a step that also decodes, so that running streams keep their
-            pace beside a long prompt; None for no other limit than prefill_chunk_tokens.
+        prefill_tokens_beside_decodes: prompt tokens a step, on average, while eight or more streams run for each
+            prompt that waits, so that they keep their pace; with fewer streams a prompt it grows in proportion. None
+            for no other limit than prefill_chunk_tokens.
         max_prefills_per_step: prompts (or chunks of them) in one step.
         n_logits_per_slot: most positions of one sequence that can return logits in a step (speculation, prompt
             log probabilities); 0 for no limit.

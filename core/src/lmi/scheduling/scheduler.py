@@ -16,6 +16,13 @@ from lmi.scheduling.prefills import Share, share_prefills
 HEADROOM_TOKENS = 64
 """Room to grow that a request must find on admission; small, since most outputs end long before max_tokens."""
 
+STREAMS_PER_PROMPT = 8
+"""Running streams for each waiting prompt from which on their pace comes first (prefill_tokens_beside_decodes)."""
+
+STEPS_PER_CHUNK = 2
+"""Steps whose allowance a chunk beside decodes takes at once: fewer, larger chunks cost less (32 tokens 1.9 ms each,
+16 tokens 3 ms, measured beside 31 decodes of a 135M model on a CPU)."""
+
 
 @dataclass
 class Plan(Generic[Owner]):
@@ -62,6 +69,7 @@ class Scheduler(Generic[Owner]):
         self._free = list(range(self.n_slots))
         self._released: list[int] = []
         self._share = Share()
+        self._owed_tokens = 0  # prompt tokens read ahead of what the decodes beside them allow
         self.running: list[ActiveRequest[Owner]] = []  # in order of arrival
         self.waiting: deque[ActiveRequest[Owner]] = deque()
         self.kv_used_tokens = 0
@@ -149,10 +157,16 @@ class Scheduler(Generic[Owner]):
         if not prefilling:
             return []
         limits = self._limits
-        caps = [limits.prefill_chunk_tokens, limits.prefill_tokens_beside_decodes if n_decodes else None]
-        budget_tokens = min((cap for cap in caps if cap is not None), default=sys.maxsize)
+        budget_tokens = sys.maxsize if limits.prefill_chunk_tokens is None else limits.prefill_chunk_tokens
+        if n_decodes and limits.prefill_tokens_beside_decodes is not None:
+            weight = max(1, STREAMS_PER_PROMPT * len(prefilling) // n_decodes)
+            allowed_tokens = weight * limits.prefill_tokens_beside_decodes
+            self._owed_tokens = max(0, self._owed_tokens - allowed_tokens)
+            if self._owed_tokens:
+                return []
+            budget_tokens = min(budget_tokens, STEPS_PER_CHUNK * allowed_tokens)
         free_tokens = limits.kv_capacity_tokens - self.kv_used_tokens - n_decodes
-        return share_prefills(
+        chunks = share_prefills(
             prefilling,
             budget_tokens=min(budget_tokens, free_tokens),
             max_prefills=limits.max_prefills_per_step,
@@ -160,6 +174,8 @@ class Scheduler(Generic[Owner]):
             n_logits_per_slot=limits.n_logits_per_slot,
             turn=self._share,
         )
+        self._owed_tokens = sum(n_tokens for _, n_tokens in chunks) if n_decodes else 0
+        return chunks
 
 
 def _lay_out(chunks: list[tuple[ActiveRequest[Owner], int]], decodes: list[ActiveRequest[Owner]]) -> Plan[Owner]:

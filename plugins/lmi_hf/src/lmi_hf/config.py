@@ -49,8 +49,9 @@ class HFConfig(BackendConfig):
     prefill_tokens_beside_decodes: int = option(
         0,
         description=(
-            "The same for a step in which other requests produce tokens. Small keeps their pace, large gives a new "
-            "prompt its first token sooner. 0: 16 on CPU, 512 on CUDA."
+            "Prompt tokens a step, on average, while eight or more requests produce tokens for each prompt that waits; "
+            "with fewer it grows in proportion. Small keeps their pace, large gives a new prompt its first token "
+            "sooner. 0: 16 on CPU, 512 on CUDA."
         ),
         unit="tokens",
         ge=0,
