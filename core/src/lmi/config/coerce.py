@@ -38,6 +38,19 @@ def coerce(text: str, annotation: Any) -> Any:
     return text
 
 
+def as_text(value: Any) -> str:
+    """The inverse: how a user writes a value in a file or a variable."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return json.dumps(value if isinstance(value, Mapping) else list(value))
+    return str(value)
+
+
 def choices(annotation: Any) -> list[str]:
     """The names a field of this type takes; empty where it is open."""
     found: list[str] = []

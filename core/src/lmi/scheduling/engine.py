@@ -48,7 +48,7 @@ class StepperEngine(Engine):
     def __init__(
         self, stepper: Stepper, eos_token_ids: Sequence[int] = (), *, max_batch_size: int | None = None
     ) -> None:
-        self._stepper = stepper
+        self.stepper = stepper
         self._eos_token_ids = tuple(eos_token_ids)
         self._scheduler: Scheduler[Stream] = Scheduler(stepper.limits, max_batch_size=max_batch_size)
         self.limits = EngineLimits(
@@ -67,7 +67,7 @@ class StepperEngine(Engine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         self._refuse_if_ended()
-        check_request(request, self._stepper.limits)
+        check_request(request, self.stepper.limits)
         stream = Stream(request, self._eos_token_ids, self.limits.vocab_size, asyncio.get_running_loop())
         finish = stream.active.finish_on_arrival()
         if finish is not None:
@@ -118,7 +118,7 @@ class StepperEngine(Engine):
             self._death = error
         self._fail_all()
         try:
-            self._stepper.close()
+            self.stepper.close()
         except Exception:
             log.exception("The stepper could not be closed.")
 
@@ -133,7 +133,7 @@ class StepperEngine(Engine):
         self._take_inbox()
         plan = self._scheduler.plan()
         for slot in self._scheduler.take_released():
-            self._stepper.release(slot)
+            self.stepper.release(slot)
         if plan is not None:
             self._step(plan)
         elif self._scheduler.has_work:
@@ -151,7 +151,7 @@ class StepperEngine(Engine):
                 self._scheduler.remove(stream.active)
 
     def _step(self, plan: Plan[Stream]) -> None:
-        output = self._stepper.step(plan.batch)
+        output = self.stepper.step(plan.batch)
         self._scheduler.commit(plan)
         self._chooser.score_prompts(plan, output)
         ids, scores = self._chooser.choose(plan, output)

@@ -12,22 +12,17 @@ from typing import Any
 import msgspec
 
 from lmi.api.backend import BackendInfo, Capability
-from lmi.api.errors import LmiError, NotReadyError, RequestError, UnsupportedError
-from lmi.api.requests import GenerationRequest, SamplingParams
+from lmi.api.errors import LmiError, NotReadyError, RequestError
+from lmi.api.requests import GenerationRequest
 from lmi.api.texts import TextRequest
 from lmi.loading import LoadPlan
+from lmi.serving.capabilities import as_field, refuse_undeclared
 from lmi.serving.generation import Generation
 from lmi.serving.tokenizer import Tokenizer
 from lmi.workers.pool import WorkerPool
 from lmi.workers.worker import Worker, WorkerState
 
 _LONG_PROMPT_CHARS = 8192
-_DEFAULTS = SamplingParams(max_tokens=1)
-_SAMPLING_CAPABILITIES = frozenset(each for each in Capability if each.value in SamplingParams.__struct_fields__)
-
-
-def _as_field(name: str, value: Any) -> str:
-    return f"{name}={value!r}"
 
 
 class ModelState(str, Enum):
@@ -73,7 +68,6 @@ class Model:
         self._backends = backends or {}
         self.failure: LmiError | None = None
         self.is_draining = False
-        self._undeclared = sorted(each.value for each in _SAMPLING_CAPABILITIES - plan.info.capabilities)
         self._on_failed = on_failed
         self.pool = WorkerPool(plan, on_state=lambda worker: on_progress(self, worker), on_failed=self._failed)
 
@@ -109,7 +103,7 @@ class Model:
     # ------------------------------------------------------------------------------------------------------ requests
 
     async def admit(
-        self, request: TextRequest, *, keeps_tokens: bool = False, asked_as: Callable[[str, Any], str] = _as_field
+        self, request: TextRequest, *, keeps_tokens: bool = False, asked_as: Callable[[str, Any], str] = as_field
     ) -> Generation:
         """Filter, tokenize and check one request, and start it.
 
@@ -136,7 +130,7 @@ class Model:
             prompt_ids = await asyncio.to_thread(self.tokenizer.encode, request.prompt)
         else:
             prompt_ids = self.tokenizer.encode(request.prompt)
-        self._check_capabilities(request, asked_as)
+        refuse_undeclared(self.plan.info, request.sampling, request.adapter, self._backends, asked_as)
         _check_length(prompt_ids, request.sampling.max_tokens, limits.max_context_tokens)
         engine_request = self._engine_request(request, prompt_ids)
         generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
@@ -155,29 +149,6 @@ class Model:
             adapter=request.adapter,
             deadline_s=self.plan.options.predict_timeout,
         )
-
-    def _check_capabilities(self, request: TextRequest, asked_as: Callable[[str, Any], str]) -> None:
-        sampling = request.sampling
-        asked = [name for name in self._undeclared if getattr(sampling, name) != getattr(_DEFAULTS, name)]
-        if asked:
-            texts = ", ".join(asked_as(name, getattr(sampling, name)) for name in asked)
-            raise UnsupportedError(
-                "request.unsupported",
-                f"{texts} was asked, but backend {self.plan.info.name!r} does not offer it",
-                self._who_offers(frozenset(map(Capability, asked))),
-            )
-        if request.adapter and Capability.ADAPTERS not in self.plan.info.capabilities:
-            raise UnsupportedError(
-                "request.unsupported",
-                f"adapter={request.adapter!r} was asked, but backend {self.plan.info.name!r} has no adapters",
-                self._who_offers(frozenset({Capability.ADAPTERS})),
-            )
-
-    def _who_offers(self, wanted: frozenset[Capability]) -> str:
-        names = sorted(name for name, info in self._backends.items() if wanted <= info.capabilities)
-        if not names:
-            return "No installed backend offers it; leave it out"
-        return f"Leave it out, or serve the model with a backend that offers it: {', '.join(names)}"
 
     def filter_pieces(self, request: TextRequest, pieces: list[str], *, is_last: bool) -> list[str]:
         """Run lmi_filter_text over pieces of text, in order; the last one of the answer is marked."""
