@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random models in the pretrained format, written in a second, for tests that need a real model folder.
+"""Tiny random models in the pretrained format, of any configuration that transformers has, written in a second.
+
+``lmi.testing.checkpoints`` writes the usual ones without torch; this is for the others: more layers, another window.
 
 The weights are random but large (``initializer_range`` 0.08), so greedy tokens depend on the whole context and a
 mistake in a cache shows at once. transformers is imported inside the functions only: tests of the server process
@@ -8,24 +10,11 @@ import this module too.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-VOCAB_SIZE = 300
-BOS_ID = 256
-EOS_ID = 257
-PAD_ID = 258
-CONTEXT_TOKENS = 512
-
-_PAIRS = (  # merged in this order, after the single bytes
-    "Ġt Ġa he in re on er Ġs at is Ġw an ou en Ġc Ġb ed or es Ġm "
-    "it al Ġf Ġp Ġo ar Ġd ing Ġthe Ġof Ġan Ġto Ġin Ġis Ġy th Ġh ll ic ro ti"
-)
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}<s>{{ message['role'] }}\n{{ message['content'] }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
-)
+from lmi.testing.shapes import BOS_ID, CONTEXT_TOKENS, EOS_ID, PAD_ID, VOCAB_SIZE
+from lmi.testing.tiny_tokenizer import write_tokenizer
 
 _SMALL: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
 _LLAMA_LIKE: dict[str, Any] = {
@@ -161,36 +150,3 @@ def write_tiny(arch: str, folder: Path | str, *, seed: int = 0, dtype: str = "fl
     model.save_pretrained(path)
     write_tokenizer(path)
     return path
-
-
-def write_tokenizer(folder: Path | str) -> Path:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json``: 256 bytes, <s>, </s>, <pad> and 41 pairs of letters."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {letter: number for number, letter in enumerate(letters)}
-    vocab.update({"<s>": BOS_ID, "</s>": EOS_ID, "<pad>": PAD_ID})
-    merges = [_halves(pair, vocab) for pair in _PAIRS.split() if not vocab.update({pair: len(vocab)})]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>"])
-    path = Path(folder)
-    tokenizer.save(str(path / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
-        "model_max_length": CONTEXT_TOKENS,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": _CHAT_TEMPLATE,
-    }
-    (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
-    return path
-
-
-def _halves(pair: str, vocab: dict[str, int]) -> tuple[str, str]:
-    """Split a piece into two pieces that are in the vocabulary already."""
-    cuts = [(pair[:n], pair[n:]) for n in range(len(pair) - 1, 0, -1)]
-    return next((left, right) for left, right in cuts if left in vocab and right in vocab)

@@ -33,7 +33,7 @@ class EchoEngine(Engine):
         self._slots = asyncio.Semaphore(config.max_rolling_batch_size)
         self._n_running = self._n_waiting = self._n_steps = 0
         self._is_step_open = False
-        self._is_closed = False
+        self._end: EngineDeadError | None = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         self._check(request)
@@ -63,8 +63,7 @@ class EchoEngine(Engine):
             self._slots.release()
 
     def _check(self, request: GenerationRequest) -> None:
-        if self._is_closed:
-            raise EngineDeadError("engine.closed", "the echo engine was closed")
+        self._refuse_if_ended()
         n_tokens, limit = request.n_reserved_tokens, self.limits.max_context_tokens
         if n_tokens > limit:
             raise RequestError(
@@ -89,6 +88,7 @@ class EchoEngine(Engine):
             self._is_step_open = True
             asyncio.get_running_loop().call_soon(self._close_step)
         await asyncio.sleep(self._step_delay_s)
+        self._refuse_if_ended()
 
     def _close_step(self) -> None:
         self._is_step_open = False
@@ -97,5 +97,16 @@ class EchoEngine(Engine):
     def stats(self) -> EngineStats:
         return EngineStats(n_running=self._n_running, n_waiting=self._n_waiting, n_steps=self._n_steps)
 
+    async def check_health(self) -> None:
+        self._refuse_if_ended()
+
     async def close(self) -> None:
-        self._is_closed = True
+        self._end = self._end or EngineDeadError("engine.closed", "the echo engine was closed")
+
+    def die(self) -> None:
+        """End as an engine does whose device is lost; nothing but a test asks for it."""
+        self._end = EngineDeadError("engine.died", "the echo engine was told to die")
+
+    def _refuse_if_ended(self) -> None:
+        if self._end is not None:
+            raise self._end

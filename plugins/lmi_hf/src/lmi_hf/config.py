@@ -98,9 +98,15 @@ class HFConfig(BackendConfig):
         "greedy", description="What requests get that do not ask for sampling; only greedy is offered."
     )
     max_sparsity: float = option(
-        0.33, description="Padding allowed in a batch of the original scheduler; there is none here.", ge=0, le=1
+        0.33,
+        description="Padding allowed in a batch of the original scheduler; there is none here.",
+        unit="share",
+        ge=0,
+        le=1,
     )
-    max_splits: int = option(3, description="Splits of a batch in the original scheduler; there are none here.", ge=1)
+    max_splits: int = option(
+        3, description="Splits of a batch in the original scheduler; there are none here.", unit="splits", ge=1
+    )
     multi_gpu: str | None = option(None, description="Deprecated in LMI; use device_map or tensor_parallel_degree.")
 
     @field_validator("dtype", mode="before")

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+from lmi.testing import BackendContract
+from lmi_acme.contract import CASE
+
+
+class TestContract(BackendContract):
+    case = CASE

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K: each capability works where it is declared, and is refused where it is not."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from lmi.api import (
+    BackendInfo,
+    Capability,
+    Constraint,
+    FinishReason,
+    SamplingParams,
+    UnsupportedError,
+)
+from lmi.serving.capabilities import refuse_undeclared
+from lmi.serving.tokenizer import load_tokenizer
+from lmi.testing.kit import Kit
+from lmi.testing.live import Answer
+from lmi.testing.rules import rule
+
+HOT = 20.0
+"""A temperature at which hardly any draw is the most likely id."""
+
+_SEEDS = (11, 12, 13, 14)
+_N_TOP = 20
+
+
+class CapabilityRules:
+    """Rules K-*; those of adapters and compilation are in AbilityRules."""
+
+    @rule("K-temperature", "temperature spreads the draws; close to 0 they are the greedy ones")
+    def test_k_temperature(self, kit: Kit) -> None:
+        def works() -> None:
+            spread = {tuple(draw(kit, 0, seed, temperature=HOT).ids) for seed in _SEEDS}
+            assert len(spread) > 1, f"{len(_SEEDS)} seeds at temperature {HOT:g} gave one and the same answer"
+            kit.check_same(draw(kit, 1, 1, temperature=1e-5), 1, "temperature=1e-5")
+
+        either(kit, Capability.TEMPERATURE, works)
+
+    @rule("K-top_k", "top_k keeps the k most likely ids")
+    def test_k_top_k(self, kit: Kit) -> None:
+        def works() -> None:
+            only_the_best(kit, top_k=1)
+            if kit.declares(Capability.LOGPROBS):
+                for seed in _SEEDS:
+                    for score in draw(kit, 0, seed, temperature=HOT, top_k=3, n_logprobs=3).logprobs:
+                        # By value, not by id: where two are equally likely, either may count as the third.
+                        assert score.logprob >= score.top[-1][1] - 1e-6, f"top_k=3 drew {score.id} out of {score.top}"
+
+        either(kit, Capability.TOP_K, works)
+
+    @rule("K-top_p", "top_p keeps the smallest set of that probability")
+    def test_k_top_p(self, kit: Kit) -> None:
+        either(kit, Capability.TOP_P, lambda: only_the_best(kit, top_p=1e-6))
+
+    @rule("K-min_p", "min_p drops what is less likely than that share of the best")
+    def test_k_min_p(self, kit: Kit) -> None:
+        either(kit, Capability.MIN_P, lambda: only_the_best(kit, min_p=1.0))
+
+    @rule("K-typical_p", "typical_p keeps the most typical ids of that mass")
+    def test_k_typical_p(self, kit: Kit) -> None:
+        def works() -> None:
+            found = {tuple(draw(kit, 0, seed, temperature=HOT, typical_p=1e-6).ids) for seed in _SEEDS}
+            assert len(found) == 1, f"typical_p=1e-6 leaves one id a step, and {len(_SEEDS)} seeds drew {len(found)}"
+
+        either(kit, Capability.TYPICAL_P, works)
+
+    @rule("K-seed", "a seed repeats its draws in any company; another seed draws others")
+    def test_k_seed(self, kit: Kit) -> None:
+        def works() -> None:
+            first = draw(kit, 0, 7, temperature=HOT)
+            assert draw(kit, 0, 7, temperature=HOT).ids == first.ids, "the same seed drew other ids"
+            others = [kit.request(kit.prompt(n), temperature=HOT, seed=100 + n) for n in range(1, kit.case.n_slots)]
+            beside = kit.engine.answers([*others, kit.request(kit.prompt(0), temperature=HOT, seed=7)])[-1].whole()
+            if kit.case.is_exact:
+                assert beside.ids == first.ids, f"seed 7 drew {first.ids} alone and {beside.ids} among others"
+            found = {tuple(draw(kit, 0, seed, temperature=HOT).ids) for seed in _SEEDS}
+            assert found - {tuple(first.ids)}, "other seeds drew the same ids"
+
+        either(kit, Capability.SEED, works)
+
+    @rule("K-repetition_penalty", "a large repetition_penalty leaves no id of prompt or output to be chosen again")
+    def test_k_repetition_penalty(self, kit: Kit) -> None:
+        def works() -> None:
+            for number in range(4):
+                answer = kit.run([number], repetition_penalty=1e6)[0]
+                seen = set(kit.prompt(number))
+                for token_id in answer.ids:
+                    assert token_id not in seen, f"repetition_penalty=1e6 chose {token_id} a second time"
+                    seen.add(token_id)
+
+        either(kit, Capability.REPETITION_PENALTY, works)
+
+    @rule("K-presence_penalty", "presence_penalty is taken once from ids of the output")
+    def test_k_presence_penalty(self, kit: Kit) -> None:
+        either(kit, Capability.PRESENCE_PENALTY, lambda: penalised(kit, "presence_penalty", lambda n: min(n, 1)))
+
+    @rule("K-frequency_penalty", "frequency_penalty is taken once for each occurrence in the output")
+    def test_k_frequency_penalty(self, kit: Kit) -> None:
+        either(kit, Capability.FREQUENCY_PENALTY, lambda: penalised(kit, "frequency_penalty", lambda n: n))
+
+    @rule("K-logit_bias", "logit_bias is added to the logits of its ids")
+    def test_k_logit_bias(self, kit: Kit) -> None:
+        def works() -> None:
+            wanted = 77
+            ids = kit.run([0], logit_bias={wanted: 100.0})[0].ids
+            assert set(ids) == {wanted}, f"with a bias of 100 for {wanted}, {ids} came"
+            best = kit.greedy_ids(0)[0]
+            first = kit.run([0], logit_bias={best: -100.0})[0].ids[0]
+            assert first != best, f"{best} has a bias of -100 and was chosen"
+
+        either(kit, Capability.LOGIT_BIAS, works)
+
+    @rule("K-bad_token_ids", "bad_token_ids are never produced")
+    def test_k_bad_token_ids(self, kit: Kit) -> None:
+        def works() -> None:
+            bad = tuple(set(kit.greedy_ids(0)))
+            produced = set(kit.run([0], bad_token_ids=bad)[0].ids)
+            assert not produced & set(bad), f"bad_token_ids {sorted(produced & set(bad))} were produced"
+
+        either(kit, Capability.BAD_TOKEN_IDS, works)
+
+    @rule("K-stop_token_ids", "a stop id is produced, ends the request with STOP_TOKEN, and is named")
+    def test_k_stop_token_ids(self, kit: Kit) -> None:
+        def works() -> None:
+            for number in range(3):
+                ids = kit.greedy_ids(number)
+                stop = ids[2]
+                answer = kit.run([number], stop_token_ids=(stop,))[0]
+                expected = ids[: ids.index(stop) + 1]
+                if kit.case.is_exact or stop in answer.ids:
+                    assert answer.ids[-1:] == expected[-1:], f"stop id {stop} was not the last id of {answer.ids}"
+                    assert answer.finish is not None
+                    assert answer.finish.reason is FinishReason.STOP_TOKEN, (
+                        f"it ended with {answer.finish.reason.value}"
+                    )
+                    assert answer.finish.token_id == stop, f"finish.token_id is {answer.finish.token_id}, not {stop}"
+
+        either(kit, Capability.STOP_TOKEN_IDS, works)
+
+    @rule("K-min_tokens", "before min_tokens neither end-of-sequence nor stop ids come")
+    def test_k_min_tokens(self, kit: Kit) -> None:
+        def works() -> None:
+            if kit.declares(Capability.STOP_TOKEN_IDS):
+                stop = kit.greedy_ids(0)[0]
+                ids = kit.run([0], stop_token_ids=(stop,), min_tokens=4)[0].ids
+                assert len(ids) >= 4, f"min_tokens=4, and {len(ids)} ids came"
+                assert stop not in ids[:3], f"stop id {stop} came before min_tokens=4: {ids}"
+            for engine, number, expected in kit.engines_that_end():
+                wanted = len(expected) + 2
+                request = kit.request(kit.prompt(number), ignore_eos=False, min_tokens=wanted)
+                ids = engine.answer(request).ids
+                assert len(ids) >= wanted, f"min_tokens={wanted}, and it ended after {len(ids)} ids"
+
+        either(kit, Capability.MIN_TOKENS, works)
+
+    @rule("K-ignore_eos", "ignore_eos goes on past the end-of-sequence id")
+    def test_k_ignore_eos(self, kit: Kit) -> None:
+        def works() -> None:
+            for engine, number, expected in kit.engines_that_end():
+                answer = engine.answer(kit.request(kit.prompt(number), ignore_eos=True))
+                assert len(answer.ids) > len(expected), (
+                    f"it ended after {len(answer.ids)} ids, at the end-of-sequence id"
+                )
+            assert len(kit.run([0], ignore_eos=True)[0].ids) == len(kit.greedy_ids(0))
+
+        either(kit, Capability.IGNORE_EOS, works)
+
+    @rule("K-n_logprobs", "log probabilities: one an id, at most 0, the most likely ids best first")
+    def test_k_logprobs(self, kit: Kit) -> None:
+        def works() -> None:
+            for n_top in (0, 1, 5):
+                answer = kit.run([0], n_logprobs=n_top)[0]
+                scored = [score.id for score in answer.logprobs]
+                assert scored == answer.ids, f"ids {answer.ids} came with log probabilities of {scored}"
+                for score in answer.logprobs:
+                    well_formed(score.logprob, score.top, n_top)
+                    if n_top:
+                        assert score.top[0][1] >= score.logprob - 1e-4, "the chosen id is likelier than the best"
+            assert not kit.run([0])[0].logprobs, "log probabilities came without being asked for"
+
+        either(kit, Capability.LOGPROBS, works)
+
+    @rule("K-n_prompt_logprobs", "prompt log probabilities: on the first chunk, one an id, none for the first")
+    def test_k_prompt_logprobs(self, kit: Kit) -> None:
+        def works() -> None:
+            for number in range(3):
+                request = kit.request(kit.prompt(number), n_prompt_logprobs=2)
+                answer = kit.engine.answer(request)
+                scores = answer.chunks[0].prompt_logprobs or []
+                assert all(chunk.prompt_logprobs is None for chunk in answer.chunks[1:]), "they come once, first"
+                assert len(scores) == len(request.prompt_ids), f"{len(request.prompt_ids)} ids, {len(scores)} entries"
+                assert scores[0] is None, "the first id of a prompt has no probability"
+                told = [score.id for score in scores[1:] if score is not None]
+                assert told == request.prompt_ids[1:], "the entries are not those of the prompt's ids"
+                for score in scores[1:]:
+                    assert score is not None
+                    well_formed(score.logprob, score.top, 2)
+
+        either(kit, Capability.PROMPT_LOGPROBS, works)
+
+    @rule("K-constraint", "a constraint is obeyed")
+    def test_k_constraint(self, kit: Kit) -> None:
+        def works() -> None:
+            plan = kit.plan()
+            tokenizer = load_tokenizer(plan.artifacts)
+            request = kit.request(kit.prompt(0), 8, constraint=Constraint(kind="regex", source="[ab]{4}"))
+            text = tokenizer.decode(kit.engine.answer(request).ids)
+            assert re.match(r"[ab]{4}", text), f"the regex [ab]{{4}} gave {text!r}"
+
+        either(kit, Capability.CONSTRAINT, works)
+
+    @rule("K-batch_invariant", "where declared: the very same ids alone and in any batch")
+    def test_k_batch_invariant(self, kit: Kit) -> None:
+        if not kit.declares(Capability.BATCH_INVARIANT):
+            return
+        numbers = [number % 8 for number in range(2 * kit.case.n_slots)]
+        for number, answer in zip(numbers, kit.run(numbers), strict=True):
+            alone = kit.greedy_ids(number)
+            assert answer.ids == alone, f"prompt {number} got {alone} alone and {answer.ids} in a batch"
+
+
+def either(kit: Kit, capability: Capability, works: Callable[[], None]) -> None:
+    """Declared: it works. Not declared: the server refuses it, naming it."""
+    if kit.declares(capability):
+        if capability in _NEEDS_TEMPERATURE:
+            assert kit.declares(Capability.TEMPERATURE), f"{capability.value} shapes draws: declare temperature, too"
+        works()
+    else:
+        is_refused(kit.info, asking(capability), capability)
+
+
+def asking(capability: Capability) -> SamplingParams:
+    """Sampling that asks for this capability and for nothing else that is optional."""
+    return SamplingParams(max_tokens=4, **{capability.value: _ASKING[capability]})
+
+
+def is_refused(info: BackendInfo, sampling: SamplingParams, capability: Capability) -> None:
+    try:
+        refuse_undeclared(info, sampling, "", {})
+    except UnsupportedError as error:
+        assert capability.value in str(error), f"the refusal does not name {capability.value}: {error}"
+    else:
+        raise AssertionError(f"{capability.value} is not declared, and a request that asks for it is not refused")
+
+
+def draw(kit: Kit, number: int, seed: int, **sampling: Any) -> Answer:
+    return kit.run([number], seed=seed, **sampling)[0]
+
+
+def only_the_best(kit: Kit, **limit: float) -> None:
+    """A limit so tight that only the most likely id is left gives the greedy ids at any temperature."""
+    text = ", ".join(f"{name}={value:g}" for name, value in limit.items())
+    for seed, number in zip(_SEEDS, range(4), strict=True):
+        kit.check_same(draw(kit, number, seed, temperature=HOT, **limit), number, f"{text} at temperature {HOT:g}")
+
+
+def well_formed(logprob: float, top: tuple[tuple[int, float], ...], n_top: int) -> None:
+    assert logprob <= 1e-6, f"a log probability of {logprob:g} is above 0"
+    values = [value for _, value in top]
+    is_all = sum(map(math.exp, values)) > 1 - 1e-6  # nothing else has any probability
+    assert len(top) == n_top or (0 < len(top) < n_top and is_all), (
+        f"{n_top} of the most likely ids were asked for, {len(top)} came"
+    )
+    assert values == sorted(values, reverse=True), f"the most likely ids are not sorted: {values}"
+
+
+def penalised(kit: Kit, field: str, times: Callable[[int], int]) -> None:
+    """At every step the id with the best (log probability - penalty * times(occurrences)) must have been chosen."""
+    penalty, n_tokens, has_changed = 2.0, 48, False
+    for number in range(8):
+        plain = kit.engine.answer(kit.request(kit.prompt(number), n_tokens)).ids
+        wants: dict[str, Any] = {"n_logprobs": _N_TOP} if kit.declares(Capability.LOGPROBS) else {}
+        wants[field] = penalty
+        answer = kit.engine.answer(kit.request(kit.prompt(number), n_tokens, **wants))
+        has_changed = has_changed or answer.ids != plain
+        counts: dict[int, int] = {}
+        for score in answer.logprobs:
+            values = {each: value - penalty * times(counts.get(each, 0)) for each, value in score.top}
+            best = max(values, key=lambda each: values[each])
+            behind = values[best] - values.get(score.id, float("-inf"))
+            assert behind < 0.05, (
+                f"{field}={penalty:g}: {score.id} was chosen, which is {behind:.2f} behind {best} with the penalty"
+            )
+            counts[score.id] = counts.get(score.id, 0) + 1
+    assert has_changed, f"{field}={penalty:g} changed none of 8 answers of {n_tokens} ids"
+
+
+_NEEDS_TEMPERATURE = frozenset(
+    {Capability.TOP_K, Capability.TOP_P, Capability.MIN_P, Capability.TYPICAL_P, Capability.SEED}
+)
+
+_ASKING: dict[Capability, Any] = {
+    Capability.MIN_TOKENS: 2,
+    Capability.TEMPERATURE: 1.0,
+    Capability.TOP_K: 3,
+    Capability.TOP_P: 0.5,
+    Capability.MIN_P: 0.5,
+    Capability.TYPICAL_P: 0.5,
+    Capability.REPETITION_PENALTY: 1.5,
+    Capability.PRESENCE_PENALTY: 1.0,
+    Capability.FREQUENCY_PENALTY: 1.0,
+    Capability.LOGIT_BIAS: {1: 1.0},
+    Capability.BAD_TOKEN_IDS: (1,),
+    Capability.STOP_TOKEN_IDS: (1,),
+    Capability.IGNORE_EOS: True,
+    Capability.SEED: 1,
+    Capability.LOGPROBS: 0,
+    Capability.PROMPT_LOGPROBS: 0,
+    Capability.CONSTRAINT: Constraint(kind="regex", source="a"),
+}
+"""A value of each field of SamplingParams that asks for something."""

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each rule of the contract holds for a backend that keeps it, and fails for one that is broken in just that way."""
+
+import pytest
+
+from lmi.serving import capabilities
+from lmi.testing import BackendCase, capability_rules
+from lmi.testing.contract import RULES
+from lmi.testing.kit import Kit
+from tests.contract.conftest import Toy
+
+SAID = {
+    "P1": "imports torch", "P2": "lmi_describe_backends", "P3": "differ", "P4": "nothing tells how to install",
+    "C1": "takes any key", "C2": "without a unit", "C3": "as a variable|on the command line", "C4": "stale",
+    "A1": "is warned about", "A2": "ValueError: no tokenizer", "A3": "what is to be done", "A4": "imports torch",
+    "G1": "max_tokens=1, and 2 ids", "G2": "ended with length", "G3": "asked again", "G4": "finish stands on chunks",
+    "G5": "usage says", "G6": "still run", "G7": "no slot is free", "G8": "the toy died", "G9": "is not in",
+    "G10": "the loop was held", "G11": "resume", "G12": "requests run while there are 2|n_steps stood",
+    "K-temperature": "one and the same answer", "K-top_k": "top_k=1", "K-top_p": "top_p", "K-min_p": "min_p",
+    "K-typical_p": "leaves one id", "K-seed": "the same seed drew other ids", "K-repetition_penalty": "a second time",
+    "K-presence_penalty": "behind|changed none", "K-frequency_penalty": "behind|changed none",
+    "K-logit_bias": "with a bias of 100", "K-bad_token_ids": "were produced", "K-stop_token_ids": "stop id",
+    "K-min_tokens": "min_tokens=4", "K-ignore_eos": "at the end-of-sequence id", "K-n_logprobs": "with log prob",
+    "K-n_prompt_logprobs": "entries", "K-constraint": "the regex", "K-batch_invariant": "in a batch",
+    "K-adapters": "changes none", "K-embedding": "differ in length", "K-compile": "nothing was written",
+    "L1": "closed already", "L2": "raised ValueError", "L3": "finds nothing wrong", "L4": "never called progress",
+}  # fmt: skip
+"""Rule id -> what it says of a backend that breaks it."""
+
+OF_THE_PLUGIN = ("P1", "P2", "P3", "P4", "C1", "C2", "C3", "C4", "A1", "A2", "A3", "A4", "K-compile")
+"""Rules that are broken before there is an engine."""
+
+
+def case(toy: Toy, fault: str = "") -> BackendCase:
+    return BackendCase(
+        backend="toy",
+        model=toy.model,
+        settings={"fault": fault} if fault else {},
+        kill_engine=lambda engine: engine.die(),
+        timeout_s=20,
+    )
+
+
+def keep(rule_id: str, kit: Kit) -> None:
+    RULES[rule_id][1](None, kit)
+
+
+@pytest.fixture(scope="module")
+def whole_kit(installed_toy):
+    kit = Kit(case(installed_toy))
+    yield kit
+    kit.close()
+
+
+def test_every_rule_has_a_backend_that_breaks_it():
+    assert list(SAID) == list(RULES)
+
+
+@pytest.mark.parametrize("rule_id", RULES)
+def test_a_backend_that_keeps_the_contract_passes(rule_id, whole_kit):
+    keep(rule_id, whole_kit)
+
+
+@pytest.mark.parametrize("rule_id", RULES)
+def test_a_rule_fails_for_a_backend_that_breaks_it(rule_id, toy):
+    if rule_id in OF_THE_PLUGIN:
+        toy.break_plugin(rule_id)
+    kit = Kit(case(toy, "" if rule_id in OF_THE_PLUGIN else rule_id))
+    try:
+        with pytest.raises(Exception, match=SAID[rule_id]):
+            keep(rule_id, kit)
+    finally:
+        kit.close()
+
+
+CAPABILITY_RULES = [rule_id for rule_id in RULES if rule_id.startswith("K-") and rule_id not in ("K-embedding",)]
+
+
+def test_what_is_not_declared_must_be_refused(toy, monkeypatch):
+    toy.break_plugin("undeclared")
+    kit = Kit(case(toy))
+    try:
+        refused = [each for each in CAPABILITY_RULES if each not in ("K-batch_invariant", "K-compile", "K-adapters")]
+        for rule_id in refused:
+            keep(rule_id, kit)
+        monkeypatch.setattr(capability_rules, "refuse_undeclared", lambda *arguments: None)
+        for rule_id in refused:
+            with pytest.raises(AssertionError, match="is not declared, and a request that asks for it is not refused"):
+                keep(rule_id, kit)
+    finally:
+        kit.close()
+
+
+def test_an_ability_that_is_there_and_not_declared_fails(toy):
+    toy.break_plugin("undeclared")
+    kit = Kit(case(toy))
+    try:
+        with pytest.raises(AssertionError, match="the engine has adapters: declare the capability"):
+            keep("K-adapters", kit)
+    finally:
+        kit.close()
+
+
+def test_a_capability_has_a_rule_each():
+    assert {each.value for each in capabilities.SAMPLING_CAPABILITIES} <= {name[2:] for name in RULES}
