@@ -26,13 +26,14 @@ def new(name: str, stepper: bool, folder: Path | None) -> None:
     """Write the project of a backend called NAME."""
     path = write_project(name, folder or Path(f"lmi-{name}"), kind="stepper" if stepper else "engine")
     start = "stepper.py" if stepper else "engine.py"
+    does = "makes up its logits" if stepper else "repeats what it is told"
     click.echo(
-        f"Wrote {path}. It repeats what it is told; make it yours:\n"
+        f"Wrote {path}. It works as it stands: it {does}. Look at it first:\n"
         f"  cd {path}\n"
         "  pip install -e '.[test]'\n"
         f"  lmi serve -o rolling_batch={name}\n"
         f"  lmi contract {name}\n"
-        f"Then put your library into src/{_module(name)}/{start}."
+        f"Then put your library into src/{_module(name)}/{start}, and run the contract again."
     )
 
 

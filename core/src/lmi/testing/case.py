@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmi.api import Engine
-
 LOGPROB_TOLERANCE = 0.05
 """Nats between the chosen and the best id that count as equal where arithmetic is not exact."""
 
@@ -40,7 +38,7 @@ class BackendCase:
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: str | Path | None = None
     is_exact: bool = True
-    kill_engine: Callable[[Engine], Any] | None = None
+    kill_engine: Callable[[Any], Any] | None = None
     faults: tuple[Callable[[Path], Any], ...] = ()
     adapter: Path | None = None
     known_failures: Mapping[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmi.api import Capability, EngineDeadError, FinishReason, GenerationRequest, LmiError, RequestError, Resume
 from lmi.testing.kit import Kit
-from lmi.testing.live import TIME_SCALE, Answer, LiveEngine, collect
+from lmi.testing.live import TIME_SCALE, Answer, LiveEngine
 from lmi.testing.rules import rule
 
 LONGEST_HOLD_S = 0.05
@@ -146,10 +146,11 @@ class GenerationRules:
     @rule("G12", "stats count what runs, and the steps go on while something does")
     def test_g12_stats(self, kit: Kit) -> None:
         engine = kit.engine
+        room = engine.engine.limits.max_context_tokens - 64  # long enough to be seen running
 
         async def scenario() -> tuple[Any, Any, Any]:
             idle = engine.stats()
-            generators = [engine.start([kit.request(kit.prompt(number), 40)])[0] for number in range(2)]
+            generators = [engine.start([kit.request(kit.prompt(number), room)])[0] for number in range(2)]
             for generator in generators:
                 await generator.__anext__()
             early = engine.stats()
@@ -157,7 +158,7 @@ class GenerationRules:
                 await generators[0].__anext__()
             late = engine.stats()
             for generator in generators:
-                await collect(generator)
+                await generator.aclose()
             return idle, early, late
 
         idle, early, late = engine.call(scenario)

@@ -26,7 +26,8 @@ class AcmeStepper(Stepper):
 
     def step(self, batch: StepBatch) -> StepOutput:
         # A real model computes all rows in one forward; what counts is their order: prefills first, then decodes.
-        rows = [row for entry in (*batch.prefills, *batch.decodes) for row in self._read(entry)]
+        entries: list[Prefill | Decode] = [*batch.prefills, *batch.decodes]
+        rows = [row for entry in entries for row in self._read(entry)]
         return StepOutput(logits=torch.stack(rows) if rows else torch.empty(0, VOCAB_SIZE))
 
     def _read(self, entry: Prefill | Decode) -> list[torch.Tensor]:
