@@ -128,7 +128,15 @@ def lmi_register_commands(cli):
 def test_an_extension_adds_a_command(run, installed):
     installed.extension("greeter", COMMAND)
     assert run("greet") == (0, "good day\n", "")
-    assert "greet    Say good day." in run("--help")[1]
+    assert "Say good day." in run("--help")[1]
+
+
+def test_an_extension_that_cannot_add_its_command_leaves_the_others(run, installed):
+    installed.extension("greeter", COMMAND)
+    installed.extension("broken", "@hookimpl\ndef lmi_register_commands(cli):\n    cli.no_such_attribute\n")
+    code, out, err = run("--help")
+    assert (code, "Say good day." in out) == (0, True)
+    assert err.startswith("plugin.hook-failed: an extension could not add its commands: AttributeError: ")
 
 
 def test_a_known_command_does_not_import_extensions_for_its_name(installed, run):
@@ -198,6 +206,23 @@ def test_checking_an_unknown_plugin_names_the_nearest(run, installed):
     installed.backend("acme")
     code, _, err = run("plugins", "--check", "acne")
     assert (code, err) == (1, "plugin.not-installed: there is no plugin 'acne'. Did you mean 'acme'?\n")
+
+
+def test_the_options_of_a_backend_are_printed_as_a_table(run, installed):
+    installed.backend("acme")
+    code, out, _ = run("plugins", "--options", "acme")
+    assert code == 0
+    assert "| `option.dtype`, `data_type` | | `auto` | Type of the weights. One of `auto`, `fp16`, `bf16`. |" in out
+    assert "| `option.max_model_len` | tokens | unset | Longest sequence. |" in out
+    code, _, err = run("plugins", "--options", "acne")
+    assert (code, err) == (1, "plugin.not-installed: there is no plugin 'acne'. Did you mean 'acme'?\n")
+
+
+def test_options_of_a_backend_that_is_broken_say_why(run, installed):
+    installed.install("lmi-bad", "lmi.backends", "bad", "import no_such_library")
+    code, _, err = run("plugins", "--options", "bad")
+    assert code == 2
+    assert "cannot be imported: No module named 'no_such_library'" in err
 
 
 def test_with_no_plugin_the_list_says_so(run):

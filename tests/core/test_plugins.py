@@ -7,7 +7,7 @@ import pytest
 
 from lmi.api import BackendConfig, PluginError, hookimpl
 from lmi.plugins import Kind, Plugins, State, discovery
-from tests.core.distributions import Distributions
+from tests.core.distributions import BACKEND, Distributions
 
 
 @pytest.fixture
@@ -53,13 +53,27 @@ def test_a_plugin_that_exits_while_imported_does_not_end_the_process(installed):
     assert record_of(Plugins.discover({}), "bad").reason == "cannot be imported: SystemExit: 3"
 
 
+HOOK = "lmi_validate_artifacts"
+PLACE = f"lmi_acme_1_0_acme:{BACKEND.count(chr(10)) + 1}"
+WHERE = f"{HOOK} ({PLACE})"
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ("@hookimpl\ndef lmi_load_engin(artifacts): ...", "no hook 'lmi_load_engin'. Did you mean 'lmi_load_engine'?"),
-        ("@hookimpl\ndef lmi_validate_artifacts(artefacts): ...", "artefacts"),
-        ("@hookimpl\ndef lmi_validate_artifacts(artifacts, config=None): ...", "gives defaults to config"),
-        ("def lmi_validate_artifacts(artifacts): ...", "lmi_validate_artifacts lacks its @hookimpl"),
+        (
+            "@hookimpl\ndef lmi_load_engin(artifacts): ...",
+            f"no hook 'lmi_load_engin' ({PLACE}). Did you mean 'lmi_load_engine'?",
+        ),
+        ("@hookimpl\ndef lmi_xyz(): ...", f"no hook 'lmi_xyz' ({PLACE})"),
+        (f"@hookimpl\ndef {HOOK}(artefacts): ...", f"{WHERE} has no parameter 'artefacts'. Did you mean 'artifacts'?"),
+        (f"@hookimpl\ndef {HOOK}(xyz): ...", f"{WHERE} has no parameter 'xyz'. It has: artifacts, config, target"),
+        ("@hookimpl\ndef lmi_config_type(xyz): ...", "has no parameter 'xyz'. It has none"),
+        (f"@hookimpl\ndef {HOOK}(config=None): ...", f"{WHERE} gives a default to 'config', which then gets no value"),
+        (f"@hookimpl\ndef {HOOK}(*, config): ...", f"{WHERE} takes 'config' by keyword only"),
+        (f"@hookimpl\ndef {HOOK}(**given): ...", f"{WHERE} takes *given, which gets no value"),
+        ("@hookimpl(wrapper=True)\ndef lmi_load_engine(): ...", "function is not a generator function"),
+        (f"def {HOOK}(artifacts): ...", f"{HOOK} lacks its @hookimpl"),
         ("del lmi_load_engine", "it has no hook lmi_load_engine"),
         ("@hookimpl\ndef lmi_describe_backend():\n    raise OSError('x')", "lmi_describe_backend failed: OSError: x"),
         ("@hookimpl\ndef lmi_describe_backend():\n    return 'acme'", "gave 'acme', not a BackendInfo"),
@@ -71,6 +85,27 @@ def test_a_plugin_that_does_not_keep_the_specifications_is_broken_and_says_how(i
     record = record_of(Plugins.discover({}), "acme")
     assert record.state is State.BROKEN
     assert reason in record.reason
+
+
+def test_all_that_is_wrong_with_the_hooks_of_a_plugin_is_said_at_once(installed):
+    more = (
+        "@hookimpl\ndef lmi_config_typ(): ...\n\n@hookimpl\ndef lmi_validate_artifacts(target=None, modell=None): ..."
+    )
+    installed.backend("acme", more=more)
+    reason = record_of(Plugins.discover({}), "acme").reason
+    assert [word for word in ("lmi_config_typ'", "'target'", "'modell'") if word not in reason] == []
+
+
+def test_a_hook_marked_as_optional_need_not_exist(installed):
+    installed.backend("acme", more="@hookimpl(optionalhook=True)\ndef lmi_of_a_later_version(): ...")
+    assert record_of(Plugins.discover({}), "acme").state is State.READY
+
+
+def test_what_an_uninstall_left_behind_is_listed_without_a_version(installed):
+    installed.backend("acme")
+    (installed.folder / "lmi_acme-1.0.dist-info" / "METADATA").unlink()
+    record = record_of(Plugins.discover({}), "acme")
+    assert (record.state, record.distribution, record.version) == (State.READY, "", "")
 
 
 def test_a_backend_that_calls_itself_otherwise_than_its_entry_point_is_broken(installed):
@@ -199,6 +234,18 @@ def test_registering_an_unknown_hook_is_refused(installed):
 def test_hook_calls_are_traced_by_name_on_demand(three_extensions, capsys):
     calls_of(Plugins.discover({"LMI_TRACE_HOOKS": "1", "LMI_EXTENSIONS": "guard"}))
     assert capsys.readouterr().err == "hook lmi_filter_request: extension:guard\n"
+
+
+def test_the_hooks_that_describe_a_backend_are_traced_too(installed, capsys):
+    installed.backend("acme")
+    Plugins.discover({"LMI_TRACE_HOOKS": "1"})
+    lines = ["hook lmi_describe_backend: backend:acme", "hook lmi_config_type: backend:acme"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_nothing_is_traced_unless_asked(three_extensions, capsys):
+    calls_of(Plugins.discover({"LMI_TRACE_HOOKS": "0"}))
+    assert capsys.readouterr().err == ""
 
 
 def test_two_discoveries_share_nothing(installed):

@@ -69,7 +69,12 @@ class LazyGroup(click.Group):
         self._has_extensions = True
         from lmi.plugins import Plugins
 
-        Plugins.discover(os.environ, only_backend="").extension_hooks.lmi_register_commands(cli=self)
+        for register in Plugins.discover(os.environ, only_backend="").in_order("lmi_register_commands"):
+            try:
+                register(cli=self)
+            except Exception as error:  # the other commands are unaffected
+                text = f"an extension could not add its commands: {type(error).__name__}: {error}"
+                click.echo(f"plugin.hook-failed: {text}. Find out which one: LMI_TRACE_HOOKS=1 lmi --help", err=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,8 +9,9 @@ import os
 import click
 
 from lmi.api import NotFoundError
+from lmi.api.errors import sentences
 from lmi.config.names import did_you_mean
-from lmi.plugins import PluginRecord, Plugins, State
+from lmi.plugins import Kind, PluginRecord, Plugins, State
 
 _COLUMNS = ("name", "kind", "distribution", "version", "state", "reason")
 
@@ -19,14 +20,18 @@ _COLUMNS = ("name", "kind", "distribution", "version", "state", "reason")
 @click.option(
     "--check", "checked", metavar="NAME", help="Show one plugin with its whole traceback; exit 1 if unusable."
 )
+@click.option("--options", "described", metavar="NAME", help="Print a backend's options as its README has them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(checked: str | None, as_json: bool) -> None:
+def plugins(checked: str | None, described: str | None, as_json: bool) -> None:
     """List backends and extensions, and what is wrong with them."""
+    if described is not None:
+        _print_options(described)
+        return
     records = list(Plugins.discover(os.environ).records)
     if checked is not None:
         records = _named(records, checked)
     if as_json:
-        click.echo(json.dumps([_row(record) | {"traceback": record.traceback} for record in records], indent=2))
+        click.echo(json.dumps([_details(record) for record in records], indent=2))
     elif not records:
         click.echo("No plugins are installed. Backends are packages called lmi-<name>.")
     else:
@@ -35,6 +40,14 @@ def plugins(checked: str | None, as_json: bool) -> None:
             _print_details(records)
     if checked is not None and any(record.state is not State.READY for record in records):
         raise SystemExit(1)
+
+
+def _print_options(backend: str) -> None:
+    from lmi.config.tables import options_table
+
+    found = Plugins.discover(os.environ)
+    _named([record for record in found.records if record.kind is Kind.BACKEND], backend)
+    click.echo(options_table(found.config_type(backend)))
 
 
 def _named(records: list[PluginRecord], name: str) -> list[PluginRecord]:
@@ -46,14 +59,19 @@ def _named(records: list[PluginRecord], name: str) -> list[PluginRecord]:
     return found
 
 
+def _details(record: PluginRecord) -> dict[str, str]:
+    return _row(record) | {"code": record.code, "traceback": record.traceback}
+
+
 def _row(record: PluginRecord) -> dict[str, str]:
+    said = sentences(record.reason, record.hint) if record.hint else record.reason
     return {
         "name": record.name,
         "kind": record.kind.value,
         "distribution": record.distribution,
         "version": record.version,
         "state": record.state.value,
-        "reason": record.reason or (record.info.summary if record.info else ""),
+        "reason": said or (record.info.summary if record.info else ""),
     }
 
 

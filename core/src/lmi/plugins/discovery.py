@@ -7,25 +7,20 @@ import traceback
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 import pluggy
 
-from lmi.api import BackendConfig, BackendInfo, hookspecs
+import lmi
+from lmi.api import BackendConfig, BackendInfo
 from lmi.config.names import did_you_mean
+from lmi.plugins.compatibility import CORE, other_core
+from lmi.plugins.implementations import BadPluginError, check_hooks, new_pluggy
 from lmi.plugins.records import Kind, PluginRecord, State
 
 GROUPS = {Kind.BACKEND: "lmi.backends", Kind.EXTENSION: "lmi.extensions"}
 ALLOW_LIST = "LMI_EXTENSIONS"
-
-
-class BadPluginError(Exception):
-    """A plugin that was imported but does not keep the contract; ``code`` says which part of it."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        self.code = code
-        super().__init__(reason)
 
 
 @dataclass(frozen=True)
@@ -36,30 +31,18 @@ class Found:
     plugin: Any = None
 
 
-def new_pluggy() -> pluggy.PluginManager:
-    """A fresh registry that knows LMI's hook specifications and nothing else."""
-    registry = pluggy.PluginManager(hookspecs.PROJECT)
-    registry.add_hookspecs(hookspecs)
-    return registry
-
-
-def hook_names() -> list[str]:
-    """Every hook there is, in alphabetical order."""
-    return sorted(name for name in vars(hookspecs) if name.startswith(f"{hookspecs.PROJECT}_"))
-
-
 def discover(environ: Mapping[str, str], only_backend: str | None) -> list[Found]:
     """Load what is installed: backends by name, then extensions in the order they are called.
 
     Args:
-        environ: read for LMI_EXTENSIONS.
+        environ: read for LMI_EXTENSIONS and LMI_TRACE_HOOKS.
         only_backend: load this backend alone; the others are neither imported nor listed.
     """
     backends = [
         each for each in _find(Kind.BACKEND) if only_backend is None or each.record.name == only_backend
     ]  # fmt: skip
     extensions = _allowed(_find(Kind.EXTENSION), allow_list(environ))
-    return [_load(each) for each in backends + extensions]
+    return [_load(each, environ) for each in backends + extensions]
 
 
 def _find(kind: Kind) -> list[Found]:
@@ -73,7 +56,8 @@ def _find(kind: Kind) -> list[Found]:
         if len(records) > 1:
             owners = " and ".join(sorted(record.package for record in records))
             reason = f"{kind.value} '{name}' is offered by {owners}"
-            records = [replace(r, state=State.DUPLICATE, code="plugin.duplicate", reason=reason) for r in records]
+            hint = "Uninstall one of them"
+            records = [record.unusable(State.DUPLICATE, "plugin.duplicate", reason, hint) for record in records]
         found += [Found(record, point) for record, point in zip(records, by_name[name], strict=True)]
     return found
 
@@ -83,10 +67,16 @@ def _record(kind: Kind, entry_point: EntryPoint) -> PluginRecord:
     return PluginRecord(
         kind=kind,
         name=entry_point.name,
-        distribution=owner.name if owner else "",
-        version=owner.version if owner else "",
+        distribution=_written(owner, "Name"),
+        version=_written(owner, "Version"),
         state=State.READY,
     )
+
+
+def _written(owner: Distribution | None, field: str) -> str:
+    """A field of the metadata; "" where an uninstall that broke off left a folder without them."""
+    metadata: Any = owner.metadata if owner else None
+    return str(metadata[field]) if metadata and field in metadata else ""
 
 
 def allow_list(environ: Mapping[str, str]) -> list[str] | None:
@@ -121,40 +111,54 @@ def _missing(name: str, installed: list[str]) -> PluginRecord:
         state=State.MISSING,
         code="plugin.not-installed",
         reason=f"{reason}. {near}" if near else reason,
+        hint=f"Install it, or take its name out of {ALLOW_LIST}",
     )
 
 
-def _load(found: Found) -> Found:
+def _load(found: Found, environ: Mapping[str, str]) -> Found:
     """Import one plugin and check it; whatever goes wrong stays in its record."""
     if found.record.state is not State.READY:
         return Found(found.record)
+    if wanted := other_core(found.plugin.dist):
+        return Found(_incompatible(found.record, wanted))
     try:
         plugin = found.plugin.load()
     except (Exception, SystemExit) as error:
-        return _broken(found.record, "plugin.import-failed", f"cannot be imported: {_said(error)}")
+        return Found(_broken(found.record, "plugin.import-failed", f"cannot be imported: {_said(error)}"))
     try:
-        return Found(replace(found.record, info=_checked(plugin, found.record)), plugin)
+        return Found(replace(found.record, info=_checked(plugin, found.record, environ)), plugin)
     except BadPluginError as error:
-        return _broken(found.record, error.code, str(error))
+        if error.__cause__ is not None:
+            return Found(_broken(found.record, error.code, str(error)))
+        # Nothing but LMI's own lines would be in the traceback.
+        hint = "Mend it, or install another version of it"
+        return Found(found.record.unusable(State.BROKEN, error.code, str(error), hint))
 
 
-def _broken(record: PluginRecord, code: str, reason: str) -> Found:
+def _incompatible(record: PluginRecord, wanted: str) -> PluginRecord:
+    """The record of a plugin that was made for another version of the core, which is why it is not imported."""
+    reason = f"was made for {CORE}{wanted}, and this is {CORE} {lmi.__version__}"
+    hint = f"Let pip find a version that fits: pip install --upgrade {CORE}=={lmi.__version__} {record.distribution}"
+    return record.unusable(State.BROKEN, "plugin.incompatible", reason, hint)
+
+
+def _broken(record: PluginRecord, code: str, reason: str) -> PluginRecord:
     """To be called while the exception is handled: the record keeps its traceback."""
-    return Found(replace(record, state=State.BROKEN, code=code, reason=reason, traceback=traceback.format_exc()))
+    return record.unusable(State.BROKEN, code, reason, traceback=traceback.format_exc())
 
 
 def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
 
 
-def _checked(plugin: Any, record: PluginRecord) -> BackendInfo | None:
+def _checked(plugin: Any, record: PluginRecord, environ: Mapping[str, str]) -> BackendInfo | None:
     """Check hooks, and a backend's description.
 
     Raises:
-        BadPluginError: with the first thing that is wrong.
+        BadPluginError: with everything that is wrong with its hooks, or the first thing with its description.
     """
-    registry = new_pluggy()
-    check_hooks(registry, plugin, record.name)
+    registry = new_pluggy(environ)
+    check_hooks(registry, plugin, record.key)
     if record.kind is Kind.EXTENSION:
         return None
     for hook in ("lmi_describe_backend", "lmi_load_engine"):
@@ -179,40 +183,3 @@ def _answer(hook: pluggy.HookCaller, name: str) -> Any:
         return hook()
     except Exception as error:
         raise BadPluginError("plugin.hook-failed", f"its hook {name} failed: {_said(error)}") from error
-
-
-def check_hooks(registry: pluggy.PluginManager, plugin: Any, name: str) -> None:
-    """Register a plugin and make sure that every hook it implements exists, with the parameters that exist.
-
-    Raises:
-        BadPluginError: a hook or parameter is unknown, a parameter has a default, or a hook lacks its mark.
-    """
-    try:
-        registry.register(plugin, name)
-    except (pluggy.PluginValidationError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise BadPluginError("plugin.bad-hooks", f"its hooks do not fit: {reason}") from error
-    specified = hook_names()
-    for hook in registry.get_hookcallers(plugin) or []:
-        for implementation in hook.get_hookimpls():
-            if implementation.plugin is plugin and implementation.kwargnames:
-                given = ", ".join(implementation.kwargnames)
-                raise BadPluginError(
-                    "plugin.bad-hooks", f"{hook.name} gives defaults to {given}, which then get no value"
-                )
-    try:
-        # pluggy's own judgement; it forgives hooks marked optionalhook.
-        registry.check_pending()
-    except pluggy.PluginValidationError as error:
-        unknown = [hook.name for hook in registry.get_hookcallers(plugin) or [] if hook.name not in specified]
-        reason = "; ".join(f"there is no hook '{each}'. {did_you_mean(each, specified)}".strip() for each in unknown)
-        raise BadPluginError("plugin.bad-hooks", f"its hooks do not fit: {reason}") from error
-    unmarked = [each for each in specified if callable(getattr(plugin, each, None)) and not _marked(plugin, each)]
-    if unmarked:
-        raise BadPluginError(
-            "plugin.bad-hooks", f"{', '.join(unmarked)} lacks its @hookimpl, so it would not be called"
-        )
-
-
-def _marked(plugin: Any, hook: str) -> bool:
-    return getattr(getattr(plugin, hook), f"{hookspecs.PROJECT}_impl", None) is not None

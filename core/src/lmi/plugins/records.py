@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from lmi.api import BackendInfo, PluginError
@@ -38,6 +38,7 @@ class PluginRecord:
         state: whether it can be used.
         code: slug of what is wrong with it; empty when nothing is.
         reason: what is wrong, in words.
+        hint: what to do about it; empty where only the traceback can tell.
         traceback: the whole traceback where there is one.
         info: a ready backend's description.
     """
@@ -49,22 +50,32 @@ class PluginRecord:
     state: State
     code: str = ""
     reason: str = ""
+    hint: str = ""
     traceback: str = ""
     info: BackendInfo | None = None
+
+    @property
+    def key(self) -> str:
+        """Kind and name, which no other plugin has: ``backend:acme``."""
+        return f"{self.kind.value}:{self.name}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a plugin that is not ready."""
+        return self.hint or f"Full traceback: lmi plugins --check {self.name}"
 
     @property
     def package(self) -> str:
         """Distribution and version, as people say it: ``lmi-acme 0.1.0``."""
         return f"{self.distribution} {self.version}".strip()
 
+    def unusable(self, state: State, code: str, reason: str, hint: str = "", traceback: str = "") -> PluginRecord:
+        """This record with what makes its plugin unusable."""
+        return replace(self, state=state, code=code, reason=reason, hint=hint, traceback=traceback)
+
     def error(self) -> PluginError:
         """The error for wanting this plugin although it is not ready."""
-        if self.state is State.DUPLICATE:
-            return PluginError(self.code, self.reason, "Uninstall one of them")
-        if self.state is State.MISSING:
-            return PluginError(self.code, self.reason, "Install it, or take its name out of LMI_EXTENSIONS")
-        return PluginError(
-            self.code,
-            f"{self.package} is installed but {self.reason}. The other plugins are unaffected",
-            f"Full traceback: lmi plugins --check {self.name}",
-        )
+        if self.state is not State.BROKEN:
+            return PluginError(self.code, self.reason, self.remedy)
+        message = f"{self.package or self.name} is installed but {self.reason}. The other plugins are unaffected"
+        return PluginError(self.code, message, self.remedy)

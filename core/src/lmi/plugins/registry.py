@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pluggy
@@ -14,27 +14,29 @@ from lmi.api import BackendConfig, BackendInfo, ModelArtifacts, PluginError, Pro
 from lmi.config.settings import Settings
 from lmi.plugins import discovery
 from lmi.plugins.choice import Choice, choose, wanted
+from lmi.plugins.implementations import BadPluginError, check_hooks, hook_names, is_traced, new_pluggy, trace
 from lmi.plugins.records import Kind, PluginRecord, State
 
 
 class Plugins:
     """What is installed and usable. Make it with ``discover``; nothing is kept between two of them."""
 
-    def __init__(self, found: list[discovery.Found], required: frozenset[str] = frozenset()) -> None:
+    def __init__(self, found: list[discovery.Found], environ: Mapping[str, str]) -> None:
         """Args:
         found: what was discovered, extensions in the order of their calls.
-        required: extensions that must be usable, because somebody named them.
+        environ: see ``discover``; extensions that it names must be usable.
         """
-        self._required = required
+        self._required = frozenset(discovery.allow_list(environ) or [])
         self.records: tuple[PluginRecord, ...] = tuple(each.record for each in found)
         self.backends: dict[str, BackendInfo] = {r.name: r.info for r in self.records if r.info is not None}
-        self._pluggy = discovery.new_pluggy()
+        self._pluggy = new_pluggy(environ)
+        self._is_traced = is_traced(environ)
         self._backend_plugins: dict[str, Any] = {}
         # pluggy calls the last registered first, so registering backwards calls extensions in their order.
         for each in reversed(found):
             if each.record.state is not State.READY:
                 continue
-            self._pluggy.register(each.plugin, f"{each.record.kind.value}:{each.record.name}")
+            self._pluggy.register(each.plugin, each.record.key)
             if each.record.kind is Kind.BACKEND:
                 self._backend_plugins[each.record.name] = each.plugin
 
@@ -47,11 +49,7 @@ class Plugins:
                 (print each hook call to stderr).
             only_backend: load this backend alone, as a worker does.
         """
-        required = discovery.allow_list(environ) or []
-        plugins = cls(discovery.discover(environ, only_backend), frozenset(required))
-        if environ.get("LMI_TRACE_HOOKS", "") not in ("", "0"):
-            plugins._pluggy.add_hookcall_monitoring(_trace, lambda *_: None)
-        return plugins
+        return cls(discovery.discover(environ, only_backend), environ)
 
     def register(self, plugin: Any, name: str) -> None:
         """Add hooks that no entry point brings: the core's own, or a model's.
@@ -62,8 +60,8 @@ class Plugins:
             PluginError: a hook or one of its parameters does not exist.
         """
         try:
-            discovery.check_hooks(discovery.new_pluggy(), plugin, name)
-        except discovery.BadPluginError as error:
+            check_hooks(new_pluggy(), plugin, name)
+        except BadPluginError as error:
             raise PluginError(error.code, f"plugin '{name}': {error}") from error
         self._pluggy.register(plugin, name)
 
@@ -81,6 +79,24 @@ class Plugins:
     def extension_hooks(self) -> pluggy.HookRelay:
         """Every hook as the extensions and the core implement it."""
         return self._without(self._backend_plugins.values())
+
+    def in_order(self, hook: str) -> list[Callable[..., Any]]:
+        """Each extension's implementation of a hook, in the order of their calls; all parameters are given by name.
+
+        For hooks that get each other's answers, which pluggy cannot do.
+        """
+        caller: pluggy.HookCaller = getattr(self.extension_hooks, hook)
+        return [self._by_name(hook, each) for each in reversed(caller.get_hookimpls())]
+
+    def _by_name(self, hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
+        names, function, traces = implementation.argnames, implementation.function, self._is_traced
+
+        def call(**arguments: Any) -> Any:
+            if traces:
+                trace(hook, [implementation])
+            return function(*(arguments[name] for name in names))
+
+        return call
 
     def config_type(self, backend_name: str) -> type[BackendConfig]:
         """The class of a backend's options; BackendConfig itself where it adds none."""
@@ -138,7 +154,7 @@ class Plugins:
             Problem(
                 code=record.code,
                 message=f"extension '{record.name}' of {record.package} is left out: {record.reason}",
-                hint=f"Full traceback: lmi plugins --check {record.name}",
+                hint=record.remedy,
                 severity=Severity.WARNING,
             )
             for record in extensions
@@ -147,12 +163,6 @@ class Plugins:
     def _without(self, left_out: Iterable[Any]) -> pluggy.HookRelay:
         plugins = list(left_out)
         relay = pluggy.HookRelay()
-        for name in discovery.hook_names():
+        for name in hook_names():
             setattr(relay, name, self._pluggy.subset_hook_caller(name, plugins))
         return relay
-
-
-def _trace(hook_name: str, implementations: Any, arguments: Mapping[str, Any]) -> None:
-    # Names only: arguments hold prompts.
-    called = ", ".join(each.plugin_name for each in reversed(implementations)) or "nobody"
-    print(f"hook {hook_name}: {called}", file=sys.stderr)

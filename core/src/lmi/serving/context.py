@@ -27,8 +27,8 @@ class Context:
         self.models: dict[str, Model] = {}
         self.metrics = Metrics(self.models)
         self.stage = "check configuration"
-        self.request_filters = in_order(hooks.lmi_filter_request)
-        self.text_filters = in_order(hooks.lmi_filter_text)
+        self.request_filters = plugins.in_order("lmi_filter_request")
+        self.text_filters = plugins.in_order("lmi_filter_text")
         self.parses_request = _if_implemented(hooks.lmi_parse_request)
         self.formats_response = _if_implemented(hooks.lmi_format_response)
 
@@ -52,17 +52,6 @@ class Context:
                 "model.not-found", f"there is no model {name!r}", f"Models here: {', '.join(self.models)}"
             )
         return self.models[name]
-
-
-def in_order(hook: pluggy.HookCaller) -> list[Callable[..., Any]]:
-    """Implementations of a hook in the order pluggy would call them, each taking all parameters by name."""
-
-    def adapt(implementation: pluggy.HookImpl) -> Callable[..., Any]:
-        names = implementation.argnames
-        function = implementation.function
-        return lambda **arguments: function(*(arguments[name] for name in names))
-
-    return [adapt(implementation) for implementation in reversed(hook.get_hookimpls())]
 
 
 def _if_implemented(hook: pluggy.HookCaller) -> Callable[..., Any] | None:
