@@ -17,13 +17,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROJECTS := core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft]'
-TOOLS := pytest hypothesis httpx types-psutil mypy==2.4.1 ruff==0.17.5
+# hatchling builds the wheels that the tests install, a pip of 22.3 or newer installs into another environment.
+TOOLS := pytest hypothesis httpx types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
 # Tests run side by side with the processes they start: one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
+PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model test test-all check format bench bench-hf bench-face clean
+.PHONY: help serve demo-model test test-all check docs format bench bench-hf bench-face clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,10 +46,14 @@ test-all: $(VENV)/.tools ## run all tests; minutes
 	@$(BIN)/python examples/demo_model.py >/dev/null
 	@$(PYTEST) $(ARGS)
 
-check: $(VENV)/.tools ## check format, lint and types
+check: $(VENV)/.tools ## check format, lint, types, and that the docs say what the code does
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+
+docs: $(VENV)/.tools ## write the parts of the docs that are made from code
+	@$(BIN)/python docs/generate.py
 
 format: $(VENV)/.tools ## format the code
 	$(BIN)/ruff check --fix-only --quiet .

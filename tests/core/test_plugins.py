@@ -96,6 +96,14 @@ def test_all_that_is_wrong_with_the_hooks_of_a_plugin_is_said_at_once(installed)
     assert [word for word in ("lmi_config_typ'", "'target'", "'modell'") if word not in reason] == []
 
 
+def test_a_hook_whose_answers_are_passed_on_cannot_be_wrapped(installed):
+    installed.extension("guard", "@hookimpl(wrapper=True)\ndef lmi_filter_text(text):\n    return (yield)\n")
+    record = record_of(Plugins.discover({}), "guard")
+    assert record.code == "plugin.bad-hooks"
+    assert "lmi_filter_text" in record.reason
+    assert "cannot be a wrapper" in record.reason
+
+
 def test_a_hook_marked_as_optional_need_not_exist(installed):
     installed.backend("acme", more="@hookimpl(optionalhook=True)\ndef lmi_of_a_later_version(): ...")
     assert record_of(Plugins.discover({}), "acme").state is State.READY

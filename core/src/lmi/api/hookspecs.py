@@ -37,8 +37,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def lmi_describe_backend() -> BackendInfo | None:
     """Say what this backend is, what selects it and what it can do.
 
-    Called: whenever backends are listed, configured or chosen; in the server and in the worker.
-    Answers: first. Cost: instant; no engine import, no device.
+    Called: whenever backends are listed, configured or chosen.
+    Runs in: server, worker, command line. Answers: first. Cost: instant; no engine import, no device.
     """
 
 
@@ -47,7 +47,7 @@ def lmi_config_type() -> type[BackendConfig] | None:
     """Return the class of this backend's typed options.
 
     Called: once a start, before any file of the model is read.
-    Answers: first. Cost: instant; no engine import.
+    Runs in: server, worker, command line. Answers: first. Cost: instant; no engine import.
     """
 
 
@@ -60,8 +60,9 @@ def lmi_validate_artifacts(
 ) -> Sequence[Problem] | None:
     """List everything that would stop this model on that machine.
 
-    Called: once a start, and by ``lmi check``; in the server.
-    Answers: all are joined. Cost: reads headers of files; touches no device, raises for no model however bad.
+    Called: once a start.
+    Runs in: server. Answers: all are joined.
+    Cost: reads headers of files; touches no device, raises for no model however bad.
     """
 
 
@@ -71,8 +72,8 @@ def lmi_compile_artifacts(
 ) -> ModelArtifacts | None:
     """Build what the engine needs ahead of time into ``output_dir``.
 
-    Called: by ``lmi compile``; on the accelerator machine. Optional.
-    Answers: first. Cost: slow.
+    Called: by nothing yet; reserved for builds on the accelerator machine. Optional.
+    Runs in: command line. Answers: first. Cost: slow.
     """
 
 
@@ -83,7 +84,8 @@ def lmi_compile_artifacts(
 def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine | Stepper | None:
     """Load the weights and return what generates.
 
-    Called: once a worker process. Answers: first. Cost: the one slow hook.
+    Called: once a worker process.
+    Runs in: worker. Answers: first. Cost: the one slow hook.
 
     Raises:
         EngineLoadError, OutOfMemoryError: with the cause; the server prints them and ends.
@@ -98,8 +100,9 @@ def lmi_generate_batch(
 
     Called: for each request, or once for a client-side batch; also when requests resume after a crash (with
     ``resumed_ids`` set), so wrappers are pure functions of request and ids. A stepper arrives wrapped as an Engine.
-    Answers: first; the core's own implementation calls ``engine.generate`` for each request. Cost: instant; the
-    generators do the work. Extensions wrap it (``@hookimpl(wrapper=True)``) to audit or to filter tokens.
+    Runs in: worker. Answers: first; the core's own implementation calls ``engine.generate`` for each request.
+    Cost: instant; the generators do the work. Extensions wrap it (``@hookimpl(wrapper=True)``) to audit, to cache or to
+    filter tokens.
     """
 
 
@@ -110,7 +113,8 @@ def lmi_generate_batch(
 def lmi_filter_request(request: TextRequest) -> TextRequest | None:
     """Change or refuse a request before it is tokenized.
 
-    Called: once a request. Answers: all, in order; each gets the previous one's result; None leaves it as it is.
+    Called: once a request.
+    Runs in: server. Answers: all, in order; each gets the previous one's result; None leaves it as it is.
     Cost: instant.
 
     Raises:
@@ -123,8 +127,11 @@ def lmi_filter_text(request: TextRequest, text: str, is_last: bool) -> str | Non
     """Change or refuse generated text before it leaves the server.
 
     Called: for the text of each token, in order, whether the answer streams or not; the last call has ``is_last``.
-    Answers: all, in order; each gets the previous one's result; None leaves it as it is. Text may be held back by
-    returning "" and given with a later piece. Cost: instant.
+    Runs in: server. Answers: all, in order; each gets the previous one's result; None leaves it as it is. Text may be
+    held back by returning "" and given with a later piece. Cost: instant.
+
+    Raises:
+        RefusedError: the answer ends with the refusal; what a stream has sent before stands.
     """
 
 
@@ -132,7 +139,11 @@ def lmi_filter_text(request: TextRequest, text: str, is_last: bool) -> str | Non
 def lmi_parse_request(body: Any, headers: Mapping[str, str]) -> dict[str, Any] | None:
     """Translate a body of another schema into LMI's (``inputs``, ``parameters``, ``stream``).
 
-    Called: once a request on the inference routes, with the decoded JSON. Answers: first. Cost: instant.
+    Called: once a request on the inference routes, with the decoded JSON.
+    Runs in: server. Answers: first; None leaves the body to the next one, at last to LMI's schema. Cost: instant.
+
+    Raises:
+        RequestError: the body is wrong; the caller gets the error.
     """
 
 
@@ -140,7 +151,8 @@ def lmi_parse_request(body: Any, headers: Mapping[str, str]) -> dict[str, Any] |
 def lmi_format_response(request: TextRequest, result: TextResult) -> Any:
     """Build the JSON answer of a request that does not stream.
 
-    Called: once a request. Answers: first; without an answer LMI's own schema is used. Cost: instant.
+    Called: once a request.
+    Runs in: server. Answers: first; without an answer LMI's own schema is used. Cost: instant.
     """
 
 
@@ -148,7 +160,8 @@ def lmi_format_response(request: TextRequest, result: TextResult) -> Any:
 def lmi_register_routes(app: FastAPI, context: Any) -> None:
     """Add routes to the app.
 
-    Called: once, while the app is built, with the server's context (models by name). Answers: all. Cost: instant.
+    Called: once, while the app is built, with the server's context (models by name).
+    Runs in: server. Answers: all. Cost: instant.
     """
 
 
@@ -156,5 +169,6 @@ def lmi_register_routes(app: FastAPI, context: Any) -> None:
 def lmi_register_commands(cli: click.Group) -> None:
     """Add commands to ``lmi``.
 
-    Called: once a command line. Answers: all. Cost: instant.
+    Called: once a command line.
+    Runs in: command line. Answers: all. Cost: instant.
     """

@@ -39,7 +39,7 @@ def contract(
     inexact: bool,
     reports: tuple[Path, ...],
 ) -> None:
-    """Check every rule that BACKEND has to keep, and say which ones it breaks.
+    """Check which rules of the contract BACKEND keeps.
 
     The case (settings, model, known failures) is what the plugin publishes under the entry-point group lmi.contract;
     without one, the backend's defaults are tested. Exit code 0: every rule is kept or a known failure.

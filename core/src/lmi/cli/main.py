@@ -14,8 +14,8 @@ import click
 from lmi import __version__
 
 COMMANDS = {
-    "contract": ("lmi.cli.contract:contract", "Check which rules of the contract a backend keeps."),
-    "new": ("lmi.cli.new:new", "Write the project of a new backend."),
+    "contract": ("lmi.cli.contract:contract", "Check which rules of the contract BACKEND keeps."),
+    "new": ("lmi.cli.new:new", "Write the project of a backend called NAME."),
     "serve": ("lmi.cli.serve:serve", "Serve MODEL (a folder, or ORG/NAME on the hub) until SIGTERM."),
     "plugins": ("lmi.cli.plugins:plugins", "List backends and extensions, and what is wrong with them."),
 }

@@ -16,6 +16,9 @@ from lmi.config.names import did_you_mean
 TRACE = "LMI_TRACE_HOOKS"
 """The variable that makes every hook call a line on stderr."""
 
+CHAINED = ("lmi_filter_request", "lmi_filter_text", "lmi_register_commands")
+"""Hooks whose implementations are called one after the other, each by itself; pluggy's wrappers have no place there."""
+
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -93,7 +96,9 @@ def _faults(registry: pluggy.PluginManager, plugin: Any) -> Iterator[str]:
             continue
         function = getattr(plugin, attribute)
         hook = options.get("specname") or attribute
-        if hook in specified:
+        if hook in CHAINED and (options.get("wrapper") or options.get("hookwrapper")):
+            yield f"{hook} ({_place(function)}) cannot be a wrapper: each implementation gets the previous one's result"
+        elif hook in specified:
             yield from _wrong_parameters(hook, function)
         elif not options.get("optionalhook"):
             yield f"there is no hook '{hook}' ({_place(function)}). {did_you_mean(hook, specified)}".rstrip(". ")
