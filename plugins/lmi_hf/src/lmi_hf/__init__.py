@@ -33,9 +33,9 @@ def lmi_describe_backend() -> BackendInfo:
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
         engine_libraries=(
-            EngineLibrary(distribution="torch", versions=">=2.6"),
+            EngineLibrary(distribution="torch", versions=">=2.6,<3"),
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
-            EngineLibrary(distribution="accelerate", versions=">=1.1"),
+            EngineLibrary(distribution="accelerate", versions=">=1.1,<2"),
         ),
         install="install the torch build for your device, then pip install 'lmi-hf[engine]'",
     )
