@@ -7,6 +7,7 @@ touched. In the worker, ``load_engine``: the one slow hook.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,10 @@ def load_engine(
             "engine.out-of-memory", f"{backend_name} ran out of host memory while loading"
         ) from error
     except Exception as error:
+        absent = _absent_library(error, plugins.backends[backend_name])
+        if absent:
+            message = f"{backend_name} needs {absent}, which {sys.executable} does not have"
+            raise EngineLoadError("engine.not-installed", message, plugins.backends[backend_name].install) from error
         what = artifacts.folder or "its engine"
         message = f"{backend_name} could not load {what}: {type(error).__name__}: {error}"
         raise EngineLoadError("engine.load-failed", message, "The traceback above names the line") from error
@@ -157,6 +162,15 @@ def load_engine(
     raise PluginError(
         "plugin.hook-failed", f"lmi_load_engine of {backend_name} gave {loaded!r}, neither an Engine nor a Stepper"
     )
+
+
+def _absent_library(error: Exception, info: BackendInfo) -> str:
+    """The engine library whose import failed, by its distribution's name; empty if it was something else."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    module = (error.name or "").partition(".")[0]
+    names = [library.distribution for library in info.engine_libraries]
+    return next((name for name in names if name.lower().replace("-", "_") == module.lower()), "")
 
 
 def _folder(model: str | None, default_folder: Path) -> Path | None:
