@@ -3,6 +3,7 @@
 
 import pytest
 
+from lmi.api import Capability
 from lmi.serving import capabilities
 from lmi.testing import BackendCase, capability_rules
 from lmi.testing.contract import RULES
@@ -22,7 +23,8 @@ SAID = {
     "K-logit_bias": "with a bias of 100", "K-bad_token_ids": "were produced", "K-stop_token_ids": "stop id",
     "K-min_tokens": "min_tokens=4", "K-ignore_eos": "at the end-of-sequence id", "K-n_logprobs": "with log prob",
     "K-n_prompt_logprobs": "entries", "K-constraint": "the regex", "K-batch_invariant": "in a batch",
-    "K-adapters": "changes none", "K-embedding": "differ in length", "K-compile": "nothing was written",
+    "K-adapters": "changes none",
+    "K-tensor_parallel": "tensor_parallel_degree=2: prompt", "K-embedding": "differ in length", "K-compile": "nothing was written",
     "L1": "closed already", "L2": "raised ValueError", "L3": "finds nothing wrong", "L4": "never called progress",
 }  # fmt: skip
 """Rule id -> what it says of a backend that breaks it."""
@@ -37,6 +39,7 @@ def case(toy: Toy, fault: str = "") -> BackendCase:
         model=toy.model,
         settings={"fault": fault} if fault else {},
         kill_engine=lambda engine: engine.die(),
+        tensor_parallel_degree=2,
         timeout_s=20,
     )
 
@@ -73,18 +76,18 @@ def test_a_rule_fails_for_a_backend_that_breaks_it(rule_id, toy):
         kit.close()
 
 
-CAPABILITY_RULES = [rule_id for rule_id in RULES if rule_id.startswith("K-") and rule_id not in ("K-embedding",)]
+OF_REQUESTS = [f"K-{each.value}" for each in capabilities.SAMPLING_CAPABILITIES]
+"""Rules of what a request asks for in its sampling parameters."""
 
 
 def test_what_is_not_declared_must_be_refused(toy, monkeypatch):
     toy.break_plugin("undeclared")
     kit = Kit(case(toy))
     try:
-        refused = [each for each in CAPABILITY_RULES if each not in ("K-batch_invariant", "K-compile", "K-adapters")]
-        for rule_id in refused:
+        for rule_id in OF_REQUESTS:
             keep(rule_id, kit)
         monkeypatch.setattr(capability_rules, "refuse_undeclared", lambda *arguments: None)
-        for rule_id in refused:
+        for rule_id in OF_REQUESTS:
             with pytest.raises(AssertionError, match="is not declared, and a request that asks for it is not refused"):
                 keep(rule_id, kit)
     finally:
@@ -101,5 +104,5 @@ def test_an_ability_that_is_there_and_not_declared_fails(toy):
         kit.close()
 
 
-def test_a_capability_has_a_rule_each():
-    assert {each.value for each in capabilities.SAMPLING_CAPABILITIES} <= {name[2:] for name in RULES}
+def test_every_capability_has_a_rule():
+    assert [each.value for each in Capability if f"K-{each.value}" not in RULES] == []

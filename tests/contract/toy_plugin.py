@@ -125,4 +125,6 @@ def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: 
     assert isinstance(config, ToyConfig)
     if config.fault != "L4":
         progress("load", 1.0)
-    return ToyEngine(config.fault, config.max_model_len, config.max_rolling_batch_size, artifacts)
+    is_split_wrongly = config.fault == "K-tensor_parallel" and config.tensor_parallel_degree > 1
+    fault = "G3" if is_split_wrongly else config.fault
+    return ToyEngine(fault, config.max_model_len, config.max_rolling_batch_size, artifacts)

@@ -12,7 +12,7 @@ from lmi.testing.rules import rule
 
 
 class AbilityRules:
-    """Rules K-adapters, K-embedding and K-compile."""
+    """Rules K-adapters, K-tensor_parallel, K-embedding and K-compile."""
 
     @rule("K-adapters", "adapters come, change the answer, and go; one that is not loaded is refused")
     def test_k_adapters(self, kit: Kit) -> None:
@@ -45,6 +45,19 @@ class AbilityRules:
             error = kit.engine.answers([kit.request(kit.prompt(0), adapter=name)])[0].error
             assert isinstance(error, RequestError), f"adapter {name!r} is not loaded, and its request got {error!r}"
             assert name in str(error), f"the refusal does not name the adapter: {error}"
+
+    @rule("K-tensor_parallel", "split over devices, where the case has them, a model gives the same ids")
+    def test_k_tensor_parallel(self, kit: Kit) -> None:
+        degree = kit.case.tensor_parallel_degree
+        if degree == 1:
+            return
+        engine = kit.load(kit.plan(tensor_parallel_degree=degree))
+        try:
+            requests = [kit.request(kit.prompt(number)) for number in range(4)]
+            for number, answer in enumerate(engine.answers(requests)):
+                kit.check_same(answer.whole(), number, f"tensor_parallel_degree={degree}")
+        finally:
+            engine.close()
 
     @rule("K-embedding", "vectors, if the engine makes them: one a text, finite, alike in length")
     def test_k_embedding(self, kit: Kit) -> None:

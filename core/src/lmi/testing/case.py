@@ -30,6 +30,7 @@ class BackendCase:
         adapter: a folder with an adapter for the model (rule K-adapters). Unset: one for the tiny Llama is written.
         known_failures: rule id -> reason with a link to the upstream issue. Such a rule must fail: when it passes, the
             entry has to go.
+        tensor_parallel_degree: more than 1 where the machine can split this model (rule K-tensor_parallel).
         n_slots: ``max_rolling_batch_size`` that the rules run with.
         timeout_s: longest time one load may take; a generation may take as long.
     """
@@ -42,5 +43,6 @@ class BackendCase:
     faults: tuple[Callable[[Path], Any], ...] = ()
     adapter: Path | None = None
     known_failures: Mapping[str, str] = field(default_factory=dict)
+    tensor_parallel_degree: int = 1
     n_slots: int = 4
     timeout_s: float = 120.0
