@@ -339,3 +339,36 @@ def test_a_filter_that_refuses_reaches_whoever_waits() -> None:
             await rig.generation.next()
 
     play(scenario, filters=(refuse,))
+
+
+def given(rig: Rig, text: str) -> tuple[list[str], str, int]:
+    """Pieces, text and token count of an answer that no engine made."""
+
+    async def run() -> list[str]:
+        rig.generation.give(text)
+        pieces = await rig.texts()
+        assert rig.generation.finish_reason == "eos_token"
+        return pieces
+
+    return asyncio.run(run()), rig.generation.text, rig.generation.n_output_tokens
+
+
+@pytest.mark.parametrize("text", ["abc", "größer", ""])
+def test_a_given_answer_comes_token_by_token(text):
+    pieces, whole, n_tokens = given(Rig(), text)
+    assert ("".join(pieces), whole, n_tokens) == (text, text, len(text.encode()))
+
+
+def test_a_given_answer_goes_through_the_text_filters():
+    pieces, whole, _ = given(Rig(filters=(lambda request, text, is_last: text.upper() + "!" * is_last,)), "ab")
+    assert (pieces, whole) == (["A", "B!"], "AB!")
+
+
+def test_a_given_answer_whose_text_the_tokenizer_would_change_is_one_piece():
+    class Lossy(ByteTokenizer):
+        def encode(self, text: str) -> list[int]:
+            return super().encode(text.lower())
+
+    rig = Rig()
+    rig.model.tokenizer = Lossy()
+    assert given(rig, "ABC") == (["ABC"], "ABC", 1)

@@ -156,6 +156,51 @@ def test_an_extension_named_first_is_outermost(serve_with: Serve, tmp_path: Path
         assert asker.n_output_tokens() == [5, 5]
 
 
+# ---------------------------------------------------------------------------------------------- answer_cache
+
+
+@pytest.fixture(scope="module")
+def answering(serve_with: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, Path]]:
+    """The cache is in the server; the audit in the worker sees what still gets there."""
+    audit = tmp_path_factory.mktemp("audit") / "answers.jsonl"
+    with serve_with("guardrail,answer_cache,token_audit", audit=audit) as process:
+        yield process, audit
+
+
+@pytest.fixture
+def second_asker(answering: tuple[ServerProcess, Path], request: pytest.FixtureRequest) -> Asker:
+    return Asker(*answering, request.node.name)
+
+
+def test_answer_cache_gives_a_known_answer_whole_and_as_a_stream(second_asker: Asker) -> None:
+    first = second_asker.ask("größer ", max_new_tokens=18)
+    assert second_asker.ask("größer ", max_new_tokens=18) == first == '{"generated_text":"größer größer "}'
+    texts = streamed(second_asker.server, "größer ", max_new_tokens=18)
+    assert len(texts) == 18
+    assert "".join(texts) == "größer größer "
+    assert second_asker.n_output_tokens() == [18]
+
+
+def test_answer_cache_goes_through_the_other_extensions(second_asker: Asker) -> None:
+    known = [second_asker.ask("to bob@mail.co ", max_new_tokens=14) for _ in range(2)]
+    assert known == ['{"generated_text":"to [address]"}'] * 2
+    assert second_asker.n_output_tokens() == [14]
+
+
+def test_answer_cache_leaves_alone_who_wants_more_than_text(second_asker: Asker) -> None:
+    wanted = {"max_new_tokens": 3, "details": True, "top_n_tokens": 1}
+    answers = [second_asker.ask("top", **wanted) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert second_asker.n_output_tokens() == [3, 3]
+
+
+def test_answer_cache_asks_for_what_differs(second_asker: Asker) -> None:
+    second_asker.ask("ab", max_new_tokens=4)
+    assert second_asker.ask("ab", max_new_tokens=4, stop_sequences=["b"]) == '{"generated_text":"a"}'
+    assert second_asker.ask("ab", max_new_tokens=5) == '{"generated_text":"ababa"}'
+    assert len(second_asker.n_output_tokens()) == 3
+
+
 # ------------------------------------------------------------------------------ the cache itself, without a server
 
 

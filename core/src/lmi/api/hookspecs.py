@@ -111,7 +111,7 @@ def lmi_generate_batch(
 
 @hookspec
 def lmi_filter_request(request: TextRequest) -> TextRequest | None:
-    """Change or refuse a request before it is tokenized.
+    """Change, answer or refuse a request before it is tokenized.
 
     Called: once a request.
     Runs in: server. Answers: all, in order; each gets the previous one's result; None leaves it as it is.

@@ -14,7 +14,7 @@ from lmi.api.requests import SamplingParams
 
 @dataclass(kw_only=True)
 class TextRequest:
-    """One text to complete. ``lmi_filter_request`` may change prompt, sampling, stop_sequences and adapter.
+    """One text to complete. ``lmi_filter_request`` may change prompt, sampling, stop_sequences and adapter, or answer.
 
     Args:
         request_id: unique in the server; begins with the caller's ``x-request-id`` where there is one.
@@ -25,6 +25,7 @@ class TextRequest:
         stream: whether the caller reads tokens as they come.
         adapter: adapter name; empty means the base model.
         headers: of the HTTP request, names in lower case.
+        answer: set by an extension that knows the answer; the engine is not asked, and ``lmi_filter_text`` sees it.
         scratch: for extensions, to keep what they need from one hook to the next.
     """
 
@@ -36,6 +37,7 @@ class TextRequest:
     stream: bool = False
     adapter: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    answer: str | None = None
     scratch: dict[str, Any] = field(default_factory=dict)
 
 

@@ -39,6 +39,7 @@ class Generation:
     __slots__ = (
         "_chunks",
         "_error",
+        "_given",
         "_is_eager",
         "_keeps_tokens",
         "_pending",
@@ -78,6 +79,7 @@ class Generation:
         self._texts: list[str] = []
         self._chunks: list[TokenChunk] = []
         self._pending: deque[tuple[int, float | None]] = deque()
+        self._given: tuple[list[int], list[str]] | None = None
         self._error: LmiError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -107,6 +109,19 @@ class Generation:
             self.model.pool.cancel(self.flight)
             self._on_error(reason)
 
+    def give(self, text: str) -> None:
+        """Answer with a text that no engine made. Its ids are those the tokenizer has for it, without probabilities."""
+        tokenizer = self.model.tokenizer
+        ids = tokenizer.encode(text)
+        if ids and not tokenizer.decode(ids[:1]):  # a beginning-of-text id belongs to prompts
+            ids = ids[1:]
+        decoder = tokenizer.decoder()
+        pieces = decoder.push(ids)
+        is_whole = "".join(pieces) + decoder.flush() == text
+        # A tokenizer may change a text, by a blank at its beginning, say: then the whole text is one piece.
+        self._given = (ids, pieces) if is_whole else (ids[-1:], [text])
+        self.first_token_s = time.monotonic()
+
     async def next(self) -> list[TextToken]:
         """Wait for tokens that may be shown; all that are there. ``finish_reason`` is set with the last ones.
 
@@ -114,6 +129,10 @@ class Generation:
             LmiError: the request failed; what was returned before stands.
         """
         while True:
+            if self._given is not None and self._error is None:
+                self.finish_reason = "eos_token"
+                self.n_output_tokens = len(self._given[0])
+                return self._release(self._given[0], [], self._given[1])
             if not self._chunks and self._error is None:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter

@@ -134,7 +134,10 @@ class Model:
         _check_length(prompt_ids, request.sampling.max_tokens, limits.max_context_tokens)
         engine_request = self._engine_request(request, prompt_ids)
         generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
-        self.pool.submit([generation.flight])
+        if request.answer is None:
+            self.pool.submit([generation.flight])
+        else:
+            generation.give(request.answer)
         return generation
 
     def _engine_request(self, request: TextRequest, prompt_ids: list[int]) -> GenerationRequest:
