@@ -17,7 +17,7 @@ answers: OrderedDict[bytes, str] = OrderedDict()
 @hookimpl(trylast=True)  # what other extensions make of the request decides the answer
 def lmi_filter_request(request: TextRequest) -> None:
     key = key_of(request)
-    if key in answers:
+    if key is not None and key in answers:
         answers.move_to_end(key)
         request.answer = answers[key]
 

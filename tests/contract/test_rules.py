@@ -24,7 +24,8 @@ SAID = {
     "K-min_tokens": "min_tokens=4", "K-ignore_eos": "at the end-of-sequence id", "K-n_logprobs": "with log prob",
     "K-n_prompt_logprobs": "entries", "K-constraint": "the regex", "K-batch_invariant": "in a batch",
     "K-adapters": "changes none",
-    "K-tensor_parallel": "tensor_parallel_degree=2: prompt", "K-embedding": "differ in length", "K-compile": "nothing was written",
+    "K-tensor_parallel": "tensor_parallel_degree=2: prompt",
+    "K-embedding": "differ in length", "K-compile": "nothing was written",
     "L1": "closed already", "L2": "raised ValueError", "L3": "finds nothing wrong", "L4": "never called progress",
 }  # fmt: skip
 """Rule id -> what it says of a backend that breaks it."""

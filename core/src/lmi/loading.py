@@ -34,6 +34,9 @@ from lmi.api import (
 from lmi.artifacts import check, detect, is_local, locate, model_root
 from lmi.config import ModelOptions, Parsed, Settings, parse, read_settings
 from lmi.config.properties import FILE_NAME
+from lmi.custom import options as custom_options
+from lmi.custom.extension import ModelExtension
+from lmi.custom.model_file import BESIDE, Found, Kind, ModelFile, find_model_file
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
 from lmi.target import detect_target
@@ -55,6 +58,8 @@ class LoadPlan:
         artifacts: the model's files; ArtifactFormat.NONE for a backend that takes none.
         target: the machine.
         settings: where each value came from.
+        model_file: the model's own Python file, if it has one.
+        extension: what of that file runs in the server.
         warnings: what the user should know; nothing here stops the start.
     """
 
@@ -66,7 +71,14 @@ class LoadPlan:
     artifacts: ModelArtifacts
     target: Target
     settings: Settings
+    model_file: ModelFile | None = None
+    extension: ModelExtension | None = None
     warnings: tuple[Problem, ...] = ()
+
+    @property
+    def serves_tasks(self) -> bool:
+        """Whether requests reach the worker as they come, not as tokens."""
+        return self.model_file is not None and self.model_file.kind is Kind.CUSTOM
 
 
 def plan(
@@ -97,6 +109,11 @@ def plan(
     settings = read_settings(model_folder=folder, environ=environ, flags=flags, model=model_id)
     target = detect_target(environ, settings.text("option.device"))
     warnings = plugins.extension_problems()
+    found = find_model_file(folder, settings, environ)
+    warnings += found.warnings
+    if found.file is not None and found.file.kind is Kind.CUSTOM:
+        return _custom_plan(name, found, settings, folder, target, warnings)
+    given, settings = settings, found.settings
 
     # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
     wanted = plugins.wanted(settings, target)
@@ -113,10 +130,30 @@ def plan(
         artifacts = _find(settings, folder, wanted, weights=True)
 
     warnings += [*choice.warnings, *parsed.warnings]
-    warnings += _checked(plugins, choice, artifacts, parsed.config, target, settings)
+    extension = ModelExtension(found.file) if found.file is not None and found.file.runs_in_server else None
+    warnings += _checked(plugins, choice, artifacts, parsed.config, target, settings, extension)
     return LoadPlan(
         name=name, info=choice.info, reason=choice.reason, options=parsed.options, config=parsed.config,
-        artifacts=artifacts, target=target, settings=settings, warnings=tuple(warnings),
+        artifacts=artifacts, target=target, settings=given, model_file=found.file, extension=extension,
+        warnings=tuple(warnings),
+    )  # fmt: skip
+
+
+def _custom_plan(
+    name: str,
+    found: Found,
+    settings: Settings,
+    folder: Path | None,
+    target: Target,
+    warnings: list[Problem],
+) -> LoadPlan:
+    """The plan of a model that is a Python file of its own; no backend is asked."""
+    assert found.file is not None  # noqa: S101 - the caller looked
+    file, parsed = custom_options.parse_custom(found.settings, found.file, folder, target)
+    return LoadPlan(
+        name=name, info=custom_options.INFO, reason=f"{file.name} has the function {file.function}",
+        options=parsed.options, config=parsed.config, artifacts=ModelArtifacts(), target=target, settings=settings,
+        model_file=file, warnings=(*warnings, *parsed.warnings),
     )  # fmt: skip
 
 
@@ -193,7 +230,7 @@ def _is_remote(settings: Settings, folder: Path | None, wanted: Choice | None) -
 
 
 def _find(settings: Settings, folder: Path | None, wanted: Choice | None, *, weights: bool) -> ModelArtifacts:
-    """The model's files; none for a backend that takes none, or where there is nothing but serving.properties."""
+    """The model's files; none for a backend that takes none, or where nothing but configuration and code is there."""
     model_id = settings.text("option.model_id")
     if not _takes_files(wanted):
         return ModelArtifacts()
@@ -201,7 +238,8 @@ def _find(settings: Settings, folder: Path | None, wanted: Choice | None, *, wei
     if found is None:
         return ModelArtifacts()
     visible = [path.name for path in found.iterdir() if not path.name.startswith(".")]
-    return ModelArtifacts() if model_id is None and visible == [FILE_NAME] else detect(found)
+    is_bare = bool(visible) and BESIDE.union({FILE_NAME}).issuperset(visible)
+    return ModelArtifacts() if model_id is None and is_bare else detect(found)
 
 
 def _typed(plugins: Plugins, choice: Choice, settings: Settings) -> Parsed:
@@ -216,6 +254,7 @@ def _checked(
     config: BackendConfig,
     target: Target,
     settings: Settings,
+    extension: ModelExtension | None,
 ) -> list[Problem]:
     """Everything known to be doubtful, found without reading a weight.
 
@@ -227,6 +266,8 @@ def _checked(
         raise no_model(f"{choice.info.name} needs a model and none was given")
     problems = _device_problems(choice, artifacts, target, settings) + check(artifacts)
     problems += _validated(plugins, choice, artifacts, config, target)
+    if extension is not None:
+        problems += extension.validate(artifacts, config, target)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     if errors:
         where = f" in {artifacts.folder}" if artifacts.folder else ""

@@ -2,7 +2,7 @@
 """The contract: everything a backend or an extension imports from LMI."""
 
 # fmt: off
-from lmi.api.abilities import ABILITIES, SupportsAdapters, SupportsEmbedding
+from lmi.api.abilities import ABILITIES, SupportsAdapters, SupportsEmbedding, SupportsTasks, TaskPart, TaskRequest
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts, Target
 from lmi.api.backend import (
     CONTRACT_VERSION,
@@ -68,6 +68,7 @@ __all__ = [
     "NotReadyError", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
     "ProblemsError", "Progress", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
     "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",
-    "SupportsEmbedding", "Target", "TextRequest", "TextResult", "TextToken", "TokenChunk", "TokenLogprob",
-    "TooLargeError", "UnsupportedError", "Usage", "hookimpl", "option",
+    "SupportsEmbedding", "SupportsTasks", "Target", "TaskPart", "TaskRequest", "TextRequest",
+    "TextResult", "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError", "UnsupportedError",
+    "Usage", "hookimpl", "option",
 ]

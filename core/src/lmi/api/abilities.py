@@ -6,7 +6,42 @@ The server reaches them by name through the worker's wire; a backend without the
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Protocol, runtime_checkable
+
+import msgspec
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP request as it came.
+
+    Args:
+        request_id: unique in the server.
+        headers: names in lower case.
+        query: what stands behind the ``?``, still encoded.
+        body: at most ``max_request_size`` bytes.
+    """
+
+    request_id: str
+    headers: dict[str, str] = {}
+    query: str = ""
+    body: bytes = b""
+
+
+class TaskPart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of an HTTP answer; status, headers and is_stream count in the first one only.
+
+    Args:
+        body: bytes of the answer, in order.
+        status: HTTP status.
+        headers: names in lower case.
+        is_stream: what follows comes as it is made; otherwise this part is the whole answer.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = {}
+    is_stream: bool = False
 
 
 @runtime_checkable
@@ -27,5 +62,21 @@ class SupportsEmbedding(Protocol):
     async def embed(self, prompts: list[list[int]]) -> list[list[float]]: ...
 
 
-ABILITIES: dict[str, type] = {"adapters": SupportsAdapters, "embedding": SupportsEmbedding}
+@runtime_checkable
+class SupportsTasks(Protocol):
+    """Requests answered as they came: the one ability that gets text, and answers in bytes."""
+
+    def run_task(self, request: TaskRequest) -> AsyncGenerator[TaskPart, None]:
+        """Answer one request, in one part or in many; closing the generator cancels it.
+
+        Raises:
+            LmiError: this request failed; others go on.
+        """
+
+
+ABILITIES: dict[str, type] = {
+    "adapters": SupportsAdapters,
+    "embedding": SupportsEmbedding,
+    "tasks": SupportsTasks,
+}
 """Ability name on the wire -> protocol. Only methods of these protocols can be called from the server."""

@@ -26,6 +26,7 @@ FOREIGN_VARIABLES = {
     "HF_REVISION": "option.revision",
     "HF_TASK": "option.task",
     "HF_MODEL_TRUST_REMOTE_CODE": "option.trust_remote_code",
+    "DJL_ENTRY_POINT": "option.entryPoint",
 }
 """Variables of other servers that LMI reads; each fills its key only where nothing else does."""
 

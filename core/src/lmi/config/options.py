@@ -27,7 +27,13 @@ class ModelOptions(BaseModel):
     # what serves it
     engine: str | None = option(None, description="How the worker runs (Python or MPI), or a name a backend gives it.")
     entry_point: str | None = option(
-        None, alias="entryPoint", description="The original LMI module that served this model; selects its successor."
+        None,
+        alias="entryPoint",
+        description="The original LMI module that served this model, which selects its successor, or "
+        "the model's own Python file. Unset: model.py, where the folder has one.",
+    )
+    function: str = option(
+        "handle", alias="handler", description="The function of a model's own Python file that answers requests."
     )
     rolling_batch: str = option(
         "auto", description="The backend, by a name it answers to; auto chooses by model and device."

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from lmi.config.rules import RULES
 from lmi.config.settings import Setting, Settings
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_SURELY_MISSPELT = 0.85
+"""Likeness of two names (difflib's ratio) that is hardly chance."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ def parse(
     info: BackendInfo,
     config_type: type[BackendConfig],
     other_config_types: Mapping[str, type[BackendConfig]],
+    *,
+    allows_unknown: bool = False,
 ) -> Parsed:
     """Type every setting for the core and the chosen backend.
 
@@ -42,12 +47,16 @@ def parse(
         info: the chosen backend.
         config_type: its options.
         other_config_types: options of the other installed backends by name; their keys are warnings, not errors.
+        allows_unknown: whether a model may have options of its own; one that looks misspelt is then a warning.
     Raises:
         ConfigError: with every problem, each naming its key, value and source.
     """
     problems = list(settings.problems)
     types: tuple[type[BaseModel], ...] = (ModelOptions, config_type)
-    problems += _strangers(settings, info, types, other_config_types)
+    if allows_unknown:
+        problems += _nearly_known(settings, types)
+    else:
+        problems += _strangers(settings, info, types, other_config_types)
     options, option_problems = _fill(ModelOptions, settings)
     config, config_problems = _fill(config_type, settings)
     for problem in option_problems + config_problems:
@@ -96,6 +105,21 @@ def _strangers(
             continue
         owners = [name for name, each in other_config_types.items() if _matching_key(setting, list(keys_of(each)))]
         yield _other_backend(setting, info, owners) if owners else _unknown(setting, info, known)
+
+
+def _nearly_known(settings: Settings, types: tuple[type[BaseModel], ...]) -> Iterator[Problem]:
+    """Warnings for a model's own options that look like misspelt ones of LMI."""
+    known = {key.removeprefix(names.PREFIX): key for each in types for key in keys_of(each)}
+    for setting in settings.values():
+        near = difflib.get_close_matches(setting.key.removeprefix(names.PREFIX), known, n=1, cutoff=_SURELY_MISSPELT)
+        if near and not _matching_key(setting, list(known.values())):
+            yield Problem(
+                code="config.unknown-key",
+                message=f"'{setting.key}' is not an option of LMI; the model gets it as it is",
+                hint=f"Did you mean '{known[near[0]]}'?",
+                source=setting.source,
+                severity=Severity.WARNING,
+            )
 
 
 def _other_backend(setting: Setting, info: BackendInfo, owners: list[str]) -> Problem:

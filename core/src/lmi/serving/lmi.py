@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -17,10 +18,13 @@ from starlette.types import Receive, Scope, Send
 from lmi.api.errors import EngineDeadError, LmiError, RequestError, sentences
 from lmi.api.requests import SamplingParams
 from lmi.api.texts import TextRequest, TextResult, TextToken
+from lmi.custom.answer import answer_task
+from lmi.custom.formatter import Formatter, GrowingAnswer
 from lmi.serving.generation import Generation
 from lmi.serving.streaming import JSON_LINES, ClientGoneError, Exchange
 
 if TYPE_CHECKING:
+    from lmi.custom.extension import ModelExtension
     from lmi.serving.context import Context
 
 _LOG = logging.getLogger(__name__)
@@ -213,10 +217,15 @@ class InvocationRoute:
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         model = self._context.model(scope.get("path_params", {}).get("model"))
         body = await exchange.body(model.plan.options.max_request_size)
-        invocation = self._parse(body, exchange)
+        if model.plan.serves_tasks:
+            await answer_task(self._context, model, exchange, scope, body)
+            return
+        own = model.plan.extension
+        invocation = self._parse(body, exchange, own)
         parameters = invocation.parameters
         is_stream = invocation.stream or model.plan.options.output_formatter == "jsonlines"
-        needs_logprobs = model.gives_logprobs and (parameters.wants_details or is_stream)
+        formatter = own.formatter if own is not None else None
+        needs_logprobs = model.gives_logprobs and (parameters.wants_details or is_stream or formatter is not None)
         request = TextRequest(
             request_id=exchange.unique_id,
             model=model.name,
@@ -227,15 +236,15 @@ class InvocationRoute:
             adapter=invocation.adapters,
             headers=exchange.headers,
         )
-        keeps_tokens = parameters.wants_details or self._context.formats_response is not None
+        keeps_tokens = parameters.wants_details or self._context.formats_response is not None or own is not None
         generation = await model.admit(request, keeps_tokens=keeps_tokens, asked_as=parameters.asked_as)
         exchange.watch(generation.cancel)
         outcome = "error"
         try:
             if is_stream:
-                await self._stream(exchange, generation, parameters)
+                await self._stream(exchange, generation, parameters, formatter)
             else:
-                await self._whole(exchange, generation, parameters)
+                await self._whole(exchange, generation, parameters, formatter)
             outcome = "ok"
         except ClientGoneError:
             outcome = "cancelled"
@@ -245,40 +254,77 @@ class InvocationRoute:
                 model.pool.cancel(generation.flight)
             self._context.metrics.count(generation, outcome)
 
-    def _parse(self, body: bytes, exchange: Exchange) -> Invocation:
-        translate = self._context.parses_request
-        if translate is None:
+    def _parse(self, body: bytes, exchange: Exchange, own: ModelExtension | None) -> Invocation:
+        translators = [own.parses_request if own else None, self._context.parses_request]
+        if translators == [None, None]:
             return parse(body)
         try:
             decoded = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError("request.malformed-json", f"the body is not JSON: {error}") from None
-        translated = translate(body=decoded, headers=exchange.headers)
+        answers = (each(body=decoded, headers=exchange.headers) for each in translators if each is not None)
+        translated = next((answer for answer in answers if answer is not None), None)
         return parse_decoded(decoded if translated is None else translated)
 
-    async def _whole(self, exchange: Exchange, generation: Generation, parameters: Parameters) -> None:
+    async def _whole(
+        self, exchange: Exchange, generation: Generation, parameters: Parameters, formatter: Formatter | None
+    ) -> None:
         result = await generation.result()
-        custom = self._context.formats_response
-        answer = custom(request=generation.request, result=result) if custom else None
+        if formatter is not None and not formatter.takes_answer:
+            growing = _growing(formatter, generation, parameters)
+            await exchange.answer(growing.add(result.tokens, result.finish_reason))
+            return
+        own = generation.model.plan.extension
+        writers = [own.formats_response if own else None, self._context.formats_response]
+        answers = (each(request=generation.request, result=result) for each in writers if each is not None)
+        answer = next((answer for answer in answers if answer is not None), None)
         if answer is None:
             answer = {"generated_text": _shown_text(generation, parameters, result.text)}
             if parameters.wants_details:
                 answer["details"] = _details(generation, parameters, result)
-        await exchange.answer(_encoder.encode(answer))
+        await exchange.answer(_encoder.encode(answer if formatter is None else formatter.answer(answer)))
 
-    async def _stream(self, exchange: Exchange, generation: Generation, parameters: Parameters) -> None:
+    async def _stream(
+        self, exchange: Exchange, generation: Generation, parameters: Parameters, formatter: Formatter | None
+    ) -> None:
+        write = _line_writer(generation, parameters, formatter)
         tokens = await generation.next()  # a failure before the first token still has a status of its own
         await exchange.start(200, JSON_LINES)
         while not generation.finish_reason:
             generation.n_writes += 1
-            await exchange.write(_encoder.encode_lines([Line(token) for token in tokens]))
+            await exchange.write(write(tokens))
             tokens = await generation.next()
-        lines = [Line(token) for token in tokens] or [Line()]
+        generation.n_writes += 1
+        await exchange.write(write(tokens), is_last=True)
+
+
+def _line_writer(
+    generation: Generation, parameters: Parameters, formatter: Formatter | None
+) -> Callable[[list[TextToken]], bytes]:
+    """What turns new tokens into bytes of a stream: LMI's lines, or what the model's own formatter makes of them."""
+    if formatter is not None and not formatter.takes_answer:
+        growing = _growing(formatter, generation, parameters)
+        return lambda tokens: growing.add(tokens, generation.finish_reason)
+    if formatter is not None:
+        change = formatter.answer
+        return lambda tokens: _encoder.encode_lines([change(line) for line in _lines(generation, parameters, tokens)])
+    return lambda tokens: _encoder.encode_lines(_lines(generation, parameters, tokens))
+
+
+def _lines(generation: Generation, parameters: Parameters, tokens: list[TextToken]) -> list[Line]:
+    """A line a token; when the answer is complete, the last one says so."""
+    lines = [Line(token) for token in tokens]
+    if generation.finish_reason:
+        lines = lines or [Line()]
         lines[-1].generated_text = _shown_text(generation, parameters, generation.text)
         if parameters.wants_details:
             lines[-1].details = _details(generation, parameters, None)
-        generation.n_writes += 1
-        await exchange.write(_encoder.encode_lines(lines), is_last=True)
+    return lines
+
+
+def _growing(formatter: Formatter, generation: Generation, parameters: Parameters) -> GrowingAnswer:
+    asked = parameters.model_dump(exclude_unset=True)
+    return formatter.growing(generation.request, generation.flight.request.prompt_ids, asked)
 
 
 def _shown_text(generation: Generation, parameters: Parameters, text: str) -> str:

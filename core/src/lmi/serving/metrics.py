@@ -51,6 +51,11 @@ class Metrics:
         count = self._of.get((name, outcome)) or self._counter(name, outcome)
         count(generation)
 
+    def count_task(self, name: str, outcome: str, duration_s: float) -> None:
+        """Count one request that went to a model's own function; it has no tokens."""
+        self._requests.labels(name, outcome).inc()
+        self._request_s.labels(name).observe(duration_s)
+
     def _counter(self, name: str, outcome: str) -> Callable[[Generation], None]:
         """The metrics of a model and an outcome, with their labels looked up once."""
         requests = self._requests.labels(name, outcome)

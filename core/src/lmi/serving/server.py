@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import uvicorn
 
-from lmi.api.errors import ConfigError, LmiError, NotReadyError, ProblemsError
+from lmi.api.errors import ConfigError, LmiError, NotReadyError, PluginError, ProblemsError
+from lmi.custom.answer import unheard_hooks
 from lmi.loading import LoadPlan
 from lmi.plugins import Plugins
 from lmi.serving.app import build_app
@@ -78,13 +79,14 @@ class Server:
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         self._url = f"http://{shown}:{port}"
         self._context = Context(plugins)
+        self._app = build_app(self._context)
         self._progress = LoadProgress(sys.stderr)
         self._failure: LmiError | None = None
         self._failed_worker: Worker | None = None
         self._drain_s = drain_s
         self._is_draining = False
         config = uvicorn.Config(
-            build_app(self._context),
+            self._app,
             http="httptools",
             loop="uvloop",
             lifespan="off",
@@ -107,7 +109,7 @@ class Server:
         if self._failure is None:
             return 0
         print(failure_digest(self._failure, self._failed_worker), file=sys.stderr, flush=True)
-        return 2 if isinstance(self._failure, ProblemsError) else 1
+        return 2 if isinstance(self._failure, (ProblemsError, PluginError)) else 1
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -166,17 +168,23 @@ class Server:
             self._give_up(LmiError("server.error", f"{type(error).__name__}: {error}"), None)
 
     def _start_model(self, plan: LoadPlan, tokenizer: Tokenizer) -> None:
-        context = self._context
+        context, own = self._context, plan.extension
+        if plan.serves_tasks:
+            for warning in unheard_hooks(context):
+                _LOG.warning("%s", warning)
+        # A model's own filters come first: those of the operator's extensions have the last word.
         model = Model(
             plan,
             tokenizer,
             backends=context.plugins.backends,
-            request_filters=context.request_filters,
-            text_filters=context.text_filters,
+            request_filters=[*(own.request_filters if own else ()), *context.request_filters],
+            text_filters=[*(own.text_filters if own else ()), *context.text_filters],
             on_progress=self._moved,
             on_failed=self._model_failed,
         )
         context.models[plan.name] = model
+        if own is not None:
+            own.register_routes(self._app, context)
         context.stage = "load model"
         model.pool.start()
 
@@ -212,6 +220,8 @@ class Server:
 
 def ready_text(model: Model, url: str) -> str:
     """What a person reads when the model is ready: a command that works."""
+    if model.plan.serves_tasks:
+        return f"model {model.name!r} is ready: {url}/invocations\ntry: curl -s {url}/invocations --data-binary @FILE"
     body = '{"inputs": "The capital of France is", "parameters": {"max_new_tokens": 24}}'
     return (
         f"model {model.name!r} is ready: {url}/invocations\n"

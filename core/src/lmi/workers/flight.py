@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lmi.api.errors import LmiError
-from lmi.api.requests import Finish, FinishReason, GenerationRequest, TokenChunk, Usage
+from lmi.api.abilities import TaskPart, TaskRequest
+from lmi.api.errors import DeadlineError, LmiError
+from lmi.api.requests import Finish, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
 
 if TYPE_CHECKING:
     from lmi.workers.worker import Worker
+
+
+_GRACE_S = 2.0
+"""What code gets to notice that it was cancelled before its process is ended."""
 
 
 class Flight:
@@ -61,6 +66,11 @@ class Flight:
         deadline_s = self.request.deadline_s
         return deadline_s is not None and time.monotonic() - self.started_s > deadline_s
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether another worker may go on with it, if the backend can."""
+        return True
+
     def end(self, reason: FinishReason) -> None:
         """Finish it with the ids it has."""
         usage = Usage(len(self.request.prompt_ids), len(self.request.resumed_ids) + len(self.ids))
@@ -75,3 +85,55 @@ class Flight:
         if deadline_s is not None:
             deadline_s = max(0.001, deadline_s - (time.monotonic() - self.started_s))
         return msgspec.structs.replace(request, resumed_ids=[*request.resumed_ids, *self.ids], deadline_s=deadline_s)
+
+
+class TaskFlight(Flight):
+    """A request that is answered in bytes, by a call of the ability ``tasks``.
+
+    It waits and is handed out like any other, and is never tried a second time: what it did is not known. A cancelled
+    one stays with its worker until the worker says that it ended, because until then no other can run there; what it
+    still produces goes to the same callbacks.
+
+    Args:
+        task: the request.
+        on_part: called with each part of the answer, in order; with None after the last one.
+        on_error: called instead of further parts when the request failed.
+        deadline_s: seconds from submission after which its worker ends it, or is ended.
+    """
+
+    __slots__ = ("on_part", "task")
+
+    def __init__(
+        self,
+        task: TaskRequest,
+        on_part: Callable[[TaskPart | None], None],
+        on_error: Callable[[LmiError], None],
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
+        request = GenerationRequest(
+            request_id=task.request_id, prompt_ids=[], sampling=SamplingParams(max_tokens=1), deadline_s=deadline_s
+        )
+        super().__init__(request, lambda chunk: None, on_error)
+        self.task = task
+        self.on_part = on_part
+
+    @property
+    def can_resume(self) -> bool:
+        return False
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it goes on although its deadline passed a while ago: code that cannot be interrupted."""
+        deadline_s = self.request.deadline_s
+        return deadline_s is not None and time.monotonic() - self.started_s > deadline_s + _GRACE_S
+
+    def end(self, reason: FinishReason) -> None:
+        limit_s = self.request.deadline_s or 0
+        self.on_error(
+            DeadlineError(
+                "request.deadline",
+                f"the request's time ran out before its answer; predict_timeout is {limit_s:g} s",
+                "Send it again when less is going on, or raise predict_timeout",
+            )
+        )

@@ -10,22 +10,27 @@ import asyncio
 import contextlib
 import ctypes
 import faulthandler
+import inspect
 import logging
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
 
 import lmi
 from lmi.api.abilities import ABILITIES
-from lmi.api.backend import CONTRACT_VERSION
+from lmi.api.backend import CONTRACT_VERSION, Progress
 from lmi.api.engine import Engine
 from lmi.api.errors import EngineDeadError, UnsupportedError
+from lmi.custom.model_file import Kind
 from lmi.threads import in_own_thread
 from lmi.workers import generate
-from lmi.workers.drive import Drive
+from lmi.workers.drive import Drive, GenerateBatch
 from lmi.workers.wire import (
     Call,
+    CancelCall,
     Channel,
     Close,
     Commands,
@@ -59,6 +64,7 @@ class WorkerMain:
         self._engine: Engine | None = None
         self._drive: Drive | None = None
         self._keep: set[asyncio.Task[None]] = set()
+        self._calls: dict[int, asyncio.Task[None]] = {}
         self.channel = Channel(
             FromServer, Commands, on_message=self._on_message, on_stream=self._on_stream, on_closed=self._on_closed
         )
@@ -85,36 +91,29 @@ class WorkerMain:
         if isinstance(message, Load):
             self._spawn(self._load(message))
         elif isinstance(message, Call):
-            self._spawn(self._call(message))
+            self._start_call(message)
+        elif isinstance(message, CancelCall):
+            if message.call_id in self._calls:
+                self._calls[message.call_id].cancel()
         elif isinstance(message, Close):
             self._spawn(self._close())
 
-    def _spawn(self, coroutine: Any) -> None:
-        task = self._loop.create_task(coroutine)
+    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(coroutine)
         self._keep.add(task)
         task.add_done_callback(self._keep.discard)
+        return task
 
     async def _load(self, load: Load) -> None:
-        from lmi.loading import load_engine
-        from lmi.plugins import Plugins
-
         def progress(stage: str, fraction: float | None = None) -> None:
             self._loop.call_soon_threadsafe(self.channel.send, Loading(stage, fraction))
 
-        def build() -> tuple[Engine, Any]:
-            progress("import backend")
-            plugins = Plugins.discover(only_backend=load.backend)
-            plugins.extension_problems()  # raises for an extension that was asked for and is not here
-            plugins.register(generate, "lmi.workers.generate")
-            engine = load_engine(plugins, load.backend, load.artifacts, load.options, progress)
-            return engine, plugins.hooks(load.backend)
-
         try:
-            engine, hooks = await in_own_thread(build)
+            engine, generate_batch = await in_own_thread(lambda: _build(load, progress))
             self._engine = engine
             self._drive = Drive(
                 engine,
-                hooks.lmi_generate_batch,
+                generate_batch,
                 send=self.channel.send_stream,
                 fail=lambda request_id, report: self.channel.send(Failed(request_id, report)),
                 on_dead=self._die,
@@ -138,6 +137,15 @@ class WorkerMain:
                 _LOG.exception("the engine cannot say how it is")
             self._die(error)
 
+    def _start_call(self, call: Call) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._calls[call.call_id]
+            if task.cancelled():
+                self.channel.send(Reply(call.call_id))
+
+        self._calls[call.call_id] = task = self._spawn(self._call(call))
+        task.add_done_callback(ended)
+
     async def _call(self, call: Call) -> None:
         try:
             protocol = ABILITIES.get(call.ability)
@@ -145,7 +153,15 @@ class WorkerMain:
                 raise UnsupportedError("ability.missing", f"this backend has no ability {call.ability!r}")
             if call.method not in vars(protocol) or call.method.startswith("_"):
                 raise UnsupportedError("ability.missing", f"ability {call.ability!r} has no method {call.method!r}")
-            self.channel.send(Reply(call.call_id, await getattr(self._engine, call.method)(*call.args)))
+            arguments = _arguments(getattr(protocol, call.method), call.args)
+            result = getattr(self._engine, call.method)(*arguments)
+            if inspect.isasyncgen(result):
+                async with contextlib.aclosing(result):
+                    async for each in result:
+                        self.channel.send(Reply(call.call_id, each, is_last=False))
+                self.channel.send(Reply(call.call_id))
+            else:
+                self.channel.send(Reply(call.call_id, await result))
         except Exception as error:
             self.channel.send(Reply(call.call_id, error=ErrorReport.of(error)))
 
@@ -164,6 +180,37 @@ class WorkerMain:
     def _finish(self, code: int) -> None:
         if not self._done.done():
             self._done.set_result(code)
+
+
+def _build(load: Load, progress: Progress) -> tuple[Engine, GenerateBatch]:
+    """Load the engine, and find what generates on it."""
+    from lmi.loading import load_engine
+    from lmi.plugins import Plugins
+
+    progress("import backend")
+    file = load.model_file
+    is_custom = file is not None and file.kind is Kind.CUSTOM
+    plugins = Plugins.discover(only_backend="" if is_custom else load.backend)
+    plugins.extension_problems()  # raises for an extension that was asked for and is not here
+    plugins.register(generate, "lmi.workers.generate")
+    if file is not None and is_custom:
+        from lmi.custom.engine import load_custom
+
+        return load_custom(file, load.options, progress), plugins.extension_hooks.lmi_generate_batch
+    if file is not None:
+        from lmi.custom.extension import import_extension
+
+        plugins.register(import_extension(file), file.name)
+    engine = load_engine(plugins, load.backend, load.artifacts, load.options, progress)
+    return engine, plugins.hooks(load.backend).lmi_generate_batch
+
+
+def _arguments(method: Any, values: list[Any]) -> list[Any]:
+    """What crossed as plain values, in the types that the ability's method takes."""
+    hints = get_type_hints(method)
+    names = list(inspect.signature(method).parameters)[1:]
+    typed = [msgspec.convert(value, hints[name]) for name, value in zip(names, values, strict=False)]
+    return typed + values[len(names) :]  # too many are the method's to refuse
 
 
 def _die_with_server() -> None:

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from lmi.api.backend import Resume
 from lmi.api.engine import EngineLimits
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, NotReadyError, OverloadedError
 from lmi.api.requests import FinishReason
 from lmi.loading import LoadPlan
-from lmi.workers.flight import Flight
+from lmi.workers.flight import Flight, TaskFlight
 from lmi.workers.suspects import Suspects
 from lmi.workers.wire import Load
 from lmi.workers.worker import Worker, WorkerState
@@ -112,6 +113,7 @@ class WorkerPool:
             artifacts=plan.artifacts,
             options=plan.config.model_dump(mode="json", by_alias=False),
             heartbeat_interval_s=plan.options.heartbeat_interval,
+            model_file=plan.model_file if plan.model_file is not None and plan.model_file.runs_in_worker else None,
         )
         return Worker(
             label=f"{plan.name}/{index}",
@@ -150,6 +152,11 @@ class WorkerPool:
             if self.stalled_s(worker) > 2 * self.plan.options.stall_timeout:
                 worker.error = EngineDeadError(
                     "engine.stalled", f"worker {worker.label} made no step for {self.stalled_s(worker):.0f} s"
+                )
+                worker.kill()
+            elif any(isinstance(flight, TaskFlight) and flight.is_stuck for flight in worker.flights.values()):
+                worker.error = EngineDeadError(
+                    "script.stuck", f"a call on worker {worker.label} went on after its time had run out"
                 )
                 worker.kill()
 
@@ -274,7 +281,9 @@ class WorkerPool:
 
     def _freest(self) -> Worker | None:
         """The worker with the fewest reserved tokens of those that have room; one that stalls only if all do."""
-        most = 0 if self.limits is None else self.limits.max_batch_size + _N_QUEUED_AHEAD
+        # What cannot resume waits here, where no worker's death can take it along.
+        n_ahead = 0 if self.plan.info.resume is Resume.NEVER else _N_QUEUED_AHEAD
+        most = 0 if self.limits is None else self.limits.max_batch_size + n_ahead
         ready = [
             worker
             for worker in self.workers

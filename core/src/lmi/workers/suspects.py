@@ -104,7 +104,7 @@ class Suspects:
 
     def _cannot_resume(self, flight: Flight, reason: LmiError) -> bool:
         """Fail a request whose state this backend cannot restore."""
-        resume = self._info.resume
+        resume = self._info.resume if flight.can_resume else Resume.NEVER
         if not flight.ids and resume is not Resume.NEVER:
             return False
         if resume is Resume.EXACT or (resume is Resume.CONTINUES and not _has_history(flight.request.sampling)):

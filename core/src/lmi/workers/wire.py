@@ -19,6 +19,7 @@ from lmi.api.artifacts import ModelArtifacts
 from lmi.api.engine import EngineLimits, EngineStats
 from lmi.api.errors import EngineDeadError, LmiError, Problem, ProblemsError
 from lmi.api.requests import GenerationRequest, TokenChunk
+from lmi.custom.model_file import ModelFile
 
 _HEADER = struct.Struct("<IB")
 _STREAM = 1
@@ -95,31 +96,42 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
+    """The result of a call, or one of many: only the last one of a stream has ``is_last``, and no result."""
+
     call_id: int
     result: Any = None
     error: ErrorReport | None = None
+    is_last: bool = True
 
 
 # ---------------------------------------------------------------------------------------------- server to worker
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What to load. ``options`` are plain values for the backend's configuration class."""
+    """What to load. ``options`` are plain values for the backend's configuration class; ``model_file`` is the model's
+    own Python file, where something of it runs in the worker."""
 
     model: str
     backend: str
     artifacts: ModelArtifacts
     options: dict[str, Any]
     heartbeat_interval_s: float
+    model_file: ModelFile | None = None
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):
-    """Call a method of an ability; answered by a Reply with the same id."""
+    """Call a method of an ability; answered by a Reply with the same id, or by many if the method streams."""
 
     call_id: int
     ability: str
     method: str
     args: list[Any]
+
+
+class CancelCall(msgspec.Struct, frozen=True, tag=True):
+    """Nobody waits for this call any more; its last Reply says that it ended."""
+
+    call_id: int
 
 
 class Close(msgspec.Struct, frozen=True, tag=True):
@@ -134,7 +146,7 @@ class Commands(msgspec.Struct, frozen=True, array_like=True):
 
 
 FromWorker: TypeAlias = Hello | Loading | Ready | Failed | Dying | Heartbeat | Reply
-FromServer: TypeAlias = Load | Call | Close
+FromServer: TypeAlias = Load | Call | CancelCall | Close
 Chunks: TypeAlias = list[tuple[str, TokenChunk]]
 
 

@@ -12,14 +12,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import lmi
+from lmi.api.abilities import TaskPart
 from lmi.api.backend import CONTRACT_VERSION
 from lmi.api.engine import EngineLimits, EngineStats
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, OutOfMemoryError, RequestError
-from lmi.workers.flight import Flight
+from lmi.workers.flight import Flight, TaskFlight
 from lmi.workers.process import Exit, Process
 from lmi.workers.wire import (
     Call,
+    CancelCall,
     Channel,
     Chunks,
     Close,
@@ -100,6 +104,7 @@ class Worker:
         self._groups: list[list[Flight]] = []
         self._cancelled_ids: list[str] = []
         self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._tasks: dict[int, TaskFlight] = {}
         self._n_calls = 0
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[None] = self._loop.create_future()
@@ -200,10 +205,18 @@ class Worker:
             self.n_reserved_tokens += flight.request.n_reserved_tokens
         if len(self.flights) == len(flights):
             self.last_step_s = time.monotonic()
-        self._schedule_flush()
-        self._groups.append(flights)
+        tasks = [flight for flight in flights if isinstance(flight, TaskFlight)]
+        for task in tasks:
+            self._tasks[self._call("tasks", "run_task", task.task)] = task
+        if not tasks:
+            self._schedule_flush()
+            self._groups.append(flights)
 
     def cancel(self, flight: Flight) -> None:
+        if isinstance(flight, TaskFlight):
+            for call_id in [number for number, task in self._tasks.items() if task is flight]:
+                self._channel.send(CancelCall(call_id))
+            return
         if self._forget(flight.request.request_id) is not None:
             self._schedule_flush()
             self._cancelled_ids.append(flight.request.request_id)
@@ -250,11 +263,23 @@ class Worker:
         """Call a method of an ability in the worker and return its result."""
         if not self.takes_requests:
             raise EngineDeadError("engine.died", f"worker {self.label} is {self.state.value}")
-        self._n_calls += 1
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._calls[self._n_calls] = future
-        self._channel.send(Call(self._n_calls, ability, method, list(args)))
+        self._calls[self._call(ability, method, *args)] = future
         return await future
+
+    def _call(self, ability: str, method: str, *args: Any) -> int:
+        self._n_calls += 1
+        self._channel.send(Call(self._n_calls, ability, method, list(args)))
+        return self._n_calls
+
+    def _on_task_reply(self, task: TaskFlight, reply: Reply) -> None:
+        if reply.is_last:
+            del self._tasks[reply.call_id]
+            self._forget(task.request.request_id)
+        if reply.error is not None:
+            task.on_error(reply.error.error())
+        else:
+            task.on_part(None if reply.is_last else msgspec.convert(reply.result, TaskPart))
 
     # ---------------------------------------------------------------------------------------- what the worker says
 
@@ -285,6 +310,9 @@ class Worker:
                 flight = self._forget(request_id)
                 if flight is not None:
                     flight.on_error(report.error())
+            case Reply(call_id) if call_id in self._tasks:
+                self.last_step_s = time.monotonic()
+                self._on_task_reply(self._tasks[call_id], message)
             case Reply(call_id, result, report):
                 future = self._calls.pop(call_id, None)
                 if future is not None and not future.done():
