@@ -332,7 +332,7 @@ def test_it_may_find_the_model_wrong(tmp_path: Path) -> None:
     ("file", "code", "text"),
     [
         ("misspelt_hook.py", 2, "there is no hook 'lmi_filter_txt' (model.py:8). Did you mean 'lmi_filter_text'?"),
-        ("wrong_parameter.py", 1, "has no parameter 'txt'. Did you mean 'text'?"),
+        ("wrong_parameter.py", 2, "has no parameter 'txt'. Did you mean 'text'?"),
     ],
 )
 def test_a_hook_that_does_not_fit_stops_the_start(tmp_path: Path, file: str, code: int, text: str) -> None:
