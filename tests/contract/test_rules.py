@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each rule of the contract holds for a backend that keeps it, and fails for one that is broken in just that way."""
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 
 from lmi.api import Capability
@@ -8,6 +11,8 @@ from lmi.serving import capabilities
 from lmi.testing import BackendCase, capability_rules
 from lmi.testing.contract import RULES
 from lmi.testing.kit import Kit
+from lmi.testing.live import LiveEngine
+from lmi.testing.rules import NotDeclared
 from tests.contract.conftest import Toy
 
 SAID = {
@@ -17,6 +22,7 @@ SAID = {
     "G1": "max_tokens=1, and 2 ids", "G2": "ended with length", "G3": "asked again", "G4": "finish stands on chunks",
     "G5": "usage says", "G6": "still run", "G7": "no slot is free", "G8": "the toy died", "G9": "is not in",
     "G10": "the loop was held", "G11": "resume", "G12": "requests run while there are 2|n_steps stood",
+    "G13": "the first row of a batch",
     "K-temperature": "one and the same answer", "K-top_k": "top_k=1", "K-top_p": "top_p", "K-min_p": "min_p",
     "K-typical_p": "leaves one id", "K-seed": "the same seed drew other ids", "K-repetition_penalty": "a second time",
     "K-presence_penalty": "behind|changed none", "K-frequency_penalty": "behind|changed none",
@@ -27,6 +33,7 @@ SAID = {
     "K-tensor_parallel": "tensor_parallel_degree=2: prompt",
     "K-embedding": "differ in length", "K-compile": "nothing was written",
     "L1": "closed already", "L2": "raised ValueError", "L3": "finds nothing wrong", "L4": "never called progress",
+    "L5": "did not end|no token from any",
 }  # fmt: skip
 """Rule id -> what it says of a backend that breaks it."""
 
@@ -41,12 +48,14 @@ def case(toy: Toy, fault: str = "") -> BackendCase:
         settings={"fault": fault} if fault else {},
         kill_engine=lambda engine: engine.die(),
         tensor_parallel_degree=2,
-        timeout_s=20,
+        load_s=20,
+        silence_s=2,
     )
 
 
 def keep(rule_id: str, kit: Kit) -> None:
-    RULES[rule_id][1](None, kit)
+    with contextlib.suppress(NotDeclared):
+        RULES[rule_id][1](None, kit)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +88,79 @@ def test_a_rule_fails_for_a_backend_that_breaks_it(rule_id, toy):
 
 OF_REQUESTS = [f"K-{each.value}" for each in capabilities.SAMPLING_CAPABILITIES]
 """Rules of what a request asks for in its sampling parameters."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule_id", "said"),
+    [
+        ("sync", "G10", "the loop was held"),
+        ("leak on cancel", "G6", "still run"),
+        ("one step a request", "G12", "n_steps stood"),
+        ("tempered", "K-n_logprobs", "when greedy"),
+        ("made up", "K-n_logprobs", "when greedy"),
+        ("no finish", "G1", "the tokens ended after 1 without a finish reason"),
+    ],
+)
+def test_subtler_faults_are_found_too(toy, fault, rule_id, said):
+    kit = Kit(case(toy, fault))
+    try:
+        with pytest.raises(Exception, match=said):
+            keep(rule_id, kit)
+    finally:
+        kit.close()
+
+
+def test_a_stepper_that_keeps_the_contract_passes_its_rule(toy):
+    kit = Kit(case(toy, "stepper"))
+    try:
+        RULES["G13"][1](None, kit)
+    finally:
+        kit.close()
+
+
+def test_there_is_one_engine_at_a_time(toy, monkeypatch):
+    alive, most = [], []
+    begin, end = LiveEngine.__init__, LiveEngine.close
+
+    def load(self, *arguments, **options):
+        alive.append(self)
+        most.append(len(alive))
+        begin(self, *arguments, **options)
+
+    def close(self):
+        alive.remove(self)
+        end(self)
+
+    monkeypatch.setattr(LiveEngine, "__init__", load)
+    monkeypatch.setattr(LiveEngine, "close", close)
+    kit = Kit(case(toy))
+    for rule_id in ("G1", "G2", "K-min_tokens", "K-compile", "K-tensor_parallel", "L1", "L3", "L5", "G3"):
+        keep(rule_id, kit)
+    kit.close()
+    assert (max(most), alive) == (1, [])
+    assert len(most) > 8
+
+
+def test_a_load_that_failed_is_not_tried_again(toy, monkeypatch):
+    kit = Kit(case(toy))
+    loads = []
+    monkeypatch.setattr(LiveEngine, "__init__", lambda self, *a, **b: loads.append(1) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        keep("G1", kit)
+    with pytest.raises(AssertionError, match=r"not tried: the engine could not be loaded before \(ZeroDivisionError"):
+        keep("G3", kit)
+    kit.close()
+    assert loads == [1]
+
+
+def test_after_three_silences_the_rest_is_not_tried(toy):
+    kit = Kit(replace(case(toy, "silent"), silence_s=0.3))
+    for rule_id in ("G1", "G3", "G4"):
+        with pytest.raises(AssertionError, match=r"no token from any of \d requests for 0.\d s, and no finish"):
+            keep(rule_id, kit)
+    with pytest.raises(AssertionError, match="not tried: 3 rules before this one waited in vain"):
+        keep("G5", kit)
+    kit.close()
 
 
 def test_what_is_not_declared_must_be_refused(toy, monkeypatch):

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
+import torch
 from tokenizers import Tokenizer
 
 from lmi.api import (
@@ -26,7 +27,10 @@ from lmi.api import (
     OverloadedError,
     RequestError,
     SamplingParams,
+    StepBatch,
+    StepOutput,
     TokenChunk,
+    TokenLogprob,
     Usage,
 )
 from lmi.scheduling.engine import StepperEngine
@@ -34,6 +38,21 @@ from tests.steppers import ToyStepper, toy_limits
 
 VOCAB = 300
 _PLAIN = SamplingParams(max_tokens=1)
+
+
+class SwappedStepper(ToyStepper):
+    """Answers the decodes of a batch before its prefills."""
+
+    def step(self, batch: StepBatch) -> StepOutput:
+        output = super().step(batch)
+        n = sum(entry.n_logits for entry in batch.prefills)
+        assert output.logits is not None
+        return StepOutput(logits=torch.cat([output.logits[n:], output.logits[:n]]))
+
+
+def toy_stepper(n_slots: int, *, is_swapped: bool) -> ToyStepper:
+    limits = toy_limits(max_slots=n_slots, kv_capacity_tokens=256 * n_slots, vocab_size=VOCAB, max_prefills_per_step=4)
+    return SwappedStepper(limits) if is_swapped else ToyStepper(limits)
 
 
 class ToyEngine(Engine):
@@ -49,7 +68,7 @@ class ToyEngine(Engine):
         self._letter = Tokenizer.from_file(str(artifacts.path / "tokenizer.json")).token_to_id("a")
         self._adapters: dict[str, str] = {}
         self._numbers = itertools.count()
-        self._n_live = 0
+        self._n_live = self._n_done = 0
         self._is_dead = self._is_closed = False
         self._pumps: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
@@ -61,18 +80,28 @@ class ToyEngine(Engine):
         number = next(self._numbers)
         self._n_live += 1
         inner = self._inner.generate(self._translated(request, number))
-        if self._fault == "G6":
+        if self._fault in ("G6", "leak on cancel"):
             inner = self._pumped(inner)
+        if self._fault == "silent":
+            await asyncio.sleep(3600)
+        if self._fault == "sync":
+            for each in [chunk async for chunk in inner]:
+                time.sleep(0.005)
+                yield each
+            return
+        if self._fault == "G10":
+            time.sleep(0.06)
         try:
             async for chunk in inner:
                 if self._is_dead:
                     raise EngineDeadError("engine.died", "the toy died")
-                if self._fault == "G10" and number % 8 == 0:
-                    time.sleep(0.02)
+                if self._is_closed and self._fault == "L5":
+                    await asyncio.sleep(3600)
                 for each in self._spoilt(request, chunk):
                     yield each
         finally:
             self._n_live -= 1
+            self._n_done += 1
             await inner.aclose()
 
     def _refuse(self, request: GenerationRequest) -> None:
@@ -118,6 +147,19 @@ class ToyEngine(Engine):
 
     def _spoilt(self, request: GenerationRequest, chunk: TokenChunk) -> list[TokenChunk]:
         fault = self._fault
+        if fault == "tempered" and chunk.logprobs and request.sampling.temperature:
+            warmth = request.sampling.temperature
+            scores = [
+                TokenLogprob(each.id, each.logprob / warmth, each.rank, tuple((t, v / warmth) for t, v in each.top))
+                for each in chunk.logprobs
+            ]
+            chunk = msgspec.structs.replace(chunk, logprobs=scores)
+        if fault == "made up" and chunk.logprobs:
+            chunk = msgspec.structs.replace(
+                chunk, logprobs=[TokenLogprob(each.id, -30.0, 0, each.top) for each in chunk.logprobs]
+            )
+        if fault == "no finish":
+            return [msgspec.structs.replace(chunk, finish=None, usage=None)] if chunk.ids else []
         if chunk.finish is None:
             return [chunk]
         if fault == "G2" and chunk.finish.reason is FinishReason.EOS:
@@ -156,12 +198,16 @@ class ToyEngine(Engine):
             raise EngineDeadError("engine.died", "the toy died")
 
     def stats(self) -> EngineStats:
+        if self._fault == "one step a request":
+            return msgspec.structs.replace(self._inner.stats(), n_steps=self._n_done)
         return EngineStats() if self._fault == "G12" else self._inner.stats()
 
     async def close(self) -> None:
         if self._is_closed and self._fault == "L1":
             raise ValueError("it is closed already")
         self._is_closed = True
+        if self._fault == "L5":
+            return
         for task in self._pumps:
             task.cancel()
         await self._inner.close()

@@ -120,11 +120,13 @@ def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: 
             import torch  # noqa: F401
         except ImportError:
             raise ValueError("something is missing") from None
-    from tests.contract.toy_engine import ToyEngine
+    from tests.contract.toy_engine import ToyEngine, toy_stepper
 
     assert isinstance(config, ToyConfig)
     if config.fault != "L4":
         progress("load", 1.0)
+    if config.fault in ("stepper", "G13"):
+        return toy_stepper(config.max_rolling_batch_size, is_swapped=config.fault == "G13")
     is_split_wrongly = config.fault == "K-tensor_parallel" and config.tensor_parallel_degree > 1
     fault = "G3" if is_split_wrongly else config.fault
     return ToyEngine(fault, config.max_model_len, config.max_rolling_batch_size, artifacts)

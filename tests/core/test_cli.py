@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -200,6 +201,15 @@ def test_checking_a_ready_backend_shows_what_selects_it(run, installed):
     code, out, _ = run("plugins", "--check", "acme")
     assert code == 0
     assert "rolling_batch: acme, roll" in out
+    assert "engine:        needs none" in out
+
+
+def test_checking_a_backend_says_which_engine_libraries_are_there(run, installed):
+    libraries = "EngineLibrary(distribution='pluggy'), EngineLibrary(distribution='no-such-engine')"
+    installed.backend("acme", extra=f"engine_libraries=({libraries})")
+    assert re.search(
+        r"engine:        pluggy \d\S*, no-such-engine \(not installed\)", run("plugins", "--check", "acme")[1]
+    )
 
 
 def test_checking_an_unknown_plugin_names_the_nearest(run, installed):

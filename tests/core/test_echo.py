@@ -82,6 +82,34 @@ def test_a_resumed_request_goes_on_exactly_where_it_was(n_done: int) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize(
+    ("n_resumed", "stop_ids", "finish"),
+    [
+        (3, (), Finish(FinishReason.LENGTH)),
+        (4, (), Finish(FinishReason.LENGTH)),
+        (2, (11,), Finish(FinishReason.STOP_TOKEN, 11)),
+        (3, (12,), Finish(FinishReason.STOP_TOKEN, 12)),
+    ],
+)
+def test_a_request_that_resumes_with_all_its_ids_only_ends(
+    n_resumed: int, stop_ids: tuple[int, ...], finish: Finish
+) -> None:
+    resumed = tuple(PROMPT * 2)[:n_resumed]
+
+    async def scenario(engine: EchoEngine) -> None:
+        [chunk] = await chunks_of(engine, request(3, resumed=resumed, stop_token_ids=stop_ids))
+        assert (chunk.ids, chunk.finish, chunk.usage) == ([], finish, Usage(3, n_resumed))
+
+    play(scenario)
+
+
+def test_a_stop_id_before_the_last_resumed_one_ends_nothing() -> None:
+    async def scenario(engine: EchoEngine) -> None:
+        assert ids_of(await chunks_of(engine, request(3, resumed=(10, 11), stop_token_ids=(10,)))) == [12]
+
+    play(scenario)
+
+
 @pytest.mark.parametrize(("n_logprobs", "top"), [(0, 0), (1, 1), (5, 1)])
 def test_what_it_repeats_is_certain(n_logprobs: int, top: int) -> None:
     async def scenario(engine: EchoEngine) -> None:

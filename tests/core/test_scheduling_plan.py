@@ -65,7 +65,7 @@ limits_of_any_kind = st.fixed_dictionaries(
         "prefill_tokens_beside_decodes": st.none() | st.integers(1, 30),
         "max_prefills_per_step": st.integers(1, 4),
     }
-)
+).filter(lambda changes: changes["prefill_chunk_tokens"] or not changes["prefill_tokens_beside_decodes"])
 shapes = st.lists(st.tuples(st.integers(1, 25), st.integers(1, 15)), min_size=1, max_size=8)
 
 
@@ -152,6 +152,26 @@ def test_the_fewer_streams_run_for_each_prompt_the_more_of_the_prompts_is_read(n
     plans = [one_step(scheduler, stepper)[0] for _ in range(2)]
     assert sum(n for plan in plans for _, n in plan.chunks) == n_tokens
     assert all(len(plan.decodes) >= n_streams for plan in plans)
+
+
+def test_a_chunk_read_ahead_is_paid_for_by_the_steps_right_after_it():
+    limits = toy_limits(max_slots=8, max_prefills_per_step=8, prefill_chunk_tokens=64, prefill_tokens_beside_decodes=8)
+    scheduler, stepper = Scheduler(limits), ToyStepper(limits)
+    scheduler.add(new_active("decoding", [1], 200))
+    one_step(scheduler, stepper)
+    add_all(scheduler, [new_active(str(i), [i] * 30, 1) for i in range(6)])
+    while any(not active.is_decoding for active in scheduler.running) or len(scheduler.running) > 1:
+        one_step(scheduler, stepper)
+    for _ in range(3):
+        one_step(scheduler, stepper)
+    scheduler.add(new_active("late", [9] * 8, 1))
+    plan, _ = one_step(scheduler, stepper)
+    assert [n for _, n in plan.chunks] == [8], "an old burst holds up a new prompt"
+
+
+def test_prompts_that_are_never_cut_cannot_be_cut_beside_decodes():
+    with pytest.raises(ValueError, match="prefill_tokens_beside_decodes=8 cuts prompts, and prefill_chunk_tokens=None"):
+        toy_limits(prefill_chunk_tokens=None, prefill_tokens_beside_decodes=8)
 
 
 def test_short_prompts_that_keep_coming_do_not_starve_a_long_one():

@@ -44,6 +44,10 @@ def test_every_example_is_short_enough_to_be_read_at_once() -> None:
     assert {name: n for name, n in n_lines.items() if n >= 80} == {}
 
 
+def test_the_log_says_which_extensions_are_on_and_in_which_order(server: ServerProcess) -> None:
+    server.wait_for_line(r"extensions: guardrail, limits_route, completion_schema$")
+
+
 # ----------------------------------------------------------------------------------------------------- guardrail
 
 

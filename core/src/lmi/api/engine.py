@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -105,6 +106,13 @@ class StepperLimits(msgspec.Struct, frozen=True, kw_only=True):
     n_logits_per_slot: int = 0
     samples_on_device: bool = False
 
+    def __post_init__(self) -> None:
+        if self.prefill_chunk_tokens is None and self.prefill_tokens_beside_decodes is not None:
+            raise ValueError(
+                f"prefill_tokens_beside_decodes={self.prefill_tokens_beside_decodes} cuts prompts, and "
+                "prefill_chunk_tokens=None says that they are never cut: set both, or neither"
+            )
+
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt, or the next chunk of one, to be read into a slot's cache.
@@ -141,7 +149,8 @@ class StepBatch(msgspec.Struct, frozen=True, kw_only=True):
     decodes: list[Decode] = []
 
 
-class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)  # never crosses a wire
+class StepOutput:
     """The answer to a StepBatch, in its order: prefills first, then decodes.
 
     Args:

@@ -81,7 +81,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
             positions of the random numbers and usage, and are never sent again.
         sampling: how tokens are chosen.
         adapter: name of a loaded adapter; empty means the base model.
-        deadline_s: seconds from submission after which the request ends with what it has; None means no limit.
+        deadline_s: seconds from submission after which the request ends with what it has; None means no limit. LMI sees
+            to it by closing the generator; an engine need not look at it.
         media: reserved for image, audio and video inputs.
     """
 

@@ -30,7 +30,7 @@ def new(name: str, stepper: bool, folder: Path | None) -> None:
     click.echo(
         f"Wrote {path}. It works as it stands: it {does}. Look at it first:\n"
         f"  cd {path}\n"
-        "  pip install -e '.[test]'\n"
+        "  pip install -e '.[engine,test]'\n"
         f"  lmi serve -o rolling_batch={name}\n"
         f"  lmi contract {name}\n"
         f"Then put your library into src/{_module(name)}/{start}, and run the contract again."
@@ -63,9 +63,9 @@ def write_project(name: str, folder: Path, *, kind: str) -> Path:
 def renamed(text: str, name: str) -> str:
     """A text of the scaffold with this backend's name for acme's, in every way it is written."""
     camel = "".join(part.capitalize() for part in re.split("[_-]", name))
-    for old, new_text in (("lmi_acme", _module(name)), ("Acme", camel), ("acme", name)):
-        text = text.replace(old, new_text)
-    return text
+    written = {"lmi_acme": _module(name), "Acme": camel, "acme": name}
+    # In one pass: the new name may hold the old one.
+    return re.sub("lmi_acme|Acme|acme", lambda found: written[found[0]], text)
 
 
 def _module(name: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+from importlib import metadata
 
 import click
 
-from lmi.api import NotFoundError
+from lmi.api import EngineLibrary, NotFoundError
 from lmi.api.errors import sentences
 from lmi.config.names import did_you_mean
 from lmi.plugins import Kind, PluginRecord, Plugins, State
@@ -90,4 +91,12 @@ def _print_details(records: list[PluginRecord]) -> None:
         if record.info is not None:
             click.echo(f"\nrolling_batch: {', '.join((record.info.name, *record.info.rolling_batch))}")
             click.echo(f"accelerators:  {', '.join(each.value for each in record.info.accelerators)}")
+            click.echo(f"engine:        {', '.join(map(_engine, record.info.engine_libraries)) or 'needs none'}")
             click.echo(f"capabilities:  {', '.join(sorted(each.value for each in record.info.capabilities))}")
+
+
+def _engine(library: EngineLibrary) -> str:
+    try:
+        return f"{library.distribution} {metadata.version(library.distribution)}"
+    except metadata.PackageNotFoundError:
+        return f"{library.distribution} (not installed)"

@@ -53,6 +53,8 @@ def serve(
     os.environ["LMI_LOG_LEVEL"] = log_level  # the workers' too
     flags = parse_flags(options)
     plugins = Plugins.discover()
+    if plugins.extensions:
+        logging.getLogger(__name__).info("extensions: %s", ", ".join(plugins.extensions))
     listener = bind(host, port_of(os.environ) if port is None else port)
     server = Server(
         lambda: plan(model, name=name or "model", flags=flags, environ=os.environ, plugins=plugins),

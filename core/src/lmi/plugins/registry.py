@@ -40,6 +40,11 @@ class Plugins:
             if each.record.kind is Kind.BACKEND:
                 self._backend_plugins[each.record.name] = each.plugin
 
+    @property
+    def extensions(self) -> list[str]:
+        """Names of the usable extensions, in the order of their calls."""
+        return [r.name for r in self.records if r.kind is Kind.EXTENSION and r.state is State.READY]
+
     @classmethod
     def discover(cls, environ: Mapping[str, str] = os.environ, *, only_backend: str | None = None) -> Plugins:
         """Load what is installed.

@@ -74,7 +74,7 @@ def _unsupported(request: GenerationRequest, limits: StepperLimits) -> Iterator[
 
 
 def _never_cuts(limits: StepperLimits) -> bool:
-    return limits.prefill_chunk_tokens is None and limits.prefill_tokens_beside_decodes is None
+    return limits.prefill_chunk_tokens is None
 
 
 def _shape_faults(request: GenerationRequest) -> Iterator[RequestError]:

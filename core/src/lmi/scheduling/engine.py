@@ -231,6 +231,12 @@ class _Chooser:
                 scores += self._sampler.score(logits, ids, [n_top] * n_rows)
 
     def _logits(self, plan: Plan[Stream], output: StepOutput) -> torch.Tensor:
+        if output.logits is not None and not hasattr(output.logits, "is_floating_point"):
+            text = f"the stepper returned logits as {type(output.logits).__module__}.{type(output.logits).__qualname__}"
+            raise EngineDeadError("engine.wrong-output", text, "Return a torch.Tensor of floats; torch.from_numpy(...)")
+        if output.logits is not None and not output.logits.is_floating_point():
+            text = f"the stepper returned logits of {output.logits.dtype}"
+            raise EngineDeadError("engine.wrong-output", text, "Return floats")
         wanted = (plan.n_rows, self._limits.vocab_size)
         shape = None if output.logits is None else tuple(output.logits.shape)
         if output.logits is None or shape != wanted:

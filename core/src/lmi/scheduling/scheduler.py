@@ -69,7 +69,7 @@ class Scheduler(Generic[Owner]):
         self._free = list(range(self.n_slots))
         self._released: list[int] = []
         self._share = Share()
-        self._owed_tokens = 0  # prompt tokens read ahead of what the decodes beside them allow
+        self._n_pauses = 0  # steps without a prompt, after a chunk that took their allowance, too
         self.running: list[ActiveRequest[Owner]] = []  # in order of arrival
         self.waiting: deque[ActiveRequest[Owner]] = deque()
         self.kv_used_tokens = 0
@@ -153,17 +153,17 @@ class Scheduler(Generic[Owner]):
             self.running.append(active)
 
     def _choose_chunks(self, n_decodes: int) -> list[tuple[ActiveRequest[Owner], int]]:
+        is_pause, self._n_pauses = self._n_pauses > 0, max(0, self._n_pauses - 1)
         prefilling = [active for active in self.running if not active.is_decoding]
         if not prefilling:
             return []
         limits = self._limits
-        budget_tokens = sys.maxsize if limits.prefill_chunk_tokens is None else limits.prefill_chunk_tokens
+        allowed_tokens = budget_tokens = limits.prefill_chunk_tokens or sys.maxsize
         if n_decodes and limits.prefill_tokens_beside_decodes is not None:
+            if is_pause:
+                return []
             weight = max(1, STREAMS_PER_PROMPT * len(prefilling) // n_decodes)
             allowed_tokens = weight * limits.prefill_tokens_beside_decodes
-            self._owed_tokens = max(0, self._owed_tokens - allowed_tokens)
-            if self._owed_tokens:
-                return []
             budget_tokens = min(budget_tokens, STEPS_PER_CHUNK * allowed_tokens)
         free_tokens = limits.kv_capacity_tokens - self.kv_used_tokens - n_decodes
         chunks = share_prefills(
@@ -174,7 +174,8 @@ class Scheduler(Generic[Owner]):
             n_logits_per_slot=limits.n_logits_per_slot,
             turn=self._share,
         )
-        self._owed_tokens = sum(n_tokens for _, n_tokens in chunks) if n_decodes else 0
+        n_tokens = sum(n_read for _, n_read in chunks)
+        self._n_pauses = max(0, -(-n_tokens // allowed_tokens) - 1)
         return chunks
 
 

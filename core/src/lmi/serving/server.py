@@ -235,8 +235,9 @@ def failure_digest(error: LmiError, worker: Worker | None) -> str:
     if worker is not None and worker.exit is not None:
         lines.append(f"  evidence: worker {worker.label} {worker.exit}, in stage {worker.stage!r}; its last lines:")
         lines += [f"            {line}" for line in worker.exit.last_lines]
-    remedy = error.hint or "Read the worker's lines above"
-    lines.append(f"  remedy:   {remedy}")
+    remedy = error.hint or ("Read the worker's lines above" if worker is not None else "")
+    if remedy:
+        lines.append(f"  remedy:   {remedy}")
     return "\n".join(lines)
 
 

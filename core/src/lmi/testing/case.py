@@ -32,7 +32,8 @@ class BackendCase:
             entry has to go.
         tensor_parallel_degree: more than 1 where the machine can split this model (rule K-tensor_parallel).
         n_slots: ``max_rolling_batch_size`` that the rules run with.
-        timeout_s: longest time one load may take; a generation may take as long.
+        load_s: longest time a load may take.
+        silence_s: longest time that may pass without a token from any running request.
     """
 
     backend: str
@@ -45,4 +46,5 @@ class BackendCase:
     known_failures: Mapping[str, str] = field(default_factory=dict)
     tensor_parallel_degree: int = 1
     n_slots: int = 4
-    timeout_s: float = 120.0
+    load_s: float = 300.0
+    silence_s: float = 20.0

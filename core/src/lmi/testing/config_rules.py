@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +16,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from lmi.api import BackendConfig, ConfigError
+from lmi.config import parse, read_settings
 from lmi.config.coerce import as_text, choices
+from lmi.config.names import canonical
 from lmi.config.tables import END, begin, options_table
+from lmi.config.typed import keys_of
 from lmi.testing.kit import Kit
 from lmi.testing.rules import rule
 
@@ -26,12 +31,12 @@ class ConfigRules:
     @rule("C1", "an unknown option is refused, and the nearest one named")
     def test_c1_unknown_option(self, kit: Kit) -> None:
         kind = config_type(kit)
-        field = next(iter(own_fields(kind)), "max_rolling_batch_size")
-        typo = field[:-1] + field[-1] * 2
+        known = next(iter(own_fields(kind)), "max_rolling_batch_size")
+        typo = known[:-1] + known[-1] * 2
         try:
             kit.config(**{typo: "1"})  # type: ignore[arg-type]
         except ConfigError as error:
-            assert f"option.{field}" in str(error), f"option.{typo} is refused without naming option.{field}: {error}"
+            assert f"option.{known}" in str(error), f"option.{typo} is refused without naming option.{known}: {error}"
         else:
             raise AssertionError(f"option.{typo} was accepted")
         try:
@@ -49,8 +54,8 @@ class ConfigRules:
             extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
             if len(info.description or "") < 10:
                 wrong.append(f"{name} has no description")
-            if info.is_required():
-                wrong.append(f"{name} has no default")
+            if info.is_required() and name not in kit.case.settings:
+                wrong.append(f"{name} has no default, and the case does not set it: BackendCase(settings=...)")
             if is_number(info) and not extra.get("unit"):
                 wrong.append(f"{name} is a number without a unit")
         assert not wrong, "; ".join(wrong)
@@ -58,16 +63,17 @@ class ConfigRules:
     @rule("C3", "an option means the same as text, as a variable, and typed")
     def test_c3_same_however_written(self, kit: Kit) -> None:
         kind = config_type(kit)
-        base = kit.config()
+        defaults = kit.config()
         for name, info in own_fields(kind).items():
-            for value in sample_values(info, getattr(base, name)):
+            for value in sample_values(info, getattr(defaults, name)):
                 written = as_text(value)
-                what = f"option.{name}={written}"
-                typed = getattr(kind.model_validate({**base.model_dump(), name: value}), name)
-                flag = getattr(kit.config(**{name: value}), name)
-                assert flag == typed, f"{what} on the command line is {flag!r}, the typed value is {typed!r}"
-                variable = getattr(kit.config(environ={f"OPTION_{name.upper()}": written}), name)
-                assert variable == typed, f"{what} as a variable is {variable!r}, the typed value is {typed!r}"
+                key = info.alias or name
+                typed = outcome_typed(kit, name, value)
+                flag = outcome_written(kit, name, flags={key: written})
+                variable = outcome_written(kit, name, environ={f"OPTION_{key.upper()}": written})
+                what = f"option.{key}={written}"
+                assert flag == typed, f"{what} on the command line is {flag}, the typed value is {typed}"
+                assert variable == typed, f"{what} as a variable is {variable}, the typed value is {typed}"
 
     @rule("C4", "the README has the options as they are")
     def test_c4_readme(self, kit: Kit) -> None:
@@ -100,6 +106,48 @@ def sample_values(info: FieldInfo, default: Any) -> list[Any]:
     if bool in {info.annotation, *get_args(info.annotation)}:
         values += [True, False]
     return values
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of an option: its value, or a refusal (another option may rule it out, which is as good).
+
+    Args:
+        value: of the typed option; None where it was refused.
+        refusal: the words of the refusal; two refusals are the same whatever they say.
+    """
+
+    value: Any = None
+    is_refused: bool = False
+    refusal: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"refused ({self.refusal})" if self.is_refused else repr(self.value)
+
+
+def outcome_typed(kit: Kit, name: str, value: Any) -> Outcome:
+    """What a typed value becomes beside the case's settings."""
+    kind = config_type(kit)
+    key = kind.model_fields[name].alias or name
+    others = kit.config().model_dump(by_alias=True, exclude_unset=True)
+    try:
+        return Outcome(getattr(kind.model_validate({**others, key: value}), name))
+    except ValidationError as error:
+        return Outcome(is_refused=True, refusal="; ".join(each["msg"] for each in error.errors()))
+
+
+def outcome_written(
+    kit: Kit, name: str, *, flags: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
+) -> Outcome:
+    """What text becomes beside the case's settings, which give way where they set the same option."""
+    kind = config_type(kit)
+    keys = keys_of(kind)
+    others = {key: text for key, text in kit.flags(kit.case.settings).items() if keys.get(canonical(key)) != name}
+    found = read_settings(model_folder=None, environ=environ or {}, flags={**others, **(flags or {})})
+    try:
+        return Outcome(getattr(parse(found, kit.info, kind, {}).config, name))
+    except ConfigError as error:
+        return Outcome(is_refused=True, refusal="; ".join(problem.message for problem in error.problems))
 
 
 def readme(distribution: str) -> str:

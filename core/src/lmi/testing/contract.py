@@ -18,9 +18,10 @@ from lmi.testing.kit import Kit
 from lmi.testing.life_rules import LifeRules
 from lmi.testing.plugin_rules import PluginRules
 from lmi.testing.rules import ContractError, rules_of
+from lmi.testing.stepper_rules import StepperRules
 
 GROUPS_OF_RULES = (
-    PluginRules, ConfigRules, ArtifactRules, GenerationRules, CapabilityRules, AbilityRules, LifeRules
+    PluginRules, ConfigRules, ArtifactRules, GenerationRules, StepperRules, CapabilityRules, AbilityRules, LifeRules
 )  # fmt: skip
 RULES = rules_of(GROUPS_OF_RULES)
 """Rule id -> name of its test method and the method. An id never changes its meaning."""

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lmi.api import (
     ArtifactFormat,
@@ -20,6 +22,7 @@ from lmi.api import (
     Capability,
     GenerationRequest,
     SamplingParams,
+    Stepper,
 )
 from lmi.config import parse, read_settings
 from lmi.config.coerce import as_text
@@ -27,8 +30,15 @@ from lmi.loading import LoadPlan, plan
 from lmi.plugins import Kind, PluginRecord, Plugins
 from lmi.testing.case import LOGPROB_TOLERANCE, BackendCase
 from lmi.testing.checkpoints import ARCHITECTURES, N_COMPARED_TOKENS, PROMPTS, write_tiny
-from lmi.testing.live import Answer, LiveEngine
+from lmi.testing.live import TIME_SCALE, Answer, LiveEngine
+from lmi.testing.rules import NotDeclared
 from lmi.workers import generate
+
+MIN_CONTEXT_TOKENS = 160
+"""The longest request of the rules, and a little."""
+
+_MAX_STALLS = 3
+_T = TypeVar("_T")
 
 MIN_GAP = 1e-3
 """Two best logits closer than this may change places by rounding, so ids compared there would prove nothing."""
@@ -44,18 +54,23 @@ class Kit:
     def __init__(self, case: BackendCase) -> None:
         self.case = case
         self.scratch = Path(tempfile.mkdtemp(prefix="lmi-contract-"))
-        self.plugins = Plugins.discover({}, only_backend=case.backend)
-        if self.record.info is not None:
+        # Extensions that happen to be installed are not what is tested.
+        self.plugins = Plugins.discover({"LMI_EXTENSIONS": ""}, only_backend=case.backend)
+        if any(each.info is not None for each in self.plugins.records):
             self.plugins.register(generate, "lmi.workers.generate")
+        self._live: LiveEngine | None = None
+        self._is_refused = False
+        self._load_failure = ""
+        self._vocab_size: int | None = None
+        self._n_stalls = 0
         self._n_requests = 0
         self._references: dict[int, Answer] = {}
 
     def close(self) -> None:
-        if "engine" in self.__dict__:
-            self.engine.close()
-        if "_ending" in self.__dict__:
-            self._ending[0].close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        try:
+            self.discard()
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     # -------------------------------------------------------------------------------------------------- the backend
 
@@ -69,17 +84,14 @@ class Kit:
         )
         return found[0]
 
-    @cached_property
+    @property
     def info(self) -> BackendInfo:
         """The backend's description."""
-        assert self.record.info is not None, f"the plugin cannot be used: {self.record.reason}"
+        if self.record.info is None:
+            first, self._is_refused = not self._is_refused, True
+            reason = f"the plugin cannot be used: {self.record.reason}"
+            raise AssertionError(reason if first else "not tried: the plugin cannot be used")
         return self.record.info
-
-    @cached_property
-    def module(self) -> str:
-        """The module that the plugin's entry point names."""
-        found = [each for each in metadata.entry_points(group="lmi.backends") if each.name == self.case.backend]
-        return found[0].module
 
     def declares(self, capability: Capability) -> bool:
         return capability in self.info.capabilities
@@ -100,10 +112,23 @@ class Kit:
         """Write a tiny checkpoint into a folder of the kit's own."""
         return write_tiny(str(architecture), self.scratch / name, **changes)
 
-    def copy_of_model(self, name: str) -> Path:
-        """A copy of the model folder that may be spoilt."""
+    def copy_of_model(self, name: str, *, links: bool = False) -> Path:
+        """A copy of the model folder that may be spoilt.
+
+        Args:
+            name: of the copy.
+            links: link the files instead of copying them: for changes that replace files, and write into none.
+        """
         assert self.folder is not None
-        return Path(shutil.copytree(self.folder, self.scratch / name, symlinks=False))
+        # Of a link the file it leads to: a folder of the hub's cache is full of them.
+        copy = (lambda source, end: os.link(os.path.realpath(source), end)) if links else shutil.copy2
+        target = self.scratch / name
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            return Path(shutil.copytree(self.folder, target, copy_function=copy))
+        except (OSError, shutil.Error):  # another file system
+            shutil.rmtree(target, ignore_errors=True)
+            return Path(shutil.copytree(self.folder, target))
 
     def flags(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Settings as a user writes them on the command line."""
@@ -130,56 +155,123 @@ class Kit:
         )
 
     def config(self, *, environ: Mapping[str, str] | None = None, **settings: Any) -> BackendConfig:
-        """The backend's options alone, typed from nothing but what is given.
+        """The backend's options alone, typed from the case's settings and what is given.
 
         Raises:
             ConfigError: as a start would.
         """
-        flags = self.flags(settings)
+        flags = self.flags({**self.case.settings, **settings})
         found = read_settings(model_folder=None, environ=environ or {}, flags=flags)
         return parse(found, self.info, self.plugins.config_type(self.info.name), {}).config
 
     # --------------------------------------------------------------------------------------------------- the engine
 
-    @cached_property
+    @property
     def engine(self) -> LiveEngine:
-        """The engine that all rules share which leave it as it was."""
-        return self.load()
+        """The engine that rules share which leave it as it was. There is one engine at a time: devices hold no two.
 
-    def load(self, plan: LoadPlan | None = None) -> LiveEngine:
-        """Load another engine; whoever asks closes it."""
-        return LiveEngine(self.plugins, plan or self.plan(), self.case.timeout_s)
+        Raises:
+            AssertionError: it could not be loaded, or it was silent so often that there is no use in going on.
+        """
+        if self._live is None:
+            self._live = self._load(self.plan())
+        return self._live
+
+    @contextlib.contextmanager
+    def fresh(self, plan: LoadPlan | None = None) -> Iterator[LiveEngine]:
+        """An engine of a rule's own, closed at the end of the block; the shared one is given up for it."""
+        self.discard()
+        engine = self._load(plan or self.plan())
+        try:
+            yield engine
+        except BaseException:
+            with contextlib.suppress(Exception):  # the rule's own complaint is the one to hear
+                engine.close()
+            raise
+        engine.close()
+
+    @contextlib.contextmanager
+    def bare_stepper(self) -> Iterator[Callable[[Callable[[Stepper], _T]], _T]]:
+        """A Stepper without the core's scheduler; gives what runs a function on it, always in one thread."""
+        self.discard()
+        plan = self.plan()
+        hooks = self.plugins.hooks(self.info.name)
+        with ThreadPoolExecutor(1, "lmi-contract-stepper") as thread:
+            stepper: Stepper = thread.submit(
+                hooks.lmi_load_engine,
+                artifacts=plan.artifacts, config=plan.config, progress=lambda stage, fraction=None: None,
+            ).result(self.case.load_s)  # fmt: skip
+            try:
+                yield lambda work: thread.submit(work, stepper).result(self.case.silence_s * TIME_SCALE)
+            finally:
+                thread.submit(stepper.close).result(self.case.silence_s * TIME_SCALE)
+
+    def discard(self) -> None:
+        """Close the shared engine; whoever asks for it next gets another one."""
+        engine, self._live = self._live, None
+        if engine is not None:
+            with contextlib.suppress(Exception):  # rules L1 and L5 say what is wrong with closing
+                engine.close()
+
+    def _load(self, plan: LoadPlan) -> LiveEngine:
+        assert not self._load_failure, f"not tried: the engine could not be loaded before ({self._load_failure})"
+        assert self._n_stalls < _MAX_STALLS, f"not tried: {_MAX_STALLS} rules before this one waited in vain"
+        try:
+            engine = LiveEngine(self.plugins, plan, load_s=self.case.load_s, silence_s=self.case.silence_s)
+        except Exception as error:
+            self._load_failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise
+        self._vocab_size = engine.engine.limits.vocab_size
+        limit = engine.engine.limits.max_context_tokens
+        if limit < MIN_CONTEXT_TOKENS:
+            engine.close()
+            raise AssertionError(
+                f"the rules need a context of {MIN_CONTEXT_TOKENS} tokens, this engine has {limit}: take another model "
+                "or option for the case"
+            )
+        return engine
+
+    def note_stall(self) -> None:
+        """Count a rule that waited in vain; after a few the rest fails at once."""
+        self._n_stalls += 1
+
+    def plan_that_ends(self) -> tuple[LoadPlan, int, list[int]]:
+        """A copy of the model whose end-of-sequence id is one that it produces.
+
+        Returns:
+            How to load it, the number of the prompt, and its whole answer, the end-of-sequence id included.
+        Raises:
+            NotDeclared: the backend has no model.
+        """
+        if not self.has_model:
+            raise NotDeclared("no model, so no end-of-sequence id")
+        places = [(number, _first_new(self.greedy_ids(number))) for number in range(8)]
+        number, place = next((each for each in places if each[1]), (0, 0))
+        assert place, (
+            "every greedy answer repeats one id, so none of them can end one in its middle: take another model"
+        )
+        ids = self.greedy_ids(number)
+        folder = self.copy_of_model("ending", links=True)
+        for name in ("config.json", "generation_config.json"):
+            path = folder / name
+            if path.is_file():
+                content = {**json.loads(path.read_text("utf-8")), "eos_token_id": ids[place]}
+                path.unlink()
+                path.write_text(json.dumps(content), "utf-8")
+        return self.plan(folder), number, ids[: place + 1]
 
     @cached_property
     def has_model(self) -> bool:
         return self.plan().artifacts.format is not ArtifactFormat.NONE
 
-    def engines_that_end(self) -> list[tuple[LiveEngine, int, list[int]]]:
-        """An engine on a copy of the model whose end-of-sequence id is one that it produces.
-
-        Returns:
-            The engine, the number of the prompt, and its whole answer, the end-of-sequence id included. Empty for a
-            backend without a model.
-        """
-        return [self._ending] if self.has_model else []
-
-    @cached_property
-    def _ending(self) -> tuple[LiveEngine, int, list[int]]:
-        number, ids = next((n, self.greedy_ids(n)) for n in range(8) if len(set(self.greedy_ids(n)[:4])) > 2)
-        place = next(place for place in range(2, len(ids)) if ids[place] not in ids[:place])
-        folder = self.copy_of_model("ending")
-        for name in ("config.json", "generation_config.json"):
-            path = folder / name
-            if path.is_file():
-                content = json.loads(path.read_text("utf-8"))
-                path.write_text(json.dumps({**content, "eos_token_id": ids[place]}), "utf-8")
-        return self.load(self.plan(folder)), number, ids[: place + 1]
-
     # ------------------------------------------------------------------------------------------------- the requests
 
     def prompt(self, number: int) -> list[int]:
-        """One of a few fixed prompts; token ids below 256."""
-        return list(PROMPTS[number % len(PROMPTS)])
+        """One of a few fixed prompts; token ids below 256 and below the engine's vocabulary."""
+        if self._vocab_size is None:
+            self._vocab_size = self.engine.engine.limits.vocab_size
+        size = self._vocab_size or 256
+        return [token_id % size for token_id in PROMPTS[number % len(PROMPTS)]]
 
     def request(
         self,
@@ -252,14 +344,15 @@ class Kit:
         assert len(gaps) == len(ids), f"{len(ids)} ids were scored, {len(gaps)} scores came back"
         return max(gaps)
 
-    def differs(self, answers: Sequence[Answer], numbers: Sequence[int]) -> bool:
-        """Whether any of these answers is not the greedy one of its prompt."""
-        return any(answer.ids != self.greedy_ids(n) for answer, n in zip(answers, numbers, strict=True))
-
     def run(self, numbers: Sequence[int], **sampling: Any) -> list[Answer]:
         """Run these prompts at the same time with further sampling fields; each must end in order."""
         requests = [self.request(self.prompt(number), **sampling) for number in numbers]
         return [answer.whole() for answer in self.engine.answers(requests)]
+
+
+def _first_new(ids: Sequence[int]) -> int:
+    """The first place after the first id where an id comes that was not there before; 0 if there is none."""
+    return next((place for place in range(1, len(ids)) if ids[place] not in ids[:place]), 0)
 
 
 def _check_gaps(answer: Answer) -> None:
@@ -267,6 +360,7 @@ def _check_gaps(answer: Answer) -> None:
         if len(score.top) > 1:
             gap = score.top[0][1] - score.top[1][1]
             assert gap > MIN_GAP, (
-                f"the two best ids at output position {position} are only {gap:.1g} apart: ids compared on this model "
-                "would prove nothing; take another model or seed"
+                f"the two best ids at output position {position} are {gap:.1g} apart; {MIN_GAP:g} is needed: "
+                "rounding may swap them, so ids compared on this model prove nothing. Take another model, or let the "
+                "rules compare log probabilities: is_exact=False, --inexact"
             )

@@ -17,10 +17,11 @@ from lmi.serving.capabilities import SAMPLING_CAPABILITIES
 from lmi.target import detect_target
 from lmi.testing.rules import GROUPS, Rule
 
-KEPT, BROKEN, KNOWN, NOT_RUN = "kept", "broken", "known failure", "not run"
-"""Outcomes of a rule. A known failure that is kept after all counts as broken, so that the entry goes."""
+KEPT, NOT_DECLARED, BROKEN, KNOWN, NOT_RUN = "kept", "not declared", "broken", "known failure", "not run"
+"""Outcomes of a rule. NOT_DECLARED: it is about something the backend neither has nor says that it has. A known failure
+that is kept after all counts as broken, so that the entry goes."""
 
-_MARKS = {KEPT: "ok", BROKEN: "FAILED", KNOWN: "known", NOT_RUN: "-"}
+_MARKS = {KEPT: "ok", NOT_DECLARED: "n/a", BROKEN: "FAILED", KNOWN: "known", NOT_RUN: "-"}
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Report:
         machine: system and processor.
         date: of the run, UTC.
         outcomes: in the order of the rules.
+        errors: what went wrong beside the rules: ``kit: ...`` where the kit could not be made ready or closed.
     """
 
     backend: str
@@ -62,6 +64,7 @@ class Report:
     machine: str
     date: str
     outcomes: list[Outcome] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     @classmethod
     def begin(cls, backend: str, distribution: str, info: BackendInfo | None, rules: Sequence[Rule]) -> Report:
@@ -77,13 +80,19 @@ class Report:
             outcomes=[Outcome(rule, is_declared=_is_declared(rule, info)) for rule in rules],
         )
 
+    def note_error(self, text: str) -> None:
+        """Remember an error; the same one is told once, however many rules met it."""
+        if text not in self.errors:
+            self.errors.append(text)
+
     def count(self, outcome: str) -> int:
         return sum(each.outcome == outcome for each in self.outcomes)
 
     @property
     def summary(self) -> str:
-        counted = [f"{self.count(each)} {each}" for each in (KEPT, BROKEN, KNOWN, NOT_RUN) if self.count(each)]
-        return f"{self.backend}: {', '.join(counted)} of {len(self.outcomes)} rules"
+        counted = [f"{self.count(each)} {each}" for each in _MARKS if self.count(each)]
+        beside = f"; {len(self.errors)} error{'s' * (len(self.errors) > 1)} beside the rules" if self.errors else ""
+        return f"{self.backend}: {', '.join(counted)} of {len(self.outcomes)} rules{beside}"
 
     def terminal(self) -> str:
         """One line a group of rules, then what is broken and why."""
@@ -93,9 +102,9 @@ class Report:
             cells = [f"{each.rule.id} {each.mark}" for each in self.outcomes if each.rule.group == letter]
             lines += _wrapped(f"{title:<{width}}  ", cells)
         for each in self.outcomes:
-            if each.outcome in (BROKEN, KNOWN):
+            if each.outcome in (BROKEN, KNOWN) and each.reason not in self.errors:
                 lines.append(f"{each.rule.id} {each.mark}: {each.rule.title}\n    {each.reason}")
-        return "\n".join([*lines, self.summary])
+        return "\n".join([*lines, *self.errors, self.summary])
 
     def json(self) -> str:
         content = asdict(self)
@@ -111,7 +120,8 @@ class Report:
         ]
         head = f"# Contract of {self.backend}\n\n{versions}; {self.device}; {self.machine}; {self.date}\n\n"
         table = "\n".join(["| rule | promise | outcome | reason |", "|---|---|---|---|", *rows])
-        return f"{head}{table}\n\n{self.summary}\n"
+        errors = "".join(f"- {_cell(each)}\n" for each in self.errors)
+        return f"{head}{table}\n\n{self.summary}\n" + (f"\n{errors}" if errors else "")
 
     def write(self, path: Path) -> None:
         """Write JSON or, to a path that ends with .md, Markdown."""

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 
@@ -40,14 +41,34 @@ class ContractError(Exception):
     """A contract test that does not hold its own rules: one is overridden, missing, or excused without a reason."""
 
 
+class StalledError(AssertionError):
+    """Nothing came for longer than anything should take."""
+
+
+class NotDeclared(Exception):
+    """Raised by a rule about something that this backend does not have, and does not say that it has."""
+
+
 def rule(rule_id: str, title: str) -> Callable[[_Test], _Test]:
-    """Mark a test method as a rule of the contract."""
+    """Mark a test method as a rule of the contract. An engine that a rule failed on is not used again."""
     if rule_id[0] not in GROUPS or not re.fullmatch(r"[A-Z](\d+|-[a-z_]+)", rule_id):
         raise ContractError(f"{rule_id!r} is no rule id")
 
     def mark(test: _Test) -> _Test:
-        test.rule = Rule(rule_id, title)  # type: ignore[attr-defined]
-        return test
+        @functools.wraps(test)
+        def run(self: Any, kit: Any) -> None:
+            try:
+                test(self, kit)
+            except NotDeclared:
+                raise
+            except BaseException as error:
+                if isinstance(error, StalledError):
+                    kit.note_stall()
+                kit.discard()
+                raise
+
+        run.rule = Rule(rule_id, title)  # type: ignore[attr-defined]
+        return cast(_Test, run)
 
     return mark
 

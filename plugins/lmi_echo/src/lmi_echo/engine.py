@@ -37,6 +37,10 @@ class EchoEngine(Engine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         self._check(request)
+        finish = self._finish_on_arrival(request)
+        if finish is not None:
+            yield TokenChunk([], finish=finish, usage=Usage(len(request.prompt_ids), len(request.resumed_ids)))
+            return
         self._n_waiting += 1
         try:
             await self._slots.acquire()
@@ -72,6 +76,14 @@ class EchoEngine(Engine):
                 f"this model takes {limit}",
                 "Shorten the prompt or lower max_tokens",
             )
+
+    @staticmethod
+    def _finish_on_arrival(request: GenerationRequest) -> Finish | None:
+        """Why a resumed request needs no further id, or None: its worker died before it could say so."""
+        resumed, sampling = request.resumed_ids, request.sampling
+        if resumed and resumed[-1] in sampling.stop_token_ids:
+            return Finish(FinishReason.STOP_TOKEN, resumed[-1])
+        return Finish(FinishReason.LENGTH) if len(resumed) >= sampling.max_tokens else None
 
     def _chunk(self, request: GenerationRequest, token_id: int, position: int, finish: Finish | None) -> TokenChunk:
         # An echo is certain of what comes next: probability 1.

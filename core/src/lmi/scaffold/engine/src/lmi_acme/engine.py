@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from lmi.api import (
@@ -24,6 +27,11 @@ from lmi.api import (
 from lmi_acme.config import AcmeConfig
 from lmi_acme.library import EchoLibrary, Produced, Sequence
 
+CLOSE_WITHIN_S = 3.0
+"""Longest wait for a step's end on closing; LMI kills a worker that takes more than 5 s to close."""
+
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Stream:
@@ -34,8 +42,17 @@ class Stream:
     chunks: asyncio.Queue[TokenChunk | Exception]
 
     def put(self, item: TokenChunk | Exception) -> None:
-        """Hand over from the library's thread."""
-        self.loop.call_soon_threadsafe(self.chunks.put_nowait, item)
+        """Hand over, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self.loop.call_soon_threadsafe(self.chunks.put_nowait, item)
+
+
+def finish_on_arrival(request: GenerationRequest) -> Finish | None:
+    """Why a resumed request needs no further id, or None: its worker died before it could say so."""
+    resumed, sampling = request.resumed_ids, request.sampling
+    if len(resumed) > sampling.min_tokens and resumed[-1] in sampling.stop_token_ids:
+        return Finish(FinishReason.STOP_TOKEN, resumed[-1])
+    return Finish(FinishReason.LENGTH) if len(resumed) >= sampling.max_tokens else None
 
 
 class AcmeEngine(Engine):
@@ -46,34 +63,44 @@ class AcmeEngine(Engine):
             max_context_tokens=config.max_model_len, max_batch_size=config.max_rolling_batch_size, vocab_size=0
         )
         self._library = EchoLibrary(config.max_rolling_batch_size)
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, Stream] = {}  # changed by the event loop alone
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._n_steps = 0
         self._end: EngineDeadError | None = None
-        self._thread = threading.Thread(target=self._run, name="acme-steps", daemon=True)
-        self._thread.start()
+        self._thread_ended: Future[None] = Future()
+        # A daemon, so that a step which hangs does not keep the process from ending.
+        threading.Thread(target=self._run, name="acme-steps", daemon=True).start()
 
     # ------------------------------------------------------------------------------------------- in the event loop
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
-        self._refuse(request)
-        stream = Stream(request, asyncio.get_running_loop(), asyncio.Queue())
-        self._orders.put(lambda: self._start(stream))
-        finish = None
+        self._refuse_if_ended()
+        self._refuse_if_too_long(request)
+        finish = finish_on_arrival(request)
+        if finish is not None:
+            yield TokenChunk([], finish=finish, usage=Usage(len(request.prompt_ids), len(request.resumed_ids)))
+            return
+        key, is_over = request.request_id, False
+        stream = self._streams[key] = Stream(request, asyncio.get_running_loop(), asyncio.Queue())
         try:
-            while finish is None:
+            self._refuse_if_ended()  # whatever ends the engine after this look finds the stream in the table
+            self._orders.put(lambda: self._start(stream))
+            while not is_over:
                 item = await stream.chunks.get()
+                is_over = isinstance(item, Exception) or item.finish is not None
                 if isinstance(item, Exception):
                     raise item
-                finish = item.finish
                 yield item
         finally:
-            if finish is None:  # whoever read this has left: free the slot
-                self._orders.put(lambda: self._stop(request.request_id))
+            self._streams.pop(key, None)
+            if not is_over:  # whoever read this has left: free the slot
+                self._orders.put(lambda: self._library.abort(key))
 
-    def _refuse(self, request: GenerationRequest) -> None:
+    def _refuse_if_ended(self) -> None:
         if self._end is not None:
             raise self._end
+
+    def _refuse_if_too_long(self, request: GenerationRequest) -> None:
         n_tokens, limit = request.n_reserved_tokens, self.limits.max_context_tokens
         if n_tokens > limit:
             raise RequestError(
@@ -89,12 +116,18 @@ class AcmeEngine(Engine):
         )  # fmt: skip
 
     async def check_health(self) -> None:
-        if self._end is not None:
-            raise self._end
+        self._refuse_if_ended()
 
     async def close(self) -> None:
+        self._end_with(EngineDeadError("engine.closed", "the engine is closed"))
         self._orders.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.wait([asyncio.wrap_future(self._thread_ended)], timeout=CLOSE_WITHIN_S)
+
+    def _end_with(self, end: EngineDeadError) -> None:
+        """Tell every open stream, and from now on every request; called from either thread."""
+        self._end = self._end or end
+        for stream in list(self._streams.values()):
+            stream.put(self._end)
 
     # ------------------------------------------------------------------------------------- in the library's thread
 
@@ -104,15 +137,14 @@ class AcmeEngine(Engine):
                 for produced in self._library.step():
                     self._deliver(produced)
                 self._n_steps += 1
-            self._end = EngineDeadError("engine.closed", "the engine is closed")
-        except Exception as error:
-            self._end = EngineDeadError("engine.died", f"a step failed: {type(error).__name__}: {error}")
-        for stream in self._streams.values():
-            stream.put(self._end)
+        except BaseException as error:  # whatever it is, the open streams must hear of it
+            log.exception("A step failed; the engine stops.")
+            self._end_with(EngineDeadError("engine.died", f"a step failed: {type(error).__name__}: {error}"))
+        self._thread_ended.set_result(None)
 
     def _obey(self) -> bool:
         """Do what was ordered; sleep while there is nothing to do. False when the engine is closed."""
-        while not self._orders.empty() or not self._library.n_running:
+        while not self._orders.empty() or not self._library.has_work:
             order = self._orders.get()
             if order is None:
                 return False
@@ -121,29 +153,28 @@ class AcmeEngine(Engine):
 
     def _start(self, stream: Stream) -> None:
         request = stream.request
-        self._streams[request.request_id] = stream
-        self._library.add(
-            Sequence(
-                key=request.request_id,
-                prompt_ids=request.prompt_ids,
-                n_output=len(request.resumed_ids),  # an earlier worker made these: they count, and are not sent again
-                max_tokens=request.sampling.max_tokens,
-                stop_ids=frozenset(request.sampling.stop_token_ids),
-            )
+        sequence = Sequence(
+            key=request.request_id,
+            prompt_ids=request.prompt_ids,
+            n_output=len(request.resumed_ids),  # an earlier worker made these: they count, and are not sent again
+            max_tokens=request.sampling.max_tokens,
+            stop_ids=frozenset(request.sampling.stop_token_ids),
         )
-
-    def _stop(self, key: str) -> None:
-        self._streams.pop(key, None)
-        self._library.abort(key)
+        try:
+            self._library.add(sequence)
+        except Exception as error:  # the fault of this request: the others go on
+            text = f"the library refused the request: {type(error).__name__}: {error}"
+            stream.put(RequestError("request.refused-by-library", text, "Change what it says is wrong."))
 
     def _deliver(self, produced: Produced) -> None:
-        stream = self._streams[produced.key]
+        stream = self._streams.get(produced.key)
+        if stream is None:
+            return  # its reader has left, and the library does not know yet
         finish = usage = None
         if produced.reason:
             is_stop = produced.reason == "stop"
             finish = Finish(FinishReason.STOP_TOKEN, produced.token_id) if is_stop else Finish(FinishReason.LENGTH)
             usage = Usage(len(stream.request.prompt_ids), produced.n_output)
-            del self._streams[produced.key]
         stream.put(TokenChunk([produced.token_id], finish=finish, usage=usage))
 
     def die(self) -> None:

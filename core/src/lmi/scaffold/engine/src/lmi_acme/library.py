@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+STEP_S = 0.0005
+"""What a step would take on a device."""
 
 
 @dataclass
@@ -40,16 +44,24 @@ class EchoLibrary:
 
     @property
     def n_waiting(self) -> int:
-        return len(self._sequences) - self.n_running
+        return max(0, len(self._sequences) - self._n_slots)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything runs or waits: then it must be stepped."""
+        return bool(self._sequences)
 
     def add(self, sequence: Sequence) -> None:
+        """Take a request; raise where it cannot be served."""
         self._sequences[sequence.key] = sequence
 
     def abort(self, key: str) -> None:
+        """Forget a request; it may have ended in the last step."""
         self._sequences.pop(key, None)
 
     def step(self) -> list[Produced]:
         """One id for each of the oldest requests."""
+        time.sleep(STEP_S)  # as long as a device computes, other threads run
         return [self._advance(sequence) for sequence in list(self._sequences.values())[: self._n_slots]]
 
     def _advance(self, sequence: Sequence) -> Produced:
