@@ -69,6 +69,11 @@ class BackendContract(*reversed(GROUPS_OF_RULES)):  # type: ignore[misc] # pytes
 
         setattr(cls, name, pytest.mark.xfail(strict=True, reason=reason)(excused))
 
+    @pytest.fixture
+    def kit(self, lmi_kit: Kit) -> Kit:
+        """The case made ready, once for the class; a project may have a fixture ``kit`` of its own elsewhere."""
+        return lmi_kit
+
     def test_z_every_rule_is_here(self, request: pytest.FixtureRequest) -> None:
         """No rule was taken out after the class was made."""
         excused = request.cls.case.known_failures

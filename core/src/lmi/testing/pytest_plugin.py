@@ -12,7 +12,8 @@ import pytest
 
 from lmi.testing.rules import NotDeclared, Rule, selects
 
-_SHORTEST = 400
+_MOST_LINES, _LONGEST = 8, 1500
+"""Of a reason in the report."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,19 +48,6 @@ def lmi_kit(request: pytest.FixtureRequest) -> Iterator[Any]:
     kit = Kit(request.cls.case)
     yield kit
     kit.close()
-
-
-class _OfContracts:
-    """What a contract's class has and no other test sees: ``kit`` is a name that a project may use for itself."""
-
-    @pytest.fixture
-    def kit(self, lmi_kit: Any) -> Any:
-        return lmi_kit
-
-
-def pytest_pycollect_makeitem(obj: object) -> None:
-    if _is_contract(obj):
-        obj.kit = vars(_OfContracts)["kit"]  # type: ignore[attr-defined] # before pytest looks for its fixtures
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -101,7 +89,9 @@ def pytest_runtest_makereport(
         said = f"rule {rule.id} was skipped; there are no skips: a rule is kept, or it is a known failure"
         report.longrepr = said
     elif report.failed:
-        said = (said or str(report.longrepr))[:_SHORTEST]
+        said = said or str(report.longrepr)[:_LONGEST]
+        if said.startswith("[XPASS(strict)]"):
+            said = "the rule is kept now: take it out of known_failures"
         if report.when != "call":
             said = f"kit: {said}"
         if report.when != "call" or rule is None:
@@ -183,8 +173,10 @@ def _rule(item: pytest.Item) -> Rule | None:
 
 
 def _said(call: pytest.CallInfo[None]) -> str:
-    """The first line of what a rule complains about; the line of code where it gives no reason."""
+    """What a rule complains about, in a few lines; the line of code where it gives no reason."""
     if call.excinfo is None:
         return ""
-    line = str(call.excinfo.value).partition("\n")[0]
-    return line or f"{call.excinfo.typename}: {str(call.excinfo.traceback[-1].statement).strip()}"
+    text = str(call.excinfo.value).partition("\nassert ")[0]  # pytest's own words follow
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()][:_MOST_LINES]
+    said = "\n".join(lines)[:_LONGEST]
+    return said or f"{call.excinfo.typename}: {str(call.excinfo.traceback[-1].statement).strip()}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -103,7 +104,7 @@ class Report:
             lines += _wrapped(f"{title:<{width}}  ", cells)
         for each in self.outcomes:
             if each.outcome in (BROKEN, KNOWN) and each.reason not in self.errors:
-                lines.append(f"{each.rule.id} {each.mark}: {each.rule.title}\n    {each.reason}")
+                lines.append(f"{each.rule.id} {each.mark}: {each.rule.title}\n{textwrap.indent(each.reason, '    ')}")
         return "\n".join([*lines, *self.errors, self.summary])
 
     def json(self) -> str:
