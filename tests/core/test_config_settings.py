@@ -182,3 +182,79 @@ def test_every_flag_that_is_no_pair_is_reported():
         "  [config.bad-flag] -o 'dtype' is not KEY=VALUE (command line). Write it like -o dtype=bf16.",
         "  [config.bad-flag] -o '=x' is not KEY=VALUE (command line). Write it like -o dtype=bf16.",
     ]
+
+
+# ------------------------------------------------------------------------------------------- variables of other servers
+
+
+FOREIGN = [
+    ("HF_MODEL_ID", "org/name", "option.model_id"),
+    ("HF_REVISION", "main", "option.revision"),
+    ("HF_TASK", "text-generation", "option.task"),
+    ("HF_MODEL_TRUST_REMOTE_CODE", "true", "option.trust_remote_code"),
+    ("HF_TRUST_REMOTE_CODE", "true", "option.trust_remote_code"),
+    ("HF_MODEL_QUANTIZE", "awq", "option.quantize"),
+    ("TENSOR_PARALLEL_DEGREE", "4", "option.tensor_parallel_degree"),
+    ("SM_NUM_GPUS", "4", "option.tensor_parallel_degree"),
+    ("PIPELINE_PARALLEL_DEGREE", "2", "option.pipeline_parallel_degree"),
+    ("MAX_BATCH_SIZE", "64", "option.max_rolling_batch_size"),
+    ("MAX_BATCH_PREFILL_TOKENS", "4096", "option.max_rolling_batch_prefill_tokens"),
+    ("MAX_CONCURRENT_REQUESTS", "200", "job_queue_size"),
+    ("MODEL_LOADING_TIMEOUT", "1200", "option.model_loading_timeout"),
+    ("PREDICT_TIMEOUT", "240", "option.predict_timeout"),
+    ("PYTHON_EXECUTABLE", "python3", "option.pythonExecutable"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "key"), FOREIGN)
+def test_a_variable_of_another_server_fills_what_nothing_else_sets(variable, value, key):
+    setting = read_settings(model_folder=None, environ={variable: value}, flags={})[key]
+    assert (setting.value, setting.source, setting.is_foreign) == (value, variable, True)
+    own = f"OPTION_{key.removeprefix('option.').upper()}"
+    both = read_settings(model_folder=None, environ={variable: value, own: "own"}, flags={})[key]
+    assert (both.value, both.source, both.overrode[0].source) == ("own", own, variable)
+
+
+def test_lmis_own_name_of_a_foreign_variable_beats_sagemakers():
+    environ = {"SM_NUM_GPUS": "8", "TENSOR_PARALLEL_DEGREE": "4"}
+    setting = read_settings(model_folder=None, environ=environ, flags={})["option.tensor_parallel_degree"]
+    assert (setting.value, [each.value for each in setting.overrode]) == ("4", ["8"])
+
+
+# ------------------------------------------------------------------------------------------ long values, blank values
+
+
+def test_a_value_may_lie_in_a_file_of_its_own(tmp_path):
+    (tmp_path / "template.jinja").write_text("{{ messages }}\n{% if x %}# kept{% endif %}\n")
+    environ = {"OPTION_CHAT_TEMPLATE": f"@{tmp_path}/template.jinja"}
+    setting = read_settings(model_folder=None, environ=environ, flags={})["option.chat_template"]
+    assert setting.value == "{{ messages }}\n{% if x %}# kept{% endif %}"
+    assert setting.source == f"OPTION_CHAT_TEMPLATE ({tmp_path}/template.jinja)"
+
+
+def test_a_file_that_is_not_there_is_a_problem_that_names_it(tmp_path):
+    settings = read_settings(model_folder=None, environ={"OPTION_CHAT_TEMPLATE": f"@{tmp_path}/none"}, flags={})
+    [problem] = settings.problems
+    assert problem.code == "config.unreadable"
+    assert f"'option.chat_template' is to be read from {tmp_path}/none" in problem.message
+    assert problem.source == "OPTION_CHAT_TEMPLATE"
+
+
+@pytest.mark.parametrize("value", ["{{s3url}}", "{{ model_id }}", "<your model>", "<MODEL_ID>"])
+def test_a_placeholder_that_nobody_filled_in_is_a_problem(value):
+    [problem] = read_settings(model_folder=None, environ={"OPTION_MODEL_ID": value}, flags={}).problems
+    assert (problem.code, problem.source) == ("config.placeholder", "OPTION_MODEL_ID")
+    assert repr(value) in problem.message
+
+
+@pytest.mark.parametrize("value", ["{{ x }} # {% y %}", "a<b>", "{}", "</s>", "{% if x %}"])
+def test_what_only_looks_like_a_placeholder_is_none(value):
+    assert read_settings(model_folder=None, environ={"OPTION_STOP": value}, flags={}).problems == ()
+
+
+def test_a_placeholder_that_a_higher_layer_overrode_is_no_problem():
+    settings = read_settings(
+        model_folder=None, environ={"OPTION_MODEL_ID": "{{s3url}}"}, flags={"model_id": "org/name"}
+    )
+    assert settings.problems == ()
+    assert settings.text("option.model_id") == "org/name"

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from pydantic import model_validator
 
-from lmi.api import BackendConfig, BackendInfo, ConfigError, option
+from lmi.api import BackendConfig, BackendInfo, ConfigError, Conflict, option
 from lmi.config import parse, read_settings
 from lmi.config.typed import keys_of
 
@@ -232,3 +232,45 @@ def test_a_wrong_secret_is_refused_without_being_shown():
 
     (problem,) = problems_of(Secretive, api_token="hush")
     assert "hush" not in str(problem)
+
+
+# ----------------------------------------------------------------------------------- old names, options together
+
+
+class TogetherConfig(BackendConfig):
+    dtype: str = option("auto", description="Type of weights.", old_names=("data_type",))
+    quantize: str | None = option(None, description="Compression.")
+    alpha: float = option(0.8, description="Of smoothquant.", unit="share")
+
+    def conflicts(self):
+        if "alpha" in self.model_fields_set and self.quantize != "smoothquant":
+            yield Conflict(
+                fields=("alpha", "quantize"),
+                message=f"alpha={self.alpha} is for quantize=smoothquant, and quantize is {self.quantize}",
+                hint="Set quantize=smoothquant, or take alpha out",
+            )
+
+
+def test_an_old_name_works_and_a_warning_names_the_new_one():
+    parsed = typed(TogetherConfig, environ={"OPTION_DATA_TYPE": "bf16"})
+    assert parsed.config.dtype == "bf16"
+    [warning] = parsed.warnings
+    assert str(warning) == (
+        "[config.deprecated] 'option.data_type' is an old name of 'option.dtype' (OPTION_DATA_TYPE). "
+        "Write option.dtype=bf16."
+    )
+
+
+def test_options_that_do_not_go_together_are_named_with_both_sources():
+    problems = problems_of(TogetherConfig, environ={"OPTION_QUANTIZE": "awq"}, alpha="0.5")
+    assert [str(problem) for problem in problems] == [
+        "[config.conflict] alpha=0.5 is for quantize=smoothquant, and quantize is awq (command line -o alpha, "
+        "OPTION_QUANTIZE). Set quantize=smoothquant, or take alpha out."
+    ]
+
+
+def test_a_variable_of_another_server_that_the_backend_has_no_use_for_is_a_warning():
+    [warning] = typed(environ={"HF_MODEL_QUANTIZE": "awq"}).warnings
+    assert (warning.code, warning.source) == ("config.of-no-use", "HF_MODEL_QUANTIZE")
+    assert "which acme does not have" in warning.message
+    assert problems_of(environ={"OPTION_QUANTIZE": "awq"})[0].code == "config.unknown-key"

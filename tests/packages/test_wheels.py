@@ -121,6 +121,6 @@ def test_a_wheel_asks_for_nothing_that_the_index_only_pretends_to_have(wheel: Wh
 
 def test_the_command_that_a_backend_names_installs_its_plugin(plugin: Wheel) -> None:
     for info in described(plugin):
-        wanted = f"{plugin.name}[engine]" if info.engine_libraries else plugin.name
+        wanted = f"{plugin.name}[engine]" if plugin.requirements("engine") else plugin.name
         assert "pip install" in info.install
         assert wanted in info.install

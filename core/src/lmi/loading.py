@@ -39,7 +39,7 @@ from lmi.custom.extension import ModelExtension
 from lmi.custom.model_file import BESIDE, Found, Kind, ModelFile, find_model_file
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
-from lmi.target import detect_target
+from lmi.target import detect_target, too_few_devices, with_devices
 
 DEFAULT_MODEL_FOLDER = Path("/opt/ml/model")
 """Where a container finds its model. Source: the SageMaker container contract."""
@@ -104,10 +104,11 @@ def plan(
         ConfigError, ArtifactError: with every problem.
         PluginError: no backend, or not the wanted one, can be used.
     """
-    folder = _folder(model, default_folder)
+    folder = model_folder(model, default_folder)
     model_id = model if folder is None else None
     settings = read_settings(model_folder=folder, environ=environ, flags=flags, model=model_id)
     target = detect_target(environ, settings.text("option.device"))
+    settings = with_devices(settings, target)
     warnings = plugins.extension_problems()
     found = find_model_file(folder, settings, environ)
     warnings += found.warnings
@@ -120,14 +121,14 @@ def plan(
     is_remote = _is_remote(settings, folder, wanted)
     if wanted is not None and is_remote:
         _typed(plugins, wanted, settings)
-    artifacts = _find(settings, folder, wanted, weights=not is_remote)
+    artifacts = find_artifacts(settings, folder, wanted, weights=not is_remote)
     choice = plugins.choose(settings, artifacts, target)
     try:
         parsed = _typed(plugins, choice, settings)
     except ConfigError as error:
         raise _joined(error, [] if is_remote else check(artifacts), artifacts) from error
     if is_remote:
-        artifacts = _find(settings, folder, wanted, weights=True)
+        artifacts = find_artifacts(settings, folder, wanted, weights=True)
 
     warnings += [*choice.warnings, *parsed.warnings]
     extension = ModelExtension(found.file) if found.file is not None and found.file.runs_in_server else None
@@ -210,7 +211,7 @@ def _absent_library(error: Exception, info: BackendInfo) -> str:
     return next((name for name in names if name.lower().replace("-", "_") == module.lower()), "")
 
 
-def _folder(model: str | None, default_folder: Path) -> Path | None:
+def model_folder(model: str | None, default_folder: Path) -> Path | None:
     """The folder that may hold serving.properties."""
     if model is not None:
         return model_root(Path(model)) if Path(model).is_dir() else None
@@ -229,7 +230,7 @@ def _is_remote(settings: Settings, folder: Path | None, wanted: Choice | None) -
     return model_id is not None and _takes_files(wanted) and not is_local(model_id, folder)
 
 
-def _find(settings: Settings, folder: Path | None, wanted: Choice | None, *, weights: bool) -> ModelArtifacts:
+def find_artifacts(settings: Settings, folder: Path | None, wanted: Choice | None, *, weights: bool) -> ModelArtifacts:
     """The model's files; none for a backend that takes none, or where nothing but configuration and code is there."""
     model_id = settings.text("option.model_id")
     if not _takes_files(wanted):
@@ -287,7 +288,7 @@ def _device_problems(choice: Choice, artifacts: ModelArtifacts, target: Target, 
                 source=device.source,
             )
         ]
-    return [
+    return too_few_devices(settings, target) + [
         Problem(code="backend.misfit", message=f"{choice.info.name} {reason}", hint="Choose another backend")
         for reason in misfits(choice.info, artifacts, target, architectures=False)
     ]

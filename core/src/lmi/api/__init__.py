@@ -15,7 +15,7 @@ from lmi.api.backend import (
     Progress,
     Resume,
 )
-from lmi.api.config import BackendConfig, option
+from lmi.api.config import BackendConfig, Conflict, option
 from lmi.api.engine import (
     Decode,
     Engine,
@@ -62,7 +62,7 @@ from lmi.api.texts import TextRequest, TextResult, TextToken
 
 __all__ = [
     "ABILITIES", "Accelerator", "ArtifactError", "ArtifactFormat", "BackendConfig", "BackendInfo",
-    "CONTRACT_VERSION", "Capability", "ConfigError", "Constraint", "DeadlineError", "Decode", "Engine",
+    "CONTRACT_VERSION", "Capability", "Conflict", "ConfigError", "Constraint", "DeadlineError", "Decode", "Engine",
     "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "Finish",
     "FinishReason", "GenerationRequest", "Launch", "LmiError", "ModelArtifacts", "NotFoundError",
     "NotReadyError", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from lmi.api.errors import Severity
 
 
 def option(
@@ -14,6 +18,7 @@ def option(
     description: str,
     unit: str = "",
     aliases: tuple[str, ...] = (),
+    old_names: tuple[str, ...] = (),
     **bounds: Any,
 ) -> Any:
     """Declare one option of a BackendConfig.
@@ -23,10 +28,28 @@ def option(
         description: what it does and when to turn it on; appears in the generated reference.
         unit: ``tokens``, ``bytes``, ``s``, ``threads``; empty for plain numbers, switches and names.
         aliases: further names under which users know this option.
+        old_names: names that still work, with a warning that names the new one.
         bounds: pydantic bounds (``ge``, ``le``, ``gt``, ``lt``, ``pattern``).
     """
-    extra: dict[str, Any] = {"unit": unit, "aliases": list(aliases)}
+    extra: dict[str, Any] = {"unit": unit, "aliases": list(aliases), "old_names": list(old_names)}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """Options that do not go together, or one that has no effect as the others stand.
+
+    Args:
+        fields: names of the fields, the one to change first; the core adds where each was set.
+        message: what is wrong, with the values.
+        hint: what to do.
+        severity: errors stop the start, warnings are printed.
+    """
+
+    fields: tuple[str, ...]
+    message: str
+    hint: str
+    severity: Severity = Severity.ERROR
 
 
 class BackendConfig(BaseModel):
@@ -46,3 +69,7 @@ class BackendConfig(BaseModel):
     trust_remote_code: bool = option(
         False, description="Run Python files that come with the model. Turn on only for models you have read."
     )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Everything that is wrong with these options together; ``self.model_fields_set`` tells what was set."""
+        return iter(())

@@ -14,6 +14,7 @@ import click
 from lmi import __version__
 
 COMMANDS = {
+    "config": ("lmi.cli.config:config", "Show what a configuration comes to, and everything that is wrong with it."),
     "contract": ("lmi.cli.contract:contract", "Check which rules of the contract BACKEND keeps."),
     "new": ("lmi.cli.new:new", "Write the project of a backend called NAME."),
     "serve": ("lmi.cli.serve:serve", "Serve MODEL (a folder, or ORG/NAME on the hub) until SIGTERM."),

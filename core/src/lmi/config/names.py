@@ -25,10 +25,22 @@ FOREIGN_VARIABLES = {
     "HF_MODEL_ID": "option.model_id",
     "HF_REVISION": "option.revision",
     "HF_TASK": "option.task",
+    "HF_TRUST_REMOTE_CODE": "option.trust_remote_code",
     "HF_MODEL_TRUST_REMOTE_CODE": "option.trust_remote_code",
+    "HF_MODEL_QUANTIZE": "option.quantize",
+    "SM_NUM_GPUS": "option.tensor_parallel_degree",
+    "TENSOR_PARALLEL_DEGREE": "option.tensor_parallel_degree",
+    "PIPELINE_PARALLEL_DEGREE": "option.pipeline_parallel_degree",
+    "MAX_BATCH_SIZE": "option.max_rolling_batch_size",
+    "MAX_BATCH_PREFILL_TOKENS": "option.max_rolling_batch_prefill_tokens",
+    "MAX_CONCURRENT_REQUESTS": "job_queue_size",
+    "MODEL_LOADING_TIMEOUT": "option.model_loading_timeout",
+    "PREDICT_TIMEOUT": "option.predict_timeout",
+    "PYTHON_EXECUTABLE": "option.pythonExecutable",
     "DJL_ENTRY_POINT": "option.entryPoint",
 }
-"""Variables of other servers that LMI reads; each fills its key only where nothing else does."""
+"""Variables of other servers that LMI reads; each fills its key only where nothing else does, a later one before an
+earlier one. Sources: the entry points of LMI's and TGI's images."""
 
 _SECRET_WORDS = frozenset({"token", "key", "secret", "password"})
 _NO_SUCH_NAME = ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,12 @@ from pathlib import Path
 from lmi.api import ConfigError, Problem, Severity
 from lmi.config import names
 from lmi.config.properties import FILE_NAME, read_properties
+
+FILE_MARK = "@/"
+"""A value that begins so is the absolute path of a file that holds the value."""
+
+_PLACEHOLDER = re.compile(r"\{\{[^{}%\n]*\}\}|<[A-Za-z][A-Za-z0-9 _./-]*>")
+"""What templates and documents leave for the user to fill in: ``{{s3url}}``, ``<your model>``."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,6 +29,7 @@ class Setting:
         source: where it stands: ``serving.properties:4``, ``OPTION_DTYPE``, ``command line -o dtype``.
         overrode: settings of the same key that this one beat, highest first.
         written: the key as the user wrote it; empty where it is the canonical name.
+        is_foreign: a variable made for another server; an option that the backend lacks is then no mistake.
     """
 
     key: str
@@ -29,6 +37,7 @@ class Setting:
     source: str
     overrode: tuple[Setting, ...] = ()
     written: str = ""
+    is_foreign: bool = False
 
     @property
     def shown(self) -> str:
@@ -63,6 +72,13 @@ class Settings(Mapping[str, Setting]):
     def __len__(self) -> int:
         return len(self._by_key)
 
+    def replaced(self, setting: Setting) -> Settings:
+        """The same settings with another one for its key."""
+        others = [each for each in self._by_key.values() if each.key != setting.key]
+        settings = Settings((), self.problems)
+        settings._by_key = {each.key: each for each in [*others, setting]}
+        return settings
+
     def text(self, key: str) -> str | None:
         """The value of a key, or None where nothing sets it."""
         setting = self.get(key)
@@ -95,6 +111,10 @@ def read_settings(
     layers += [_flag(key, value, f"command line -o {key}") for key, value in flags.items()]
     if model is not None:
         layers.append(Setting("option.model_id", model, "command line"))
+    holding = {setting.key: index for index, setting in enumerate(layers)}
+    for index in sorted(holding.values()):  # what a higher layer overrode is not looked at
+        layers[index], problem = _filled(layers[index])
+        problems += [problem] if problem is not None else []
     return Settings(layers, problems)
 
 
@@ -169,4 +189,30 @@ def _from_foreign_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
     for variable, key in names.FOREIGN_VARIABLES.items():
         value = environ.get(variable, "").strip()
         if value:
-            yield Setting(key, value, variable, written=variable)
+            yield Setting(key, value, variable, written=variable, is_foreign=True)
+
+
+def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
+    """A value that names a file (``@/path``) with what the file holds, and what is wrong with a value of any key."""
+    if setting.value.startswith(FILE_MARK):
+        path = Path(setting.value[1:])
+        try:
+            text = path.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problem = Problem(
+                code="config.unreadable",
+                message=f"'{setting.key}' is to be read from {path}: {error}",
+                hint="Give the absolute path of a text file, or the value itself",
+                source=setting.source,
+            )
+            return setting, problem
+        return replace(setting, value=text, source=f"{setting.source} ({path})"), None
+    if _PLACEHOLDER.fullmatch(setting.value):
+        problem = Problem(
+            code="config.placeholder",
+            message=f"'{setting.key}' is {setting.value!r}, which nobody has filled in",
+            hint="Put the value there, or take the line out",
+            source=setting.source,
+        )
+        return setting, problem
+    return setting, None

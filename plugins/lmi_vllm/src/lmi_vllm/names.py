@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of number types and quantization methods, and how users spell them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+DTYPES = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+}
+"""Spelling -> LMI's name."""
+
+COMPRESSED = {
+    "awq": ("awq", "auto_awq", "awq_marlin"),
+    "gptq": ("gptq", "auto_gptq", "gptq_marlin"),
+    "compressed-tensors": ("compressed-tensors",),
+    "modelopt": ("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed"),
+    "quark": ("quark",),
+    "mxfp4": ("mxfp4", "gpt_oss_mxfp4"),
+    "fbgemm_fp8": ("fbgemm_fp8",),
+    "fp_quant": ("fp_quant",),
+    "deepseek_v4_fp8": ("deepseek_v4_fp8",),
+}
+"""Family -> methods that read a checkpoint which was compressed so."""
+
+WHILE_LOADING = (
+    "fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "int8_per_channel_weight_only", "nvfp4_per_token",
+    "mxfp8", "experts_int8", "torchao", "online",
+)  # fmt: skip
+"""Methods that compress 16-bit weights while they load; some read compressed checkpoints, too."""
+
+FOR_SEVERAL = ("moe_wna16", "inc", "humming")
+"""Methods that take over checkpoints of other methods."""
+
+METHODS = tuple(sorted({*(each for methods in COMPRESSED.values() for each in methods), *WHILE_LOADING, *FOR_SEVERAL}))
+
+DROPPED = {
+    "squeezellm": "compress the model with awq or gptq",
+    "bitsandbytes": "use fp8 or int8_per_channel_weight_only, which compress while loading, or backend hf",
+    "bitsandbytes4": "use awq, or backend hf",
+    "bitsandbytes8": "use fp8 or int8_per_channel_weight_only, or backend hf",
+    "gguf": "use the checkpoint that the GGUF file was made from",
+}
+"""Methods of earlier versions, or of other backends, and what to do instead."""
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def dtype_name(value: Any) -> Any:
+    """LMI's name of a number type; what is no text is left to be judged."""
+    return DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
+def quantization_name(value: Any) -> Any:
+    """The method in vLLM's spelling.
+
+    Raises:
+        ValueError: vLLM has no such method.
+    """
+    if not isinstance(value, str):
+        return value
+    name = value.lower().replace("compressed_tensors", "compressed-tensors")
+    if name in METHODS:
+        return name
+    if name in DROPPED:
+        raise ValueError(f"vLLM does not support it; {DROPPED[name]}")
+    near = difflib.get_close_matches(name, METHODS, n=1)
+    guess = f". Did you mean '{near[0]}'?" if near else ""
+    raise ValueError(f"vLLM takes {', '.join(METHODS)}{guess}")
+
+
+def family_of(method: str) -> str:
+    """The family of a method, or the method itself."""
+    name = method.lower().replace("_", "-") if method.lower() == "compressed_tensors" else method.lower()
+    return next((family for family, methods in COMPRESSED.items() if name in methods), name)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend lmi-dist without its engine: what selects it, its options, their rules, problems found in a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lmi.api import (
+    Accelerator,
+    ArtifactFormat,
+    ConfigError,
+    EngineLoadError,
+    ModelArtifacts,
+    Problem,
+    Severity,
+    Target,
+)
+from lmi.config import Parsed, parse, read_settings
+from lmi.plugins import Plugins
+from lmi.testing.contract import RULES
+from lmi.testing.kit import Kit
+from lmi.testing.rules import STATIC_GROUPS
+from lmi_hf import lmi_dist
+from lmi_hf.lmi_dist.config import DistConfig
+from lmi_hf.lmi_dist.contract import CASE
+
+CPU = Target()
+CUDA = Target(accelerator=Accelerator.CUDA, n_devices=4, device_memory_bytes=80 << 30)
+
+
+def read(folder: Any, lines: str) -> Parsed:
+    """What serving.properties with these lines, divided by blanks, means."""
+    (folder / "serving.properties").write_text("\n".join(f"option.{line}" for line in lines.split()))
+    settings = read_settings(model_folder=folder, environ={}, flags={})
+    return parse(settings, lmi_dist.lmi_describe_backend(), DistConfig, {})
+
+
+def model(**config: Any) -> ModelArtifacts:
+    sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "vocab_size": 256}
+    return ModelArtifacts(
+        format=ArtifactFormat.PRETRAINED,
+        config={"model_type": "llama", **sizes, **config},
+        architectures=("LlamaForCausalLM",),
+        model_type="llama",
+        max_context_tokens=512,
+    )
+
+
+def compressed(method: str) -> ModelArtifacts:
+    return model(quantization_config={"quant_method": method})
+
+
+def problems(artifacts: ModelArtifacts, target: Target = CUDA, **options: Any) -> list[Problem]:
+    return list(lmi_dist.lmi_validate_artifacts(artifacts, DistConfig(**options), target))
+
+
+@pytest.fixture(scope="module")
+def kit():
+    kit = Kit(CASE)
+    yield kit
+    kit.close()
+
+
+@pytest.mark.parametrize("rule_id", [each for each in RULES if each[0] in STATIC_GROUPS])
+def test_the_static_rules_of_the_contract_hold(rule_id, kit):
+    RULES[rule_id][1](None, kit)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"rolling_batch": "lmi-dist"},
+        {"rolling_batch": "LMI-Dist", "engine": "MPI"},
+        {"rolling_batch": "lmi-dist", "engine": "MPI", "entryPoint": "djl_python.huggingface"},
+        {"engine": "MPI", "entryPoint": "djl_python.huggingface", "rolling_batch": "auto"},
+    ],
+)
+def test_what_selects_it(flags):
+    settings = read_settings(model_folder=None, environ={}, flags=flags)
+    choice = Plugins.discover({"LMI_EXTENSIONS": ""}).choose(settings, model(), CUDA)
+    assert (choice.info.name, choice.warnings) == ("lmi-dist", ())
+
+
+@pytest.mark.parametrize("flags", [{}, {"engine": "Python"}, {"entryPoint": "djl_python.huggingface"}])
+@pytest.mark.parametrize("target", [CPU, CUDA])
+def test_nothing_selects_it_by_chance(flags, target):
+    settings = read_settings(model_folder=None, environ={}, flags=flags)
+    assert Plugins.discover({"LMI_EXTENSIONS": ""}).choose(settings, model(), target).info.name != "lmi-dist"
+
+
+DEFAULTS = {
+    "max_rolling_batch_size": 256, "tensor_parallel_degree": 1, "trust_remote_code": False, "dtype": "auto",
+    "quantize": None, "max_model_len": None, "max_rolling_batch_prefill_tokens": None, "load_format": "auto",
+    "enforce_eager": False, "gpu_memory_utilization": 0.9, "enable_lora": False, "max_loras": 4, "max_lora_rank": 16,
+    "lora_extra_vocab_size": 256, "max_cpu_loras": None, "speculative_draft_model": None, "draft_model_tp_size": 1,
+    "speculative_length": 5, "record_acceptance_rate": False, "disable_sliding_window": False, "max_logprobs": 20,
+    "use_passive_workers": True, "limit_mm_per_prompt": None,
+}  # fmt: skip
+
+
+def test_the_defaults_are_those_of_the_reference():
+    assert DistConfig().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_option_set_to_its_default_changes_nothing(name, tmp_path):
+    default = DEFAULTS[name]
+    parsed = read(tmp_path, f"{name}={'none' if default is None else str(default).lower()}")
+    assert (parsed.config.model_dump(), parsed.warnings) == (DEFAULTS, [])
+
+
+def test_the_documented_default_of_the_earlier_name_stops_no_start(tmp_path):
+    parsed = read(tmp_path, "spec_length=0")
+    assert parsed.config.speculative_length == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("dtype=BF16", "dtype", "bf16"),
+        ("dtype=float16", "dtype", "fp16"),
+        ("dtype=Float32", "dtype", "fp32"),
+        ("quantize=AWQ", "quantize", "awq"),
+        ("quantize=gptq", "quantize", "gptq"),
+        ("quantize=squeezellm", "quantize", "squeezellm"),
+        ("quantization=awq", "quantize", "awq"),
+        ("max_model_len=4096", "max_model_len", 4096),
+        ("max_rolling_batch_prefill_tokens=1088", "max_rolling_batch_prefill_tokens", 1088),
+        ("max_num_batched_tokens=1088", "max_rolling_batch_prefill_tokens", 1088),
+        ("max_num_seqs=16", "max_rolling_batch_size", 16),
+        ("load_format=Safetensors", "load_format", "safetensors"),
+        ("enforce_eager=True", "enforce_eager", True),
+        ("gpu_memory_utilization=0.5", "gpu_memory_utilization", 0.5),
+        ("gpu_memory_utilization=1", "gpu_memory_utilization", 1.0),
+        ("enable_lora=true", "enable_lora", True),
+        ("speculative_draft_model=s3://bucket/draft", "speculative_draft_model", "s3://bucket/draft"),
+        ("speculative_model=org/draft", "speculative_draft_model", "org/draft"),
+    ],
+)
+def test_an_option_is_typed(line, name, value, tmp_path):
+    parsed = read(tmp_path, line)
+    assert (getattr(parsed.config, name), parsed.warnings) == (value, [])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "quantize=awq dtype=fp16",
+        "quantize=gptq dtype=auto",
+        "enable_lora=true max_loras=8 max_cpu_loras=8 max_lora_rank=64 lora_extra_vocab_size=0",
+        "speculative_draft_model=a/b draft_model_tp_size=1 tensor_parallel_degree=4 speculative_length=4",
+        "speculative_draft_model=a/b draft_model_tp_size=4 tensor_parallel_degree=4 record_acceptance_rate=true",
+        "speculative_draft_model=a/b enable_lora=false",
+    ],
+)
+def test_what_goes_together(lines, tmp_path):
+    assert read(tmp_path, lines).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "said", "n_sources"),
+    [
+        ("enable_lora=true speculative_draft_model=a/b", "config.conflict", "does not go with speculative_draft", 2),
+        ("enable_lora=true max_cpu_loras=2", "config.conflict", "max_cpu_loras=2 is less than max_loras=4", 1),
+        ("quantize=awq dtype=bf16", "config.conflict", "dtype=bf16 does not go with quantize=awq", 2),
+        ("quantize=gptq dtype=float32", "config.conflict", "dtype=fp32 does not go with quantize=gptq", 2),
+        (
+            "speculative_draft_model=a/b draft_model_tp_size=2 tensor_parallel_degree=4",
+            "config.conflict", "neither 1 nor tensor_parallel_degree=4", 2,
+        ),
+        ("dtype=int8", "config.conflict", "option.rolling_batch=hf", 1),
+        ("quantize=bitsandbytes", "config.conflict", "was removed from lmi-dist", 1),
+        ("quantize=BitsAndBytes8", "config.conflict", "option.quantize=bitsandbytes8", 1),
+        ("quantize=gguf", "config.invalid-value", "Choices: awq, gptq, squeezellm", 1),
+        ("load_format=safetensor", "config.invalid-value", "Did you mean 'safetensors'", 1),
+        ("dtype=fp8", "config.invalid-value", "Choices: auto, bf16, fp16, fp32", 1),
+        ("gpu_memory_utilization=0", "config.invalid-value", "greater than 0", 1),
+        ("gpu_memory_utilization=1.1", "config.invalid-value", "at most 1", 1),
+        ("max_loras=0", "config.invalid-value", "at least 1", 1),
+        ("max_lora_rank=0", "config.invalid-value", "at least 1", 1),
+        ("speculative_length=-1", "config.invalid-value", "at least 0", 1),
+        ("disable_sliding_window=true", "config.invalid-value", "option.rolling_batch=vllm", 1),
+        ("use_passive_workers=false", "config.invalid-value", "not supported by lmi-dist", 1),
+        ("limit_mm_per_prompt=image=2,video=1", "config.invalid-value", "option.rolling_batch=vllm", 1),
+        ("speculative_draft_modell=a", "config.unknown-key", "Did you mean 'option.speculative_draft_model'", 1),
+    ],
+)  # fmt: skip
+def test_what_is_refused(lines, code, said, n_sources, tmp_path):
+    with pytest.raises(ConfigError) as raised:
+        read(tmp_path, lines)
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.severity) == (code, Severity.ERROR)
+    assert said in str(problem)
+    assert problem.source.count("serving.properties:") == n_sources
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "said"),
+    [
+        ("data_type=fp16", "config.deprecated", "Write option.dtype=fp16"),
+        ("draft_model_id=a/b", "config.deprecated", "Write option.speculative_draft_model=a/b"),
+        ("spec_length=5", "config.deprecated", "Write option.speculative_length=5"),
+        ("speculative_length=3", "config.conflict", "no speculative_draft_model is set"),
+        ("record_acceptance_rate=true", "config.conflict", "no speculative_draft_model is set"),
+        ("speculative_draft_model=a/b speculative_length=0", "config.conflict", "speculative_length is 0"),
+        ("max_loras=8", "config.conflict", "max_loras=8 does nothing: enable_lora is false"),
+        ("max_lora_rank=8", "config.conflict", "max_lora_rank=8 does nothing"),
+        ("lora_extra_vocab_size=0", "config.conflict", "lora_extra_vocab_size=0 does nothing"),
+        ("max_cpu_loras=8", "config.conflict", "max_cpu_loras=8 does nothing"),
+        ("max_logprobs=5", "config.conflict", "there is no such limit here"),
+    ],
+)
+def test_what_is_warned_about(lines, code, said, tmp_path):
+    (warning,) = read(tmp_path, lines).warnings
+    assert (warning.code, said in str(warning)) == (code, True), warning
+    assert warning.source.count("serving.properties:") == len(lines.split())
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "target", "options"),
+    [
+        (model(), CUDA, {"tensor_parallel_degree": 4}),
+        (model(), CPU, {"tensor_parallel_degree": 2}),
+        (model(), CUDA, {"max_model_len": 512}),
+        (compressed("awq"), CUDA, {"quantize": "awq"}),
+        (compressed("gptq"), CUDA, {}),
+        (ModelArtifacts(format=ArtifactFormat.ADAPTER), CUDA, {"tensor_parallel_degree": 2}),
+    ],
+)
+def test_what_suits_a_model(artifacts, target, options):
+    assert problems(artifacts, target, **options) == []
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "target", "options", "code", "said"),
+    [
+        (model(), CUDA, {"tensor_parallel_degree": 8}, "config.tensor-parallel", "the machine has 4 devices"),
+        (model(), CPU, {"tensor_parallel_degree": 3}, "config.tensor-parallel", "8 (attention heads), 4 (key-value"),
+        (model(), CPU, {"tensor_parallel_degree": 8}, "config.tensor-parallel", "one of 1, 2, 4"),
+        (model(vocab_size=257), CUDA, {"tensor_parallel_degree": 2}, "config.tensor-parallel", "257 (vocabulary)"),
+        (model(intermediate_size=63), CUDA, {"tensor_parallel_degree": 2}, "config.tensor-parallel", "63 (inter"),
+        (model(), CUDA, {"max_model_len": 513}, "config.max-model-len", "513 tokens, the model takes 512"),
+        (model(), CUDA, {"quantize": "awq"}, "model.not-quantized", "no quantization_config"),
+        (compressed("gptq"), CUDA, {"quantize": "awq"}, "config.quantize", "compressed with gptq"),
+        (model(), CUDA, {"quantize": "squeezellm"}, "model.quantization-not-served", "gptq or awq"),
+        (compressed("squeezellm"), CUDA, {}, "model.quantization-not-served", "no maintained library"),
+    ],
+)
+def test_what_stops_a_model(artifacts, target, options, code, said):
+    found = problems(artifacts, target, **options)
+    assert any(each.code == code and said in str(each) and each.hint for each in found), found
+    assert all(each.severity is Severity.ERROR for each in found)
+
+
+def test_loading_says_that_it_is_not_there_yet(monkeypatch):
+    monkeypatch.setattr("importlib.import_module", lambda name: None)
+    with pytest.raises(EngineLoadError, match=r"engine.not-implemented: backend lmi-dist reads and checks"):
+        lmi_dist.lmi_load_engine(model(), DistConfig(), lambda stage, fraction=None: None)

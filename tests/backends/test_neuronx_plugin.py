@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The neuronx backend and a model: what suits it, what selects it, and the contract without its engine."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lmi.loading
+import lmi_neuronx
+from lmi.api import (
+    Accelerator,
+    ArtifactFormat,
+    EngineLoadError,
+    ModelArtifacts,
+    Problem,
+    Severity,
+    Target,
+)
+from lmi.config import Parsed, parse, read_settings
+from lmi.config.typed import keys_of
+from lmi.loading import load_engine
+from lmi.plugins import Plugins
+from lmi.testing.contract import RULES
+from lmi.testing.kit import Kit
+from lmi.testing.rules import NotDeclared
+from lmi_neuronx.config import NeuronxConfig
+from lmi_neuronx.contract import CASE
+
+INFO = lmi_neuronx.lmi_describe_backend()
+NEURON = Target(accelerator=Accelerator.NEURON, n_devices=12)
+NOTHING = lambda stage, fraction=None: None  # noqa: E731
+
+
+def read(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> Parsed:
+    """The typed configuration of a serving.properties; ``;`` separates its lines."""
+    (tmp_path / "serving.properties").write_text("\n".join(text.split(";")), "utf-8")
+    return parse(read_settings(model_folder=tmp_path, environ=environ or {}, flags={}), INFO, NeuronxConfig, {})
+
+
+# ------------------------------------------------------------------------------------------- what the model decides
+
+
+def model(family: str = "llama", **config: Any) -> ModelArtifacts:
+    names = {
+        "llama": "LlamaForCausalLM", "bloom": "BloomForCausalLM", "mistral": "MistralForCausalLM",
+        "qwen2": "Qwen2ForCausalLM", "gptj": "GPTJForCausalLM", "gpt_bigcode": "GPTBigCodeForCausalLM",
+        "falcon": "FalconForCausalLM",
+    }  # fmt: skip
+    return ModelArtifacts(
+        folder=config.pop("folder", ""),
+        format=ArtifactFormat.PRETRAINED,
+        config={"model_type": family, "num_attention_heads": 8, **config},
+        architectures=(names[family],),
+        model_type=family,
+        max_context_tokens=config.pop("limit", 4096),
+    )
+
+
+def problems(artifacts: ModelArtifacts, **options: Any) -> list[Problem]:
+    return list(lmi_neuronx.lmi_validate_artifacts(artifacts, NeuronxConfig(**options), NEURON))
+
+
+COMPILED = {"num_cores": 2, "sequence_length": 2048, "batch_size": 4, "auto_cast_type": "bf16"}
+
+OF_THE_MODEL = [
+    (model("falcon"), {}, "model.architecture-not-served"),
+    (model("qwen2"), {"fuse_qkv": True}, "config.model-loader"),
+    (model("qwen2"), {"model_loader": "tnx"}, "config.model-loader"),
+    (model("gptj"), {"model_loader": "optimum"}, "config.model-loader"),
+    (model("gptj"), {"partition_schema": "optimum"}, "config.model-loader"),
+    (model("bloom"), {"rolling_batch_strategy": "continuous_batching"}, "config.rolling-batch-strategy"),
+    (model("llama"), {"context_length_estimate": (64, 128)}, "config.context-length-estimate"),
+    (model("mistral"), {"context_length_estimate": (64,)}, "config.context-length-estimate"),
+    (model(limit=1024), {"n_positions": 2048}, "config.n-positions"),
+    (model(quantization_config={"quant_method": "awq"}), {}, "model.quantization-not-served"),
+    (model(), {"compiled_graph_path": "no-such-folder"}, "config.compiled-graph"),
+    (model(neuron=COMPILED), {"n_positions": 1024}, "model.compiled-otherwise"),
+    (model(neuron=COMPILED), {"tensor_parallel_degree": 4}, "model.compiled-otherwise"),
+    (model(neuron=COMPILED), {"max_rolling_batch_size": 8}, "model.compiled-otherwise"),
+    (model(neuron=COMPILED), {"batch_size": 8, "rolling_batch": "disable"}, "model.compiled-otherwise"),
+    (model(neuron=COMPILED), {"dtype": "fp32"}, "model.compiled-otherwise"),
+]
+
+
+@pytest.mark.parametrize(("artifacts", "options", "code"), OF_THE_MODEL)
+def test_what_a_model_does_not_take_is_refused(artifacts: ModelArtifacts, options: dict[str, Any], code: str) -> None:
+    (problem,) = problems(artifacts, **options)
+    assert (problem.code, problem.severity) == (code, Severity.ERROR)
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "options", "code"),
+    [
+        (model(limit=64), {}, "config.n-positions"),
+        (model("bloom"), {"model_loader": "optimum"}, "config.model-loader"),
+        (model(), {"group_query_attention": "shard-over-heads"}, "config.no-effect"),
+    ],
+)
+def test_what_stops_no_model_is_a_warning(artifacts: ModelArtifacts, options: dict[str, Any], code: str) -> None:
+    (problem,) = problems(artifacts, **options)
+    assert (problem.code, problem.severity) == (code, Severity.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "options"),
+    [
+        *((model(family), {}) for family in ("llama", "bloom", "mistral", "gptj", "gpt_bigcode", "qwen2")),
+        (model(), {"context_length_estimate": (128,)}),
+        (model(), {"context_length_estimate": (64,), "rolling_batch": "disable"}),
+        (model("bloom"), {"context_length_estimate": (64,)}),
+        (model("llama"), {"rolling_batch_strategy": "continuous_batching"}),
+        (model("qwen2"), {"model_loader": "optimum"}),
+        (model(num_key_value_heads=2), {"group_query_attention": "shard-over-heads"}),
+        (model(neuron=COMPILED), {}),
+        (
+            model(neuron=COMPILED),
+            {"n_positions": 2048, "tensor_parallel_degree": 2, "max_rolling_batch_size": 4, "dtype": "bf16"},
+        ),
+    ],
+)
+def test_what_suits_has_no_problems(artifacts: ModelArtifacts, options: dict[str, Any]) -> None:
+    assert problems(artifacts, **options) == []
+
+
+def test_split_weights_must_be_said_and_be_there(tmp_path: Path) -> None:
+    artifacts = model(folder=str(tmp_path))
+    assert [each.code for each in problems(artifacts, load_split_model=True)] == ["weights.not-split"]
+    (tmp_path / "pytorch_model.bin").mkdir()
+    assert [each.code for each in problems(artifacts)] == ["weights.split"]
+    assert problems(artifacts, load_split_model=True) == []
+    assert problems(model(folder=str(tmp_path), neuron=COMPILED)) == []
+
+
+def test_a_relative_graph_starts_at_the_models_folder(tmp_path: Path) -> None:
+    (tmp_path / "compiled").mkdir()
+    assert problems(model(folder=str(tmp_path)), compiled_graph_path="compiled") == []
+
+
+# ---------------------------------------------------------------------------------------------- the plugin as a whole
+
+TEMPLATE = (
+    "engine=Python;option.tensor_parallel_degree=4;option.model_id=org/model;"
+    "option.entryPoint=djl_python.transformers_neuronx;option.max_rolling_batch_size=8;option.rolling_batch=auto;"
+    "option.model_loading_timeout=1600"
+)
+
+
+def plugins() -> Plugins:
+    return Plugins.discover({"LMI_EXTENSIONS": ""})
+
+
+def test_the_template_of_the_guide_selects_neuronx(tmp_path: Path) -> None:
+    found = read(tmp_path, TEMPLATE)
+    assert found.warnings == []
+    assert isinstance(found.config, NeuronxConfig)
+    assert (found.config.tensor_parallel_degree, found.config.compiled_batch_size) == (4, 8)
+    settings = read_settings(model_folder=tmp_path, environ={}, flags={})
+    choice = plugins().wanted(settings, NEURON)
+    assert choice is not None
+    assert (choice.info.name, choice.warnings) == ("neuronx", ())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"rolling_batch": "neuronx"},
+        {"rolling_batch": "tnx"},
+        {"rolling_batch": "TNX", "engine": "Python"},
+        {"entryPoint": "djl_python.transformers_neuronx"},
+        {"entryPoint": "djl_python.transformersneuronx"},
+        {"rolling_batch": "disable", "entryPoint": "djl_python.transformers_neuronx"},
+    ],
+)
+def test_it_answers_to_its_names(flags: dict[str, str]) -> None:
+    choice = plugins().wanted(read_settings(model_folder=None, environ={}, flags=flags), NEURON)
+    assert choice is not None
+    assert choice.info.name == "neuronx"
+
+
+def test_a_neuron_machine_chooses_it_by_itself() -> None:
+    settings = read_settings(model_folder=None, environ={}, flags={"rolling_batch": "auto", "engine": "Python"})
+    assert plugins().choose(settings, model("bloom"), NEURON).info.name == "neuronx"
+
+
+def test_without_the_engine_a_load_says_how_to_install_it() -> None:
+    with pytest.raises(EngineLoadError, match="AWS Neuron SDK") as caught:
+        load_engine(plugins(), "neuronx", model(), NeuronxConfig().model_dump(mode="json"), NOTHING)
+    assert caught.value.code == "engine.not-installed"
+
+
+def test_with_the_engine_a_load_says_that_it_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.import_module", lambda name: name)
+    with pytest.raises(EngineLoadError, match="comes with a later version") as caught:
+        lmi_neuronx.lmi_load_engine(model(), NeuronxConfig(), NOTHING)
+    assert caught.value.code == "engine.not-implemented"
+
+
+def test_names_of_options_are_unique() -> None:
+    names = [name for each in NeuronxConfig.model_fields.values() for name in _further(each.json_schema_extra)]
+    assert len(keys_of(NeuronxConfig)) == len(NeuronxConfig.model_fields) + len(names)
+
+
+def _further(extra: Any) -> list[str]:
+    return [*extra["aliases"], *extra["old_names"]]
+
+
+@pytest.fixture(scope="module")
+def kit() -> Any:
+    made = Kit(CASE)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("rule_id", [each for each in RULES if each[0] in "PCA"])
+def test_it_keeps_the_contract_before_there_is_an_engine(
+    rule_id: str, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmi.loading, "detect_target", lambda *arguments, **options: NEURON)
+    with contextlib.suppress(NotDeclared):
+        RULES[rule_id][1](None, kit)
