@@ -23,6 +23,7 @@ from peer_servers import N_STREAM_TOKENS, Job, both_jobs, lmi_body
 from processes import Lmi, median, verdict
 
 HELP_BAR_S, WAITING_BAR_KIB = 0.3, 50.0
+_N_STILL, _STILL_S = 5, 0.015  # looks in a row, and CPU time between two, at which a server counts as idle
 _N_WARM_UP_STREAMS = 64
 _SPARE_FILES = 256
 _STEP_MS = 20
@@ -49,7 +50,7 @@ def print_waiting_cost(n_streams: int) -> None:
     with Lmi(*(word for option in options for word in ("-o", option))) as lmi:
         with _waiting_streams(lmi, _N_WARM_UP_STREAMS):
             pass
-        _wait_for_requests(lmi, 0)
+        _wait_until_idle(lmi)
         server, worker = lmi.root.memory_info().rss, lmi.worker.memory_info().rss
         with _waiting_streams(lmi, n_streams):
             server_kib = (lmi.root.memory_info().rss - server) / 1024 / n_streams
@@ -83,16 +84,19 @@ def _waiting_streams(lmi: Lmi, n: int) -> Any:
         for _ in range(n):
             connection = sockets.enter_context(socket.create_connection((str(parts.hostname), int(parts.port or 80))))
             connection.sendall(head + body)
-        _wait_for_requests(lmi, n)
+        _wait_until_idle(lmi)
         yield
 
 
-def _wait_for_requests(lmi: Lmi, n: int) -> None:
-    end_s = time.monotonic() + 60
-    while (found := lmi.health()["models"][0]["workers"][0]["n_requests"]) != n:
+def _wait_until_idle(lmi: Lmi) -> None:
+    """Wait until the server has taken what was sent: its CPU time stands still. Most requests wait in its own queue."""
+    end_s, n_still, used_s = time.monotonic() + 60, 0, -1.0
+    while n_still < _N_STILL:
         if time.monotonic() > end_s:
-            raise SystemExit(f"{found} requests are in the server instead of {n}; its output:\n{lmi.log()[-2000:]}")
-        time.sleep(0.1)
+            raise SystemExit(f"the server is busy without end; its output:\n{lmi.log()[-2000:]}")
+        time.sleep(0.3)
+        before_s, used_s = used_s, sum(lmi.root.cpu_times()[:2])
+        n_still = n_still + 1 if used_s - before_s < _STILL_S else 0
     time.sleep(1.5)  # the worker's side follows with the next heartbeat
 
 
