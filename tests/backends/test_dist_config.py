@@ -19,12 +19,10 @@ from lmi.api import (
 )
 from lmi.config import Parsed, parse, read_settings
 from lmi.plugins import Plugins
-from lmi.testing.contract import RULES
-from lmi.testing.kit import Kit
-from lmi.testing.rules import STATIC_GROUPS
 from lmi_hf import lmi_dist
 from lmi_hf.lmi_dist.config import DistConfig
 from lmi_hf.lmi_dist.contract import CASE
+from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 CPU = Target()
 CUDA = Target(accelerator=Accelerator.CUDA, n_devices=4, device_memory_bytes=80 << 30)
@@ -58,14 +56,13 @@ def problems(artifacts: ModelArtifacts, target: Target = CUDA, **options: Any) -
 
 @pytest.fixture(scope="module")
 def kit():
-    kit = Kit(CASE)
-    yield kit
-    kit.close()
+    with kit_of(CASE) as kit:
+        yield kit
 
 
-@pytest.mark.parametrize("rule_id", [each for each in RULES if each[0] in STATIC_GROUPS])
+@pytest.mark.parametrize("rule_id", STATIC_RULES)
 def test_the_static_rules_of_the_contract_hold(rule_id, kit):
-    RULES[rule_id][1](None, kit)
+    keep(rule_id, kit)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from lmi.config import Parsed, parse, read_settings
 from lmi.config.typed import keys_of
 from lmi.loading import load_engine
 from lmi.plugins import Plugins
-from lmi.testing.contract import RULES
 from lmi.testing.kit import Kit
-from lmi.testing.rules import NotDeclared
 from lmi_neuronx.config import NeuronxConfig
 from lmi_neuronx.contract import CASE
+from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 INFO = lmi_neuronx.lmi_describe_backend()
 NEURON = Target(accelerator=Accelerator.NEURON, n_devices=12)
@@ -211,15 +209,13 @@ def _further(extra: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def kit() -> Any:
-    made = Kit(CASE)
-    yield made
-    made.close()
+    with kit_of(CASE) as kit:
+        yield kit
 
 
-@pytest.mark.parametrize("rule_id", [each for each in RULES if each[0] in "PCA"])
+@pytest.mark.parametrize("rule_id", STATIC_RULES)
 def test_it_keeps_the_contract_before_there_is_an_engine(
     rule_id: str, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lmi.loading, "detect_target", lambda *arguments, **options: NEURON)
-    with contextlib.suppress(NotDeclared):
-        RULES[rule_id][1](None, kit)
+    keep(rule_id, kit)

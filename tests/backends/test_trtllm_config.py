@@ -14,11 +14,10 @@ from lmi.api import Accelerator, ArtifactFormat, ConfigError, EngineLoadError, M
 from lmi.config import parse, read_settings
 from lmi.config.typed import Parsed
 from lmi.plugins import Plugins
-from lmi.testing.contract import RULES
-from lmi.testing.kit import Kit
 from lmi_trtllm.config import TrtllmConfig
 from lmi_trtllm.contract import CASE
 from lmi_trtllm.families import ARCHITECTURES
+from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 INFO = lmi_trtllm.lmi_describe_backend()
 CUDA = Target(accelerator=Accelerator.CUDA, n_devices=8)
@@ -378,18 +377,14 @@ def test_a_triton_repository_is_built(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def kit():
-    found = Kit(CASE)
-    yield found
-    found.close()
+    with kit_of(CASE) as kit:
+        yield kit
 
 
-STATIC = [each for each in RULES if each[0] in "PCA"]
-
-
-@pytest.mark.parametrize("rule_id", STATIC)
+@pytest.mark.parametrize("rule_id", STATIC_RULES)
 def test_the_contract_without_an_engine(rule_id, kit, monkeypatch):
     monkeypatch.setattr("lmi.loading.detect_target", lambda *given, **more: CUDA)
-    RULES[rule_id][1](None, kit)
+    keep(rule_id, kit)
 
 
 def test_loading_says_that_it_comes_later(monkeypatch):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lmi.api import Accelerator, BackendConfig, LmiError, Problem, ProblemsError, Severity, Target
-from lmi.config import ModelOptions, Settings, parse, read_settings
+from lmi.config import ModelOptions, Settings, parse
 from lmi.config.coerce import as_text
 from lmi.config.names import PREFIX, canonical, shown
 from lmi.config.typed import field_settings
-from lmi.loading import DEFAULT_MODEL_FOLDER, find_artifacts, model_folder
+from lmi.loading import DEFAULT_MODEL_FOLDER, find_artifacts, read_configuration
 from lmi.plugins import Choice, Plugins
-from lmi.target import detect_target, parse_devices, too_few_devices, with_devices
+from lmi.target import too_few_devices
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ def effective(
     Raises:
         ConfigError: ``devices`` is no machine.
     """
-    folder = model_folder(model, default_folder)
-    settings = read_settings(model_folder=folder, environ=environ, flags=flags, model=model if folder is None else None)
-    target = parse_devices(devices) if devices else detect_target(environ, settings.text("option.device"))
-    settings = with_devices(settings, target)
+    folder, settings, target = read_configuration(
+        model, flags=flags, environ=environ, default_folder=default_folder, devices=devices
+    )
     found = Effective(settings, target, problems=too_few_devices(settings, target))
     try:
         wanted = plugins.wanted(settings, target)

@@ -39,7 +39,7 @@ from lmi.custom.extension import ModelExtension
 from lmi.custom.model_file import BESIDE, Found, Kind, ModelFile, find_model_file
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
-from lmi.target import detect_target, too_few_devices, with_devices
+from lmi.target import detect_target, parse_devices, too_few_devices, with_devices
 
 DEFAULT_MODEL_FOLDER = Path("/opt/ml/model")
 """Where a container finds its model. Source: the SageMaker container contract."""
@@ -104,11 +104,7 @@ def plan(
         ConfigError, ArtifactError: with every problem.
         PluginError: no backend, or not the wanted one, can be used.
     """
-    folder = model_folder(model, default_folder)
-    model_id = model if folder is None else None
-    settings = read_settings(model_folder=folder, environ=environ, flags=flags, model=model_id)
-    target = detect_target(environ, settings.text("option.device"))
-    settings = with_devices(settings, target)
+    folder, settings, target = read_configuration(model, flags=flags, environ=environ, default_folder=default_folder)
     warnings = plugins.extension_problems()
     found = find_model_file(folder, settings, environ)
     warnings += found.warnings
@@ -211,7 +207,30 @@ def _absent_library(error: Exception, info: BackendInfo) -> str:
     return next((name for name in names if name.lower().replace("-", "_") == module.lower()), "")
 
 
-def model_folder(model: str | None, default_folder: Path) -> Path | None:
+def read_configuration(
+    model: str | None,
+    *,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    default_folder: Path,
+    devices: str | None = None,
+) -> tuple[Path | None, Settings, Target]:
+    """The folder that may hold serving.properties, every setting, and the machine they are for.
+
+    Args:
+        model, flags, environ, default_folder: as ``plan`` has them.
+        devices: another machine than this one, as ``cuda:4``.
+    Raises:
+        ConfigError: ``devices`` is no machine.
+    """
+    folder = _model_folder(model, default_folder)
+    model_id = model if folder is None else None
+    settings = read_settings(model_folder=folder, environ=environ, flags=flags, model=model_id)
+    target = parse_devices(devices) if devices else detect_target(environ, settings.text("option.device"))
+    return folder, with_devices(settings, target), target
+
+
+def _model_folder(model: str | None, default_folder: Path) -> Path | None:
     """The folder that may hold serving.properties."""
     if model is not None:
         return model_root(Path(model)) if Path(model).is_dir() else None

@@ -15,7 +15,7 @@ from lmi.api.backend import (
     Progress,
     Resume,
 )
-from lmi.api.config import BackendConfig, Conflict, option
+from lmi.api.config import BackendConfig, Conflict, dtype_name, option
 from lmi.api.engine import (
     Decode,
     Engine,
@@ -70,5 +70,5 @@ __all__ = [
     "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",
     "SupportsEmbedding", "SupportsTasks", "Target", "TaskPart", "TaskRequest", "TextRequest",
     "TextResult", "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError", "UnsupportedError",
-    "Usage", "hookimpl", "option",
+    "Usage", "hookimpl", "dtype_name", "option",
 ]

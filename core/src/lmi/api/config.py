@@ -11,6 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmi.api.errors import Severity
 
+_DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+
+
+def dtype_name(value: Any) -> Any:
+    """LMI's name of a number type that is spelt as the engines do: ``float16`` is ``fp16``; case does not count.
+
+    For a ``field_validator(..., mode="before")``; what is no text, or no such name, is left to be judged.
+    """
+    return _DTYPE_NAMES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
 
 def option(
     default: Any = ...,

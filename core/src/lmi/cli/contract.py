@@ -10,7 +10,9 @@ from typing import NoReturn
 
 import click
 
-LANES = {"static": "P,C,A", "all": ""}
+from lmi.testing.rules import STATIC_GROUPS
+
+LANES = {"static": ",".join(STATIC_GROUPS), "all": ""}
 """Name -> the rules of it. ``static`` needs neither the engine library nor a device."""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from lmi.api import BackendConfig, Conflict, Severity, option
+from lmi.api import BackendConfig, Conflict, Severity, dtype_name, option
 
 Quantization = Literal["smoothquant", "dynamic_int8"]
 Task = Literal[
@@ -25,7 +25,6 @@ Task = Literal[
 QUANTIZATIONS: tuple[Quantization, ...] = ("smoothquant", "dynamic_int8")
 DEFAULT_MAX_TOKENS = 1024
 
-_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 _Int8 = Annotated[str, Field(pattern=r"^int8$")]
 """A type of earlier versions, taken here to be refused with what replaced it."""
 
@@ -146,7 +145,7 @@ class DeepSpeedConfig(BackendConfig):
     @field_validator("dtype", mode="before")
     @classmethod
     def _name_dtype(cls, value: Any) -> Any:
-        return _DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+        return dtype_name(value)
 
     @field_validator("quantize", mode="before")
     @classmethod

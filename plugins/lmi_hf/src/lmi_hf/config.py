@@ -7,17 +7,9 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from lmi.api import BackendConfig, option
+from lmi.api import BackendConfig, dtype_name, option
 
 Quantization = Literal["bitsandbytes4", "bitsandbytes8", "gptq", "awq"]
-
-_DTYPES = {
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "half": "fp16",
-    "float32": "fp32",
-    "float": "fp32",
-}
 
 
 class HFConfig(BackendConfig):
@@ -112,7 +104,7 @@ class HFConfig(BackendConfig):
     @field_validator("dtype", mode="before")
     @classmethod
     def _name_dtype(cls, value: Any) -> Any:
-        return _DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+        return dtype_name(value)
 
     @field_validator("quantize", mode="before")
     @classmethod

@@ -8,14 +8,12 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lmi.api import Conflict, option
+from lmi.api import Conflict, dtype_name, option
 from lmi_trtllm.family_options import FamilyOptions
 
 BATCH_WITH_TOKEN_LIMIT = 256
 TOKENS_WITH_TOKEN_LIMIT = 4096
 """With max_num_tokens the engine is made at least so wide, and takes at least so long prompts and outputs."""
-
-_DTYPES = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "float": "fp32"}
 
 
 class TrtllmConfig(FamilyOptions):
@@ -202,7 +200,7 @@ class TrtllmConfig(FamilyOptions):
     @field_validator("dtype", mode="before")
     @classmethod
     def _name_dtype(cls, value: Any) -> Any:
-        return _DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+        return dtype_name(value)
 
     @field_validator("rolling_batch", mode="before")
     @classmethod

@@ -1,19 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of number types and quantization methods, and how users spell them."""
+"""Names of quantization methods, and how users spell them."""
 
 from __future__ import annotations
 
 import difflib
 from typing import Any
-
-DTYPES = {
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "half": "fp16",
-    "float32": "fp32",
-    "float": "fp32",
-}
-"""Spelling -> LMI's name."""
 
 COMPRESSED = {
     "awq": ("awq", "auto_awq", "awq_marlin"),
@@ -49,11 +40,6 @@ DROPPED = {
 """Methods of earlier versions, or of other backends, and what to do instead."""
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-
-
-def dtype_name(value: Any) -> Any:
-    """LMI's name of a number type; what is no text is left to be judged."""
-    return DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
 
 
 def quantization_name(value: Any) -> Any:

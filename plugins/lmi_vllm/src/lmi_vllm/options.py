@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from lmi.api import BackendConfig, option
-from lmi_vllm.names import LORA_RANKS, dtype_name, quantization_name
+from lmi.api import BackendConfig, dtype_name, option
+from lmi_vllm.names import LORA_RANKS, quantization_name
 
 
 class WeightOptions(BackendConfig):

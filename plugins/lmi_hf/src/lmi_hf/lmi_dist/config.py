@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from lmi.api import BackendConfig, Conflict, Severity, option
+from lmi.api import BackendConfig, Conflict, Severity, dtype_name, option
 
 Quantization = Literal["awq", "gptq", "squeezellm"]
 
-_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 _Int8 = Annotated[str, Field(pattern=r"^int8$")]
 _BitsAndBytes = Annotated[str, Field(pattern=r"^bitsandbytes8?$")]
 """Values of earlier versions, taken here to be refused with what replaced them."""
@@ -143,7 +142,7 @@ class DistConfig(BackendConfig):
     @field_validator("dtype", mode="before")
     @classmethod
     def _name_dtype(cls, value: Any) -> Any:
-        return _DTYPES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+        return dtype_name(value)
 
     @field_validator("quantize", mode="before")
     @classmethod
