@@ -19,13 +19,13 @@ PROJECTS := core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft]' \
 	-e plugins/lmi_deepspeed -e plugins/lmi_neuronx -e plugins/lmi_trtllm -e plugins/lmi_vllm
 # hatchling builds the wheels that the tests install, a pip of 22.3 or newer installs into another environment.
-TOOLS := pytest hypothesis httpx types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
+TOOLS := pytest hypothesis httpx boto3 'moto[s3,server]' types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
 # Tests run side by side with the processes they start: one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model test test-all check docs format bench bench-hf bench-face clean
+.PHONY: help serve demo-model test test-all check docs format bench bench-hf bench-face bench-config clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -60,7 +60,10 @@ format: $(VENV)/.tools ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: bench-face bench-hf ## run the benchmarks
+bench: bench-config bench-face bench-hf ## run the benchmarks
+
+bench-config: $(VENV)/.tools ## how long resolving a configuration takes
+	@$(BIN)/python benchmarks/config.py
 
 bench-hf: $(VENV)/.tools ## tokens/s over HTTP, beside the bare loop and stock transformers
 	@$(BIN)/python benchmarks/hf.py $(ARGS)

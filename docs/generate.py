@@ -20,11 +20,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from config_sections import foreign_variables, overriding_variables, server_keys
 from contract_section import rules_section
 from hooks_section import hooks_section
 from listings import StaleSourceError, listing, nearest
 
-from lmi.config.tables import options_table
+from lmi.config.options import ModelOptions
+from lmi.config.server import ServerOptions
+from lmi.config.tables import options_table, unsupported_table
 from lmi.plugins import Plugins
 
 ROOT = Path(__file__).parents[1]
@@ -81,8 +84,14 @@ def options_section(backend: str) -> str:
 
 SECTIONS: dict[str, Callable[[str], str]] = {
     "contract-rules": lambda _: rules_section(),
+    "foreign-variables": lambda _: foreign_variables(),
     "hooks": lambda _: hooks_section(),
+    "keys-that-are-none": lambda _: unsupported_table(),
+    "keys-that-are-none-of-server": lambda _: server_keys(),
     "options": options_section,
+    "options-of-models": lambda _: options_table(ModelOptions),
+    "options-of-server": lambda _: options_table(ServerOptions),
+    "overriding-variables": lambda _: overriding_variables(),
 }
 """Name in a mark -> what makes the text. A new section is a function and an entry here."""
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from examples import demo_model as recipe
+
+if TYPE_CHECKING:
+    from tests.buckets import Bucket
 
 REQUIRES_ALL = os.environ.get("LMI_TEST_REQUIRE_ALL", "") not in ("", "0")
 
@@ -28,6 +31,23 @@ def demo_model() -> Path:
     if not given and not recipe.is_made(folder):
         pytest.skip("the demo model is not there; `make demo-model` makes it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _bucket() -> Iterator[Bucket]:
+    from tests.buckets import running_bucket
+
+    with running_bucket() as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket called ``bucket`` on an S3 server, which the variables of this process lead to."""
+    _bucket.empty()
+    for name, value in _bucket.environ.items():
+        monkeypatch.setenv(name, value)
+    return _bucket
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by mark

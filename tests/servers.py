@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,14 @@ _QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
 class ServerProcess:
     """One ``lmi serve`` process; its output is collected line by line."""
 
-    def __init__(self, *args: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
-        command = [
-            sys.executable,
-            str(Path(sys.executable).with_name("lmi")),
-            "serve",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-            *args,
-        ]
+    def __init__(
+        self,
+        *args: str,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        address: Sequence[str] = ("--host", "127.0.0.1", "--port", "0"),
+    ) -> None:
+        command = [sys.executable, str(Path(sys.executable).with_name("lmi")), "serve", *address, *args]
         self.process = subprocess.Popen(
             command,
             env={**os.environ, **_QUIET, **(environ or {})},
@@ -82,7 +79,7 @@ class ServerProcess:
     @property
     def url(self) -> str:
         if self._url is None:
-            self._url = self.wait_for_line(r"listening on (http://\S+)")[1]
+            self._url = self.wait_for_line(r"listening on (https?://\S+|unix:\S+)")[1]
         return self._url
 
     def wait_until_ready(self, seconds: float = 120) -> ServerProcess:
@@ -142,9 +139,11 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serve(*args: str, environ: Mapping[str, str] | None = None, is_ready: bool = True) -> Iterator[ServerProcess]:
+def serve(
+    *args: str, environ: Mapping[str, str] | None = None, is_ready: bool = True, **more: Any
+) -> Iterator[ServerProcess]:
     """A server for the length of a block; killed at its end if it still runs."""
-    server = ServerProcess(*args, environ=environ)
+    server = ServerProcess(*args, environ=environ, **more)
     try:
         yield server.wait_until_ready() if is_ready else server
     finally:

@@ -246,12 +246,12 @@ def test_what_suits_a_model(artifacts, target, options):
     ("artifacts", "target", "options", "code", "said"),
     [
         (model("falcon"), CUDA, {"quantize": "smoothquant"}, "config.quantize", "the model is falcon"),
+        (model(), CUDA, {"tensor_parallel_degree": 8}, "config.tensor-parallel", "the model has 4 attention heads"),
         (model("opt"), CUDA, {"quantize": "smoothquant"}, "config.quantize", "gpt2, gpt_neo, gptj, gpt_neox, bloom"),
         (
             model(quantization_config={"quant_method": "gptq"}), CUDA, {"quantize": "dynamic_int8"},
             "config.quantize", "already compressed with gptq",
         ),
-        (model(), CUDA, {"tensor_parallel_degree": 8}, "config.tensor-parallel", "8, the machine has 4 devices"),
         (model(), CPU, {"tensor_parallel_degree": 5}, "config.tensor-parallel", "4 attention heads"),
         (model(), CPU, {"enable_cuda_graph": True}, "config.cuda-only", "meant for cpu"),
         (model(), CPU, {"checkpoint": "/x/a.json"}, "config.kernel-injection", "they run on cuda only"),

@@ -79,10 +79,11 @@ def test_planning_a_model_imports_neither_torch_nor_transformers(tmp_path):
     code = """
 import sys
 from lmi.api import LmiError
+from lmi.config.model_entries import ModelEntry
 from lmi.loading import plan
 from lmi.plugins import Plugins
 try:
-    plan(sys.argv[1], flags={}, environ={}, plugins=Plugins.discover())
+    plan(ModelEntry(url=sys.argv[1]), flags={}, environ={}, plugins=Plugins.discover())
 except LmiError as error:
     print(error.code)
 print([name for name in ("torch", "transformers") if name in sys.modules])

@@ -47,7 +47,8 @@ def test_json_has_the_promised_form(run, folder):
     (folder / "serving.properties").write_text("option.rolling_batch=echo\nminWorkers=2\n")
     found = run(str(folder), "--json", "--devices", "cpu", OPTION_DATA="1")
     content = json.loads(found.stdout)
-    assert set(content) == {"backend", "reason", "mode", "workers", "devices", "options", "warnings", "problems"}
+    promised = {"backend", "reason", "mode", "workers", "devices", "options", "warnings", "problems"}
+    assert set(content) == promised | {"model", "slices"}
     assert content["options"]["minWorkers"] == {"value": "2", "source": "serving.properties:2", "overrode": []}
     assert content["problems"][0].startswith("[config.unknown-key] 'option.data' is not an option of echo")
     assert found.exit_code == 1

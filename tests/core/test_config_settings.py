@@ -24,7 +24,7 @@ def test_the_highest_layer_wins_and_remembers_what_it_beat(read):
         "engine=Python\noption.model_id=file",
         {"HF_MODEL_ID": "foreign", "OPTION_MODEL_ID": "variable"},
         {"model_id": "flag"},
-        model="argument",
+        model=Setting("option.model_id", "argument", "command line"),
     )
     winner = settings["option.model_id"]
     assert (winner.value, winner.source) == ("argument", "command line")
@@ -85,7 +85,7 @@ def test_a_folder_without_the_file_gives_no_settings(tmp_path):
 def test_javas_grammar_is_read(read):
     settings = read("# comment \\\n! comment\n\n  a : 1\nb 2\nc=x\\\n    y\r\nd=\\u00e9\\t.\ne\\ f=g\nempty=\n")
     values = {setting.written: setting.value for setting in settings.values()}
-    assert values == {"a": "1", "b": "2", "c": "xy", "d": "é\t.", "e f": "g", "empty": ""}
+    assert values == {"a": "1", "b": "2", "c": "xy", "d": "é\t.", "e f": "g"}
 
 
 def test_each_value_knows_the_line_it_starts_on(read):
@@ -258,3 +258,120 @@ def test_a_placeholder_that_a_higher_layer_overrode_is_no_problem():
     )
     assert settings.problems == ()
     assert settings.text("option.model_id") == "org/name"
+
+
+def test_an_empty_value_counts_as_unset_and_a_name_alone_is_told(read):
+    settings = read("option.dtype=\noption.revision", {"OPTION_DTYPE": "fp16"})
+    assert (settings.text("dtype"), "option.revision" in settings) == ("fp16", False)
+    assert [(problem.code, problem.source) for problem in settings.problems] == [
+        ("config.no-value", "serving.properties:2")
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{{s3url}}", "<your model>", "${MODEL_ID}", "$MODEL_ID", "s3://{{bucket}}/model/", "s3://<my-bucket>/model"],
+)
+def test_what_nobody_has_filled_in_is_an_error(read, value):
+    [problem] = read(f"option.model_id={value}").problems
+    assert (problem.code, problem.source) == ("config.placeholder", "serving.properties:1")
+
+
+@pytest.mark.parametrize("value", ["{{ bos_token }} hello", "{% if x %}{{ x }}{% endif %}", "a<b>c", "cost: $5"])
+def test_a_template_is_no_placeholder(read, value):
+    assert read(f"option.chat_template={value}").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "is_masked"),
+    [
+        ("hf_token", True), ("use_auth_token", True), ("api_key", True), ("AWS_SECRET_ACCESS_KEY", True),
+        ("keystore_pass", True), ("smoothquant_per_token", False), ("long_prefill_token_threshold", False),
+        ("max_num_batched_tokens", False),
+    ],
+)  # fmt: skip
+def test_secrets_are_masked_and_tokens_of_text_are_not(read, key, is_masked):
+    assert ("hush" not in repr(read(f"option.{key}=hush"))) is is_masked
+
+
+# ------------------------------------------------------------------------------------------------------- precedence
+
+LAYERS = [
+    ("command line", {"flags": {"job_queue_size": "1"}}),
+    ("serving.properties", {"text": "job_queue_size=2"}),
+    ("OPTION_ variable", {"environ": {"OPTION_JOB_QUEUE_SIZE": "3"}}),
+    ("entry of load_models", {"entry": [Setting("job_queue_size", "4", "SERVING_LOAD_MODELS")]}),
+    ("SERVING_ variable", {"environ": {"SERVING_JOB_QUEUE_SIZE": "5"}}),
+    ("variable of another server", {"environ": {"MAX_CONCURRENT_REQUESTS": "6"}}),
+    ("config.properties", {"defaults": [Setting("job_queue_size", "7", "config.properties:1")]}),
+]
+"""Highest first."""
+
+
+@pytest.mark.parametrize("upper", range(len(LAYERS) - 1))
+@pytest.mark.parametrize("below", range(1, len(LAYERS)))
+def test_each_layer_beats_every_layer_below_it(read, upper, below):
+    if below <= upper:
+        return
+    given = {"environ": {}}
+    for _, layer in (LAYERS[upper], LAYERS[below]):
+        given = {**given, **layer, "environ": {**given["environ"], **layer.get("environ", {})}}
+    winner = read(**given)["job_queue_size"]
+    assert (winner.value, [each.value for each in winner.overrode]) == (str(upper + 1), [str(below + 1)])
+
+
+@pytest.mark.parametrize(
+    ("variable", "key", "value", "meant"),
+    [
+        ("HF_MODEL_ID", "option.model_id", "org/model", "org/model"),
+        ("HF_REVISION", "option.revision", "v1", "v1"),
+        ("HF_TASK", "option.task", "text-generation", "text-generation"),
+        ("HF_MODEL_TRUST_REMOTE_CODE", "option.trust_remote_code", "true", "true"),
+        ("HF_TRUST_REMOTE_CODE", "option.trust_remote_code", "true", "true"),
+        ("HF_MODEL_QUANTIZE", "option.quantize", "awq", "awq"),
+        ("TENSOR_PARALLEL_DEGREE", "option.tensor_parallel_degree", "max", "max"),
+        ("SM_NUM_GPUS", "option.tensor_parallel_degree", "4", "4"),
+        ("MAX_BATCH_SIZE", "option.max_rolling_batch_size", "16", "16"),
+        ("MAX_CONCURRENT_REQUESTS", "job_queue_size", "100", "100"),
+        ("MAX_BATCH_PREFILL_TOKENS", "option.max_rolling_batch_prefill_tokens", "4096", "4096"),
+        ("ENABLE_CUDA_GRAPHS", "option.enforce_eager", "true", "false"),
+        ("ENABLE_CUDA_GRAPHS", "option.enforce_eager", "False", "true"),
+        ("ENABLE_CUDA_GRAPHS", "option.enforce_eager", "maybe", "maybe"),
+        ("CUDA_MEMORY_FRACTION", "option.gpu_memory_utilization", "0.8", "0.8"),
+        ("CUDA_MEMORY_FRACTION", "option.kv_cache_free_gpu_mem_fraction", "0.8", "0.8"),
+        ("PIPELINE_PARALLEL_DEGREE", "option.pipeline_parallel_degree", "1", "1"),
+        ("MODEL_LOADING_TIMEOUT", "option.model_loading_timeout", "1200", "1200"),
+        ("PREDICT_TIMEOUT", "option.predict_timeout", "240", "240"),
+        ("PYTHON_EXECUTABLE", "option.pythonExecutable", "/usr/bin/python3", "/usr/bin/python3"),
+        ("DJL_ENTRY_POINT", "option.entryPoint", "djl_python.huggingface", "djl_python.huggingface"),
+        ("SERVING_RETRY_THRESHOLD", "retry_threshold", "3", "3"),
+        ("SAGEMAKER_NUM_MODEL_WORKERS", "minWorkers", "2", "2"),
+        ("SAGEMAKER_NUM_MODEL_WORKERS", "maxWorkers", "2", "2"),
+        ("SAGEMAKER_STARTUP_TIMEOUT", "option.model_loading_timeout", "900", "900"),
+        ("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "option.predict_timeout", "90", "90"),
+        ("SAGEMAKER_MAX_REQUEST_SIZE", "max_request_size", "1000", "1000"),
+    ],
+)
+def test_a_variable_of_another_server_means_a_key_of_lmi(read, variable, key, value, meant):
+    setting = read(environ={variable: value})[key]
+    assert (setting.value, setting.source) == (meant, variable)
+
+
+def test_the_number_of_gpus_counts_only_where_no_degree_is_given(read):
+    settings = read(environ={"SM_NUM_GPUS": "4", "TENSOR_PARALLEL_DEGREE": "2"})
+    assert settings.text("option.tensor_parallel_degree") == "2"
+
+
+def test_variables_of_sagemakers_servers_beat_the_models_own_file(read):
+    settings = read("minWorkers=1", {"SAGEMAKER_NUM_MODEL_WORKERS": "3"})
+    assert settings.text("minWorkers") == "3"
+
+
+def test_a_foreign_model_id_that_another_one_beats_is_told(read):
+    settings = read(environ={"HF_MODEL_ID": "org/a", "OPTION_MODEL_ID": "org/b"})
+    assert settings.text("option.model_id") == "org/b"
+    assert [str(problem) for problem in settings.problems] == [
+        "[config.overruled] HF_MODEL_ID=org/a is not served: OPTION_MODEL_ID names org/b (HF_MODEL_ID). "
+        "Remove HF_MODEL_ID."
+    ]
+    assert read(environ={"HF_MODEL_ID": "org/a", "OPTION_MODEL_ID": "org/a"}).problems == ()

@@ -152,7 +152,7 @@ def test_unknown_variable_is_refused_under_the_key_it_stands_for():
 
 def test_unknown_key_that_is_near_nothing_lists_all_keys():
     hint = problems_of(zzzzzzzzz="1")[0].hint
-    assert hint.startswith("The options are: engine, job_queue_size,")
+    assert hint.startswith("The options are: batch_size, cpu.maxWorkers,")
     assert set(keys_of(AcmeConfig)) <= set(hint.removeprefix("The options are: ").split(", "))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmi.api import ConfigError, EngineLoadError, PluginError, Target
+from lmi.config.model_entries import ModelEntry
 from lmi.custom.extension import ModelExtension
 from lmi.custom.importing import function_of, import_file
 from lmi.custom.options import parse_custom
@@ -39,13 +40,13 @@ def test_a_folder_with_nothing_but_configuration_and_code_is_no_model(tmp_path: 
     (tmp_path / "serving.properties").write_text("job_queue_size=5\n")
     plugins = Plugins.discover({"LMI_EXTENSIONS": ""})
     with pytest.raises(ConfigError) as error:
-        plan(str(tmp_path), flags={}, environ={}, plugins=plugins)
+        plan(ModelEntry(url=str(tmp_path)), flags={}, environ={}, plugins=plugins)
     assert error.value.code == "config.no-model"
 
 
 def test_a_custom_handler_needs_no_backend(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(HANDLE)
-    made = plan(str(tmp_path), flags={"my_var": "1"}, environ={}, plugins=Plugins([], {}))
+    made = plan(ModelEntry(url=str(tmp_path)), flags={"my_var": "1"}, environ={}, plugins=Plugins([], {}))
     assert (made.info.name, made.reason) == ("custom", "model.py has the function handle")
     assert made.serves_tasks
     assert made.model_file is not None

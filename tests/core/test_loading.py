@@ -17,9 +17,9 @@ from lmi.api import (
     OutOfMemoryError,
     PluginError,
 )
+from lmi.config.model_entries import ModelEntry
 from lmi.loading import load_engine, plan
 from lmi.plugins import Plugins, discovery
-from lmi.target import detect_target
 from tests.core.distributions import Distributions
 from tests.core.model_folders import write_model
 
@@ -44,7 +44,7 @@ def folder(tmp_path):
 def make_plan(installed, tmp_path):
     def _plan(model=None, environ=(), default_folder=None, **flags):
         return plan(
-            str(model) if model is not None else None,
+            ModelEntry(url=str(model) if model is not None else None),
             flags=flags,
             environ=dict(environ),
             plugins=Plugins.discover(dict(environ)),
@@ -324,29 +324,3 @@ def test_a_worker_without_the_backend_says_which_python_lacks_it(installed):
         PluginError, match=r"backend 'acme' is not installed. Install it into the environment of .*python"
     ):
         load("acme")
-
-
-@pytest.mark.parametrize(
-    ("visible", "accelerator", "n_devices"),
-    [
-        (None, Accelerator.CUDA, 3),
-        ("", Accelerator.CPU, 1),
-        ("-1", Accelerator.CPU, 1),
-        ("0,2", Accelerator.CUDA, 2),
-        ("1,-1,2", Accelerator.CUDA, 1),
-        ("0,1,2,3,4", Accelerator.CUDA, 3),
-    ],
-)
-def test_gpus_are_counted_as_the_driver_shows_them(tmp_path, visible, accelerator, n_devices):
-    for i in range(3):
-        (tmp_path / f"proc/driver/nvidia/gpus/{i}").mkdir(parents=True)
-    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    target = detect_target(environ, root=tmp_path)
-    assert (target.accelerator, target.n_devices) == (accelerator, n_devices)
-
-
-def test_the_device_option_beats_what_is_there(tmp_path):
-    (tmp_path / "proc/driver/nvidia/gpus/0").mkdir(parents=True)
-    assert detect_target({}, "CPU", tmp_path).accelerator is Accelerator.CPU
-    assert detect_target({}, "auto", tmp_path).accelerator is Accelerator.CUDA
-    assert detect_target({}, "neuron", tmp_path).n_devices == 0

@@ -20,6 +20,7 @@ from lmi.api import (
     SamplingParams,
     TokenChunk,
 )
+from lmi.config.model_entries import ModelEntry
 from lmi.loading import plan
 from lmi.plugins import Plugins
 from lmi.workers.flight import Flight
@@ -104,7 +105,8 @@ def play(faulty_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
     def run(scenario: Scenario, **options: object) -> None:
         flags = {"rolling_batch": "faulty", **{key: str(value) for key, value in options.items()}}
-        made = plan(None, flags=flags, environ={}, plugins=Plugins.discover({}), default_folder=Path("/no/such"))
+        found = Plugins.discover({})
+        made = plan(ModelEntry(), flags=flags, environ={}, plugins=found, default_folder=Path("/no/such"))
 
         async def main() -> None:
             states: asyncio.Queue[Worker] = asyncio.Queue()

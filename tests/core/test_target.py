@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the devices of a machine mean for a configuration."""
+"""What the devices of a machine mean for a configuration: degree, copies, and the devices of each."""
 
+import msgspec
 import pytest
 
-from lmi.api import Accelerator, Target
-from lmi.config import read_settings
-from lmi.target import DEGREE, too_few_devices, with_devices
+from lmi.api import Accelerator, BackendConfig, BackendInfo, Launch, Target
+from lmi.config import parse, read_settings
+from lmi.devices.copies import copies_of
+from lmi.devices.degree import with_default_degree
+from lmi.target import DEGREE, on_machine, too_few_devices, with_devices
 
 
 def settings(**environ):
@@ -14,6 +17,26 @@ def settings(**environ):
 
 def machine(n_devices, accelerator=Accelerator.CUDA):
     return Target(accelerator=accelerator, n_devices=n_devices)
+
+
+CPU = machine(1, Accelerator.CPU)
+NEURON = machine(12, Accelerator.NEURON)
+INFO = BackendInfo(name="any", summary="anything", accelerators=tuple(Accelerator))
+MPI = BackendInfo(name="any", summary="one process a rank", accelerators=tuple(Accelerator), launch=Launch.CORE_MPI)
+
+
+def degree_of(target, info=INFO, refusals=lambda settings: set(), **environ):
+    """Degree and source that hold where these variables are set; (None, None) where nothing sets one."""
+    found = with_default_degree(with_devices(settings(**environ), target), info, target, refusals).get(DEGREE)
+    return (None, None) if found is None else (found.value, found.source)
+
+
+def copies(target, degree=1, info=INFO, **environ):
+    """The copies that these variables give; OPTION_ENV and SERVING_* are read, the degree is given."""
+    given = with_devices(settings(**environ), target)
+    if degree > 1:
+        given = with_devices(settings(OPTION_TENSOR_PARALLEL_DEGREE=str(degree), **environ), target)
+    return copies_of(given, parse(given, info, BackendConfig, {}).options, degree, info, target, environ)
 
 
 @pytest.mark.parametrize("written", ["max", "MAX"])
@@ -44,3 +67,196 @@ def test_more_devices_than_there_are_is_a_problem_with_both_numbers():
 )
 def test_what_is_enough_or_judged_elsewhere_is_no_problem(degree, target):
     assert too_few_devices(settings(OPTION_TENSOR_PARALLEL_DEGREE=degree), target) == []
+
+
+# ------------------------------------------------------------------------------------------- the degree nobody sets
+
+
+@pytest.mark.parametrize(
+    ("target", "info", "environ", "degree"),
+    [
+        (machine(4), INFO, {}, ("4", "default: max of 4 devices")),
+        (machine(4), INFO, {"OPTION_ENGINE": "Python"}, (None, None)),
+        (machine(4), INFO, {"OPTION_ENGINE": "MPI"}, ("4", "default: max of 4 devices")),
+        (machine(4), INFO, {"OPTION_ENGINE": "Python", "OPTION_MPI_MODE": "true"}, ("4", "default: max of 4 devices")),
+        (machine(4), MPI, {"OPTION_ENGINE": "Python"}, ("4", "default: max of 4 devices")),
+        (machine(4), INFO, {"OPTION_TENSOR_PARALLEL_DEGREE": "2"}, ("2", "OPTION_TENSOR_PARALLEL_DEGREE")),
+        (machine(4), INFO, {"SM_NUM_GPUS": "1"}, ("1", "SM_NUM_GPUS")),
+        (machine(1), INFO, {}, (None, None)),
+        (machine(0), INFO, {}, (None, None)),
+        (NEURON, INFO, {}, ("12", "default: max of 12 devices")),
+        (NEURON, INFO, {"OPTION_ENGINE": "Python"}, (None, None)),
+        (NEURON, INFO, {"OPTION_ENGINE": "MPI"}, (None, None)),
+        (CPU, INFO, {}, (None, None)),
+        (CPU, MPI, {"OPTION_ENGINE": "MPI"}, (None, None)),
+    ],
+)
+def test_the_default_degree_is_all_devices_but_1_for_python(target, info, environ, degree):
+    assert degree_of(target, info, **environ) == degree
+
+
+def test_a_default_that_does_not_go_with_the_model_gives_way_to_the_largest_divisor_that_does():
+    def refusals(tried):
+        n = int(tried.text(DEGREE))
+        return {"always wrong"} | ({f"9 heads are no multiple of {n}"} if 9 % n else set())
+
+    source = "default: the most that goes, of 6 devices"
+    assert degree_of(machine(6), refusals=refusals) == ("3", source)
+    assert degree_of(machine(4), refusals=refusals) == (None, None)
+    assert degree_of(machine(4), refusals=refusals, TENSOR_PARALLEL_DEGREE="4")[0] == "4"
+
+
+def test_parts_of_gpus_are_never_put_together_by_default():
+    target = msgspec.structs.replace(machine(2), devices=("MIG-a", "MIG-b"))
+    assert degree_of(target) == (None, None)
+
+
+# -------------------------------------------------------------------------------------------- copies and their devices
+
+
+@pytest.mark.parametrize(
+    ("devices", "degree", "slices"),
+    [
+        (("0", "1", "2", "3"), 2, (("0", "1"), ("2", "3"))),
+        (("0", "2", "3", "7"), 2, (("0", "2"), ("3", "7"))),
+        (("GPU-a", "MIG-b"), 1, (("GPU-a",), ("MIG-b",))),
+        (("0", "1", "2"), 3, (("0", "1", "2"),)),
+    ],
+)
+def test_devices_are_divided_in_their_order_and_every_slice_has_a_copy(devices, degree, slices):
+    found = copies(msgspec.structs.replace(machine(len(devices)), devices=devices), degree)
+    assert (found.slices, found.n_min, found.n_max, found.problems) == (slices, len(slices), len(slices), ())
+    for index, each in enumerate(slices):
+        assert found.environ_of(index) == {"CUDA_VISIBLE_DEVICES": ",".join(each)}
+        assert found.label_of(index) == f"cuda:{','.join(each)}"
+
+
+def test_a_remainder_stays_idle_and_is_named():
+    found = copies(machine(7), 3)
+    assert found.slices == (("0", "1", "2"), ("3", "4", "5"))
+    assert [str(each) for each in found.problems] == [
+        "[device.idle] 1 device will be idle: the number of devices is no multiple of 3 "
+        "(OPTION_TENSOR_PARALLEL_DEGREE). Set tensor_parallel_degree to a number that divides it."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "environ", "n_min", "n_max"),
+    [
+        (machine(4), {}, 4, 4),
+        (machine(4), {"SERVING_MIN_WORKERS": "2"}, 2, 4),
+        (machine(4), {"SERVING_MAX_WORKERS": "3"}, 3, 3),
+        (machine(4), {"SERVING_MIN_WORKERS": "1", "SERVING_MAX_WORKERS": "2"}, 1, 2),
+        (machine(4), {"OPTION_GPU.MINWORKERS": "3", "SERVING_MIN_WORKERS": "1"}, 3, 4),
+        (machine(4), {"SERVING_GPU_MIN_WORKERS": "1", "SERVING_GPU_MAX_WORKERS": "2"}, 1, 2),
+        (machine(4), {"SERVING_CPU_MIN_WORKERS": "9", "SERVING_NC_MAX_WORKERS": "1"}, 4, 4),
+        (NEURON, {"SERVING_NC_MIN_WORKERS": "2", "SERVING_GPU_MIN_WORKERS": "7"}, 2, 12),
+        (machine(0), {}, 1, 1),
+        (CPU, {}, 1, 1),
+        (CPU, {"SERVING_MIN_WORKERS": "2"}, 2, 2),
+        (CPU, {"SERVING_MAX_WORKERS": "3"}, 1, 3),
+        (CPU, {"SERVING_CPU_MIN_WORKERS": "2", "SERVING_MIN_WORKERS": "1", "SERVING_MAX_WORKERS": "4"}, 2, 4),
+        (CPU, {"SERVING_GPU_MIN_WORKERS": "8"}, 1, 1),
+    ],
+)
+def test_the_numbers_of_copies_are_what_is_set_else_what_the_devices_hold(target, environ, n_min, n_max):
+    found = copies(target, **environ)
+    assert (found.n_min, found.n_max, found.problems) == (n_min, n_max, ())
+
+
+def test_the_form_for_this_kind_of_device_says_what_it_overrode():
+    found = with_devices(settings(SERVING_GPU_MIN_WORKERS="3", SERVING_MIN_WORKERS="1"), machine(4))["minWorkers"]
+    assert (found.value, found.source) == ("3", "SERVING_GPU_MIN_WORKERS")
+    assert [(each.value, each.source) for each in found.overrode] == [("1", "SERVING_MIN_WORKERS")]
+
+
+@pytest.mark.parametrize(
+    ("degree", "info", "environ", "message"),
+    [
+        (
+            2,
+            INFO,
+            {"SERVING_MIN_WORKERS": "3"},
+            "minWorkers=3, and the 4 cuda devices here hold 2 copies of 2 devices each (tensor_parallel_degree=2, "
+            "OPTION_TENSOR_PARALLEL_DEGREE)",
+        ),
+        (
+            2,
+            INFO,
+            {"SERVING_MAX_WORKERS": "4"},
+            "maxWorkers=4, and the 4 cuda devices here hold 2 copies of 2 devices each (tensor_parallel_degree=2, "
+            "OPTION_TENSOR_PARALLEL_DEGREE)",
+        ),
+        (
+            1,
+            MPI,
+            {"SERVING_MIN_WORKERS": "5"},
+            "minWorkers=5, and the 4 cuda devices here hold 4 copies of 1 device each (tensor_parallel_degree=1, the "
+            "default)",
+        ),
+    ],
+)
+def test_more_copies_than_the_devices_hold_is_an_error_with_both_numbers(degree, info, environ, message):
+    [problem] = copies(machine(4), degree, info, **environ).problems
+    assert (problem.code, problem.severity.value, problem.message) == ("device.too-many-workers", "error", message)
+    assert problem.source == next(iter(environ))
+
+
+def test_whole_copies_on_one_device_each_may_share_it_with_a_warning():
+    found = copies(machine(2), OPTION_ENGINE="Python", SERVING_MIN_WORKERS="3")
+    assert [found.slice_of(index) for index in range(3)] == [("0",), ("1",), ("0",)]
+    [problem] = found.problems
+    assert (problem.code, problem.severity.value) == ("device.shared", "warning")
+
+
+@pytest.mark.parametrize(
+    ("cores", "degree", "index", "environ", "variables"),
+    [
+        (12, 4, 0, {}, {"NEURON_RT_VISIBLE_CORES": "0-3", "OMP_NUM_THREADS": "8"}),
+        (12, 4, 2, {}, {"NEURON_RT_VISIBLE_CORES": "8-11", "OMP_NUM_THREADS": "8"}),
+        (2, 1, 1, {}, {"NEURON_RT_VISIBLE_CORES": "1", "OMP_NUM_THREADS": "1"}),
+        (2, 2, 0, {"OMP_NUM_THREADS": "5"}, {"NEURON_RT_VISIBLE_CORES": "0-1"}),
+        (2, 2, 0, {"OPTION_ENV": "OMP_NUM_THREADS=5"}, {"NEURON_RT_VISIBLE_CORES": "0-1"}),
+        (
+            4,
+            2,
+            1,
+            {"NEURON_RT_NUM_CORES": "4"},
+            {"NEURON_RT_VISIBLE_CORES": "2-3", "OMP_NUM_THREADS": "4", "NEURON_RT_NUM_CORES": "2"},
+        ),
+    ],
+)
+def test_a_copy_on_neuron_gets_a_range_of_cores_and_two_threads_a_core(cores, degree, index, environ, variables):
+    assert copies(machine(cores, Accelerator.NEURON), degree, **environ).environ_of(index) == variables
+
+
+def test_cores_that_are_not_in_a_row_are_listed():
+    target = msgspec.structs.replace(machine(3, Accelerator.NEURON), devices=("0", "4", "5"))
+    assert copies(target, 3).environ_of(0)["NEURON_RT_VISIBLE_CORES"] == "0,4-5"
+
+
+@pytest.mark.parametrize(
+    ("target", "variable"),
+    [(machine(2), "CUDA_VISIBLE_DEVICES"), (NEURON, "NEURON_RT_VISIBLE_CORES"), (NEURON, "NEURON_RT_NUM_CORES")],
+)
+def test_a_user_who_sets_what_lmi_sets_for_each_copy_is_told_of_both(target, variable):
+    [problem] = copies(target, OPTION_ENV=f"{variable}=1").problems
+    assert (problem.code, problem.source) == ("config.conflict", "OPTION_ENV")
+    assert problem.message.startswith(f"option.env sets {variable}=1, which LMI sets for each copy")
+    assert copies(CPU, OPTION_ENV=f"{variable}=1").problems == ()
+
+
+def test_on_cpu_nothing_is_divided():
+    found = copies(CPU, 2, SERVING_MIN_WORKERS="2")
+    assert (found.slices, found.environ_of(1), found.label_of(1)) == ((), {}, "")
+
+
+def test_load_on_devices_counts_before_max_does():
+    given = settings(OPTION_TENSOR_PARALLEL_DEGREE="max", SERVING_LOAD_ON_DEVICES="gpu1;gpu3")
+    found, target = on_machine(given, {}, "cuda:4")
+    assert (found.text(DEGREE), target.devices) == ("2", ("1", "3"))
+
+
+def test_an_unknown_device_of_load_on_devices_is_a_problem_of_the_configuration():
+    found, _ = on_machine(settings(SERVING_LOAD_ON_DEVICES="gpu9"), {"CUDA_VISIBLE_DEVICES": "0"}, "cuda:4")
+    assert [problem.code for problem in found.problems] == ["device.unknown"]

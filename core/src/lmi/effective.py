@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmi.api import Accelerator, BackendConfig, LmiError, Problem, ProblemsError, Severity, Target
+from lmi.api import BackendConfig, LmiError, ModelArtifacts, Problem, ProblemsError, Severity, Target
+from lmi.artifacts import is_local
 from lmi.config import ModelOptions, Settings, parse
 from lmi.config.coerce import as_text
+from lmi.config.model_entries import ModelEntry
 from lmi.config.names import PREFIX, canonical, shown
+from lmi.config.settings import Setting
 from lmi.config.typed import field_settings
-from lmi.loading import DEFAULT_MODEL_FOLDER, find_artifacts, read_configuration
+from lmi.devices.copies import copies_of
+from lmi.devices.degree import refusals_of, with_default_degree
+from lmi.loading import find_artifacts
 from lmi.plugins import Choice, Plugins
+from lmi.reading import DEFAULT_MODEL_FOLDER, read_configuration
 from lmi.target import too_few_devices
 
 
@@ -38,19 +44,25 @@ class Effective:
     """A configuration, typed as far as it can be.
 
     Args:
+        name: of the model.
         settings: what was read.
         target: the machine.
         choice: the backend; None if none could be chosen.
         options: every option by its key, ``option.dtype`` or ``job_queue_size``.
         n_workers: copies of the model that start.
+        slices: the devices of each copy that may run, by the names that CUDA_VISIBLE_DEVICES or
+            NEURON_RT_VISIBLE_CORES give them: ``(("0", "1"), ("2", "3"))``. The first ``n_workers`` start at once.
+            Empty on CPU.
         problems: errors and warnings, in the order they were found.
     """
 
+    name: str
     settings: Settings
     target: Target
     choice: Choice | None = None
     options: dict[str, Value] = field(default_factory=dict)
     n_workers: int = 1
+    slices: tuple[tuple[str, ...], ...] = ()
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -59,34 +71,43 @@ class Effective:
 
 
 def effective(
-    model: str | None,
+    model: ModelEntry | str | None,
     *,
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     plugins: Plugins,
     devices: str | None = None,
     default_folder: Path = DEFAULT_MODEL_FOLDER,
+    defaults: Sequence[Setting] = (),
 ) -> Effective:
     """Resolve a configuration; what is wrong with it becomes problems, not exceptions.
 
     Args:
-        model: a folder, or ORG/NAME; None takes what the configuration or the container says.
+        model: a folder, an object store's prefix, or ORG/NAME, or its entry in ``load_models``; None takes what the
+            configuration or the container says.
         flags: keys and values of ``-o key=value``.
         environ: environment variables.
         plugins: what is installed.
         devices: another machine than this one, as ``cuda:4``.
         default_folder: where a container finds its model.
+        defaults: what config.properties says of every model.
     Raises:
         ConfigError: ``devices`` is no machine.
+        ArtifactError: the model is in an object store that cannot be read.
     """
-    folder, settings, target = read_configuration(
-        model, flags=flags, environ=environ, default_folder=default_folder, devices=devices
+    entry = model if isinstance(model, ModelEntry) else ModelEntry(url=model)
+    written = read_configuration(
+        entry, flags=flags, environ=environ, default_folder=default_folder, devices=devices, defaults=defaults
     )
-    found = Effective(settings, target, problems=too_few_devices(settings, target))
+    folder, settings, target = written.folder, written.settings, written.target
+    found = Effective(entry.name, settings, target, problems=too_few_devices(settings, target))
     try:
         wanted = plugins.wanted(settings, target)
         artifacts = None if wanted is not None else find_artifacts(settings, folder, None, weights=False)
         found.choice = wanted or plugins.choose(settings, artifacts, target)
+        artifacts = artifacts or _artifacts_here(settings, folder, found.choice)
+        judge = refusals_of(plugins, found.choice.info, artifacts, target)
+        settings = with_default_degree(settings, found.choice.info, target, judge)
         types = plugins.config_types()
         parsed = parse(settings, found.choice.info, types.pop(found.choice.info.name), types)
     except LmiError as error:
@@ -94,8 +115,14 @@ def effective(
         found.options = {key: Value(each.shown, each.source, _beaten(each)) for key, each in settings.items()}
         return found
     found.problems += [*found.choice.warnings, *parsed.warnings]
-    found.options = {**_values(parsed.options, settings), **_values(parsed.config, settings)}
-    found.n_workers = _n_workers(parsed.options, parsed.config, settings, target)
+    degree = parsed.config.tensor_parallel_degree
+    copies = copies_of(settings, parsed.options, degree, found.choice.info, target, environ)
+    found.problems += copies.problems
+    found.options = {
+        **_values(copies.applied(parsed.options), parsed.settings),
+        **_values(parsed.config, parsed.settings),
+    }
+    found.n_workers, found.slices = copies.n_min, copies.slices
     return found
 
 
@@ -120,11 +147,15 @@ def _beaten(setting: Any) -> tuple[str, ...]:
     return tuple(f"{each.shown} ({each.source})" for each in setting.overrode)
 
 
-def _n_workers(options: ModelOptions, config: BackendConfig, settings: Settings, target: Target) -> int:
-    """minWorkers if it is set, else as many copies as the devices hold."""
-    if "minWorkers" in settings or target.accelerator is Accelerator.CPU:
-        return options.min_workers
-    return max(1, target.n_devices // config.tensor_parallel_degree)
+def _artifacts_here(settings: Settings, folder: Path | None, choice: Choice) -> ModelArtifacts | None:
+    """The model's files where they are on this machine; what is wrong with them is for ``lmi check`` to say."""
+    model_id = settings.text("option.model_id")
+    if model_id is not None and not is_local(model_id, folder):
+        return None
+    try:
+        return find_artifacts(settings, folder, choice, weights=False)
+    except LmiError:
+        return None
 
 
 def as_variables(found: Effective) -> list[str]:
@@ -132,7 +163,8 @@ def as_variables(found: Effective) -> list[str]:
     lines = []
     for key, setting in found.settings.items():
         prefix = "OPTION_" if key.startswith(PREFIX) else "SERVING_"
-        lines.append(f"{prefix}{key.removeprefix(PREFIX).upper()}={setting.shown}")
+        name = key.removeprefix(PREFIX).replace(".", "_").upper()
+        lines.append(f"{prefix}{name}={setting.shown}")
     return sorted(lines)
 
 
@@ -142,4 +174,14 @@ def as_properties(found: Effective) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
+    """A value as a properties file has it; a ``#`` behind a blank would begin a comment."""
+    for character, written in (
+        ("\\", "\\\\"),
+        ("\n", "\\n"),
+        ("\r", "\\r"),
+        ("\t", "\\t"),
+        ("\f", "\\f"),
+        (" #", " \\#"),
+    ):
+        text = text.replace(character, written)
+    return text

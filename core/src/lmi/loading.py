@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lmi.api import (
-    ArtifactError,
     ArtifactFormat,
     BackendConfig,
     BackendInfo,
@@ -26,23 +27,27 @@ from lmi.api import (
     OutOfMemoryError,
     PluginError,
     Problem,
+    ProblemsError,
     Progress,
-    Severity,
     Stepper,
     Target,
 )
-from lmi.artifacts import check, detect, is_local, locate, model_root
-from lmi.config import ModelOptions, Parsed, Settings, parse, read_settings
+from lmi.artifacts import check, detect, is_local, locate
+from lmi.checking import counted, found_problems
+from lmi.config import ModelOptions, Parsed, Settings, parse
+from lmi.config.model_entries import ModelEntry
 from lmi.config.properties import FILE_NAME
+from lmi.config.settings import Setting
+from lmi.config.typed import config_error
 from lmi.custom import options as custom_options
 from lmi.custom.extension import ModelExtension
 from lmi.custom.model_file import BESIDE, Found, Kind, ModelFile, find_model_file
+from lmi.devices.copies import Copies, copies_of, copies_of_custom
+from lmi.devices.degree import refusals_of, with_default_degree
+from lmi.memory import too_little_memory
 from lmi.plugins import Choice, Plugins
-from lmi.plugins.choice import misfits, no_model
-from lmi.target import detect_target, parse_devices, too_few_devices, with_devices
-
-DEFAULT_MODEL_FOLDER = Path("/opt/ml/model")
-"""Where a container finds its model. Source: the SageMaker container contract."""
+from lmi.plugins.fit import cannot_load_yet
+from lmi.reading import DEFAULT_MODEL_FOLDER, Start, read_configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,7 @@ class LoadPlan:
 
     Args:
         name: of the model, in URLs.
+        version: of the model, in URLs; empty where it has none.
         info: the backend.
         reason: why it was chosen.
         options: the core's options.
@@ -58,12 +64,14 @@ class LoadPlan:
         artifacts: the model's files; ArtifactFormat.NONE for a backend that takes none.
         target: the machine.
         settings: where each value came from.
+        copies: how many workers there are, and the devices of each.
         model_file: the model's own Python file, if it has one.
         extension: what of that file runs in the server.
         warnings: what the user should know; nothing here stops the start.
     """
 
     name: str
+    version: str = ""
     info: BackendInfo
     reason: str
     options: ModelOptions
@@ -71,6 +79,7 @@ class LoadPlan:
     artifacts: ModelArtifacts
     target: Target
     settings: Settings
+    copies: Copies = field(default_factory=Copies)
     model_file: ModelFile | None = None
     extension: ModelExtension | None = None
     warnings: tuple[Problem, ...] = ()
@@ -82,34 +91,42 @@ class LoadPlan:
 
 
 def plan(
-    model: str | None,
+    entry: ModelEntry,
     *,
-    name: str = "model",
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     plugins: Plugins,
     default_folder: Path = DEFAULT_MODEL_FOLDER,
+    defaults: Sequence[Setting] = (),
+    devices: str | None = None,
+    weights: bool = True,
 ) -> LoadPlan:
     """Find out what to load and how, and everything that would go wrong. A model from the hub is fetched.
 
     Args:
-        model: a folder, or ORG/NAME; None takes ``option.model_id``, else ``default_folder`` if there is anything in
-            it, else nothing, for backends that need no model.
-        name: of the model, in URLs.
+        entry: what to load, and its name. Its URL is a folder, an object store's prefix, or ORG/NAME; None takes
+            ``option.model_id``, else ``default_folder`` if there is anything in it, else nothing, for backends that
+            need no model.
         flags: keys and values of ``-o key=value``.
         environ: environment variables.
         plugins: what is installed.
-        default_folder: see ``model``.
+        default_folder: see ``entry``.
+        defaults: what config.properties says of every model.
+        devices: another machine than this one, as ``cuda:4``.
+        weights: False leaves the weights of a model that is elsewhere where they are, and unchecked.
     Raises:
         ConfigError, ArtifactError: with every problem.
         PluginError: no backend, or not the wanted one, can be used.
     """
-    folder, settings, target = read_configuration(model, flags=flags, environ=environ, default_folder=default_folder)
+    written = read_configuration(
+        entry, flags=flags, environ=environ, default_folder=default_folder, defaults=defaults, devices=devices
+    )
+    folder, settings, target = written.folder, written.settings, written.target
     warnings = plugins.extension_problems()
     found = find_model_file(folder, settings, environ)
     warnings += found.warnings
     if found.file is not None and found.file.kind is Kind.CUSTOM:
-        return _custom_plan(name, found, settings, folder, target, warnings)
+        return _custom_plan(entry, found, settings, folder, target, warnings, environ)
     given, settings = settings, found.settings
 
     # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
@@ -119,38 +136,96 @@ def plan(
         _typed(plugins, wanted, settings)
     artifacts = find_artifacts(settings, folder, wanted, weights=not is_remote)
     choice = plugins.choose(settings, artifacts, target)
+    judge = refusals_of(plugins, choice.info, artifacts, target)
+    settings = with_default_degree(settings, choice.info, target, judge)
     try:
         parsed = _typed(plugins, choice, settings)
     except ConfigError as error:
         raise _joined(error, [] if is_remote else check(artifacts), artifacts) from error
-    if is_remote:
+    if is_remote and weights:
         artifacts = find_artifacts(settings, folder, wanted, weights=True)
 
     warnings += [*choice.warnings, *parsed.warnings]
     extension = ModelExtension(found.file) if found.file is not None and found.file.runs_in_server else None
-    warnings += _checked(plugins, choice, artifacts, parsed.config, target, settings, extension)
+    degree = parsed.config.tensor_parallel_degree
+    copies = copies_of(settings, parsed.options, degree, choice.info, target, environ)
+    warnings += found_problems(
+        plugins, choice, artifacts, parsed.config, target, settings,
+        [*copies.problems, *(check(artifacts) if weights or not is_remote else [])], extension,
+    )  # fmt: skip
     return LoadPlan(
-        name=name, info=choice.info, reason=choice.reason, options=parsed.options, config=parsed.config,
-        artifacts=artifacts, target=target, settings=given, model_file=found.file, extension=extension,
-        warnings=tuple(warnings),
+        name=entry.name, version=entry.version, info=choice.info, reason=choice.reason,
+        options=copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, target=target,
+        settings=given, copies=copies, model_file=found.file, extension=extension, warnings=tuple(warnings),
     )  # fmt: skip
 
 
+def plan_all(start: Start, plugins: Plugins) -> list[LoadPlan]:
+    """The plans of every model that a server starts with.
+
+    Raises:
+        ConfigError, ArtifactError, PluginError: as ``plan`` does; where several models have problems, all of them.
+    """
+    plans, errors = [], {}
+    for entry in start.entries:
+        try:
+            made = plan(
+                entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
+                default_folder=start.default_folder,
+            )  # fmt: skip
+            _stop_before_loading(made, plugins)
+            plans.append(made)
+        except LmiError as error:
+            errors[entry.name] = error
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        raise ConfigError(
+            "config.invalid",
+            f"{len(errors)} of {len(start.entries)} models cannot be loaded; nothing was loaded",
+            [each for name, error in errors.items() for each in _of_model(name, error)],
+        )
+    return plans
+
+
+def _stop_before_loading(made: LoadPlan, plugins: Plugins) -> None:
+    """Say at once what a worker would find out later.
+
+    Raises:
+        EngineLoadError: the backend cannot load models yet.
+        ConfigError: there is less memory than the model is said to need.
+    """
+    if not made.info.is_loadable:
+        raise cannot_load_yet(made.info, made.reason, made.artifacts, made.target, plugins.backends.values())
+    problems = too_little_memory(made.options, made.settings, made.target)
+    if problems:
+        raise config_error(problems)
+
+
+def _of_model(name: str, error: LmiError) -> list[Problem]:
+    found = error.problems if isinstance(error, ProblemsError) else ()
+    problems = list(found) or [Problem(code=error.code, message=error.message, hint=error.hint)]
+    return [msgspec.structs.replace(problem, message=f"model '{name}': {problem.message}") for problem in problems]
+
+
 def _custom_plan(
-    name: str,
+    entry: ModelEntry,
     found: Found,
     settings: Settings,
     folder: Path | None,
     target: Target,
     warnings: list[Problem],
+    environ: Mapping[str, str],
 ) -> LoadPlan:
     """The plan of a model that is a Python file of its own; no backend is asked."""
     assert found.file is not None  # noqa: S101 - the caller looked
     file, parsed = custom_options.parse_custom(found.settings, found.file, folder, target)
+    copies = copies_of_custom(settings, parsed.options, custom_options.INFO, target, environ)
     return LoadPlan(
-        name=name, info=custom_options.INFO, reason=f"{file.name} has the function {file.function}",
-        options=parsed.options, config=parsed.config, artifacts=ModelArtifacts(), target=target, settings=settings,
-        model_file=file, warnings=(*warnings, *parsed.warnings),
+        name=entry.name, version=entry.version, info=custom_options.INFO,
+        reason=f"{file.name} has the function {file.function}",
+        options=copies.applied(parsed.options), config=parsed.config, artifacts=ModelArtifacts(), target=target,
+        settings=settings, copies=copies, model_file=file, warnings=(*warnings, *parsed.warnings, *copies.problems),
     )  # fmt: skip
 
 
@@ -207,37 +282,6 @@ def _absent_library(error: Exception, info: BackendInfo) -> str:
     return next((name for name in names if name.lower().replace("-", "_") == module.lower()), "")
 
 
-def read_configuration(
-    model: str | None,
-    *,
-    flags: Mapping[str, str],
-    environ: Mapping[str, str],
-    default_folder: Path,
-    devices: str | None = None,
-) -> tuple[Path | None, Settings, Target]:
-    """The folder that may hold serving.properties, every setting, and the machine they are for.
-
-    Args:
-        model, flags, environ, default_folder: as ``plan`` has them.
-        devices: another machine than this one, as ``cuda:4``.
-    Raises:
-        ConfigError: ``devices`` is no machine.
-    """
-    folder = _model_folder(model, default_folder)
-    model_id = model if folder is None else None
-    settings = read_settings(model_folder=folder, environ=environ, flags=flags, model=model_id)
-    target = parse_devices(devices) if devices else detect_target(environ, settings.text("option.device"))
-    return folder, with_devices(settings, target), target
-
-
-def _model_folder(model: str | None, default_folder: Path) -> Path | None:
-    """The folder that may hold serving.properties."""
-    if model is not None:
-        return model_root(Path(model)) if Path(model).is_dir() else None
-    is_filled = default_folder.is_dir() and any(not path.name.startswith(".") for path in default_folder.iterdir())
-    return model_root(default_folder) if is_filled else None
-
-
 def _takes_files(choice: Choice | None) -> bool:
     if choice is None or choice.info.needs_model:
         return True
@@ -267,73 +311,9 @@ def _typed(plugins: Plugins, choice: Choice, settings: Settings) -> Parsed:
     return parse(settings, choice.info, types.pop(choice.info.name), types)
 
 
-def _checked(
-    plugins: Plugins,
-    choice: Choice,
-    artifacts: ModelArtifacts,
-    config: BackendConfig,
-    target: Target,
-    settings: Settings,
-    extension: ModelExtension | None,
-) -> list[Problem]:
-    """Everything known to be doubtful, found without reading a weight.
-
-    Raises:
-        ConfigError: the backend needs a model and there is none.
-        ArtifactError: something would stop the model.
-    """
-    if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
-        raise no_model(f"{choice.info.name} needs a model and none was given")
-    problems = _device_problems(choice, artifacts, target, settings) + check(artifacts)
-    problems += _validated(plugins, choice, artifacts, config, target)
-    if extension is not None:
-        problems += extension.validate(artifacts, config, target)
-    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-    if errors:
-        where = f" in {artifacts.folder}" if artifacts.folder else ""
-        raise ArtifactError("artifacts.invalid", f"{_counted(errors)}{where}; nothing was loaded", errors)
-    return problems
-
-
-def _device_problems(choice: Choice, artifacts: ModelArtifacts, target: Target, settings: Settings) -> list[Problem]:
-    """What the backend's own description says against this machine and these files."""
-    device = settings.get("option.device")
-    if target.n_devices == 0 and device is not None:
-        return [
-            Problem(
-                code="device.missing",
-                message=f"option.device={device.value}, but this machine has no such device",
-                hint="Take the option out, or start on a machine that has one",
-                source=device.source,
-            )
-        ]
-    return too_few_devices(settings, target) + [
-        Problem(code="backend.misfit", message=f"{choice.info.name} {reason}", hint="Choose another backend")
-        for reason in misfits(choice.info, artifacts, target, architectures=False)
-    ]
-
-
-def _validated(
-    plugins: Plugins, choice: Choice, artifacts: ModelArtifacts, config: BackendConfig, target: Target
-) -> list[Problem]:
-    """What the backend and the extensions find wrong."""
-    try:
-        answers = plugins.hooks(choice.info.name).lmi_validate_artifacts(
-            artifacts=artifacts, config=config, target=target
-        )
-    except Exception as error:
-        message = f"lmi_validate_artifacts failed for {choice.info.name}: {type(error).__name__}: {error}"
-        raise PluginError("plugin.hook-failed", message, "This is a fault of the plugin, not of the model") from error
-    return [problem for answer in answers for problem in answer]
-
-
 def _joined(error: ConfigError, file_problems: list[Problem], artifacts: ModelArtifacts) -> ConfigError:
     """A configuration's problems and its model's, in one message."""
     if not file_problems:
         return error
-    message = f"{_counted(error.problems)} in the configuration and {len(file_problems)} in {artifacts.folder}"
+    message = f"{counted(error.problems)} in the configuration and {len(file_problems)} in {artifacts.folder}"
     return ConfigError(error.code, f"{message}; nothing was loaded", [*error.problems, *file_problems])
-
-
-def _counted(problems: Sequence[Problem]) -> str:
-    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -12,6 +12,7 @@ from lmi.api.backend import (
     Capability,
     EngineLibrary,
     Launch,
+    OldValue,
     Progress,
     Resume,
 )
@@ -65,7 +66,7 @@ __all__ = [
     "CONTRACT_VERSION", "Capability", "Conflict", "ConfigError", "Constraint", "DeadlineError", "Decode", "Engine",
     "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "Finish",
     "FinishReason", "GenerationRequest", "Launch", "LmiError", "ModelArtifacts", "NotFoundError",
-    "NotReadyError", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
+    "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
     "ProblemsError", "Progress", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
     "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",
     "SupportsEmbedding", "SupportsTasks", "Target", "TaskPart", "TaskRequest", "TextRequest",

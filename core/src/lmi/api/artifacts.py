@@ -58,9 +58,16 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         accelerator: kind of device.
         n_devices: devices there are.
-        device_memory_bytes: memory of one device; 0 where unknown.
+        device_memory_bytes: memory of one device, the smallest if they differ; 0 where unknown.
+        devices: what names each device in the variable that shows it (CUDA_VISIBLE_DEVICES,
+            NEURON_RT_VISIBLE_CORES); empty: the numbers from 0.
+        device_name: what the first one is sold as; empty where unknown.
+        compute_capability: of the first one, ``9.0``; empty where unknown, and for what is not CUDA.
     """
 
     accelerator: Accelerator = Accelerator.CPU
     n_devices: int = 1
     device_memory_bytes: int = 0
+    devices: tuple[str, ...] = ()
+    device_name: str = ""
+    compute_capability: str = ""

@@ -84,6 +84,21 @@ class EngineLibrary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OldValue:
+    """A value that still selects a backend, and what to write instead; a warning says so.
+
+    Args:
+        key: ``engine``, ``option.entryPoint`` or ``option.rolling_batch``.
+        value: as people wrote it; case does not count.
+        write: what to write now.
+    """
+
+    key: str
+    value: str
+    write: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendInfo:
     """A backend's description: instant to make, no engine import, no device touched.
 
@@ -92,8 +107,15 @@ class BackendInfo:
         summary: one line for people.
         rolling_batch: further values of ``option.rolling_batch`` that select it.
         entry_points: values of ``option.entryPoint`` that select it.
-        engine_names: values of ``engine`` that select it.
+        engine_names: values of ``engine`` that select it; ``Python`` or ``MPI`` among them only prefer it.
+        modes: of ``Python`` and ``MPI`` those it can be asked to run in; empty means both.
+        async_entry_points: those of ``entry_points`` under which ``rolling_batch=disable`` leaves batching to the
+            engine.
+        old_values: values above that have a successor.
+        takes_any_rolling_batch: under its entry points, a foreign ``option.rolling_batch`` counts as ``auto`` with a
+            warning; without it that is an error.
         image_features: values of ``SERVING_FEATURES`` that announce it.
+        model_types: from ``config.json``; where an image announces several backends, it is taken for these.
         accelerators: devices it runs on, best first.
         launch: how its worker is started.
         needs_model: False for a backend that serves without model files.
@@ -103,9 +125,13 @@ class BackendInfo:
         capabilities: request options it honours; all others are refused.
         resume: what becomes of running requests when a worker dies.
         needs_compile: weights must be compiled before they can be loaded.
+        streams_batches: whole batches (``batch_size`` above 1) may be asked to stream.
+        is_loadable: False while it only reads and checks its configuration; then it is not chosen automatically
+            where another one fits.
         engine_libraries: distributions it drives, with the tested versions.
         install: the command that installs it with its engine.
-        priority: among backends that fit equally well, the higher one is chosen automatically.
+        priority: among backends that fit equally well, the higher one is chosen automatically; a negative one only
+            after all others that fit.
     """
 
     name: str
@@ -113,7 +139,12 @@ class BackendInfo:
     rolling_batch: tuple[str, ...] = ()
     entry_points: tuple[str, ...] = ()
     engine_names: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    async_entry_points: tuple[str, ...] = ()
+    old_values: tuple[OldValue, ...] = ()
+    takes_any_rolling_batch: bool = False
     image_features: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()
     accelerators: tuple[Accelerator, ...] = (Accelerator.CPU,)
     launch: Launch = Launch.SINGLE
     needs_model: bool = True
@@ -123,6 +154,8 @@ class BackendInfo:
     capabilities: frozenset[Capability] = frozenset()
     resume: Resume = Resume.CONTINUES
     needs_compile: bool = False
+    streams_batches: bool = False
+    is_loadable: bool = True
     engine_libraries: tuple[EngineLibrary, ...] = ()
     install: str = ""
     priority: int = 0

@@ -5,25 +5,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from lmi.api import NotFoundError, Severity
-from lmi.config.names import did_you_mean
-from lmi.config.settings import parse_flags
+from lmi.cli.arguments import Asked, of_models
+from lmi.cli.config_import import WithImport
+from lmi.config.names import SERVER_KEYS, did_you_mean
 from lmi.config.tables import options_table
 from lmi.effective import Effective, as_properties, as_variables, effective
 from lmi.plugins import Plugins
+from lmi.reading import Start
 
 _EXIT_PROBLEMS = 1
 
 
-@click.command()
-@click.argument("model", required=False)
-@click.option(
-    "-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Set an option; wins over all files."
-)
+@click.command(cls=WithImport)
+@of_models
 @click.option("--devices", metavar="KIND:N", help="Resolve for another machine: cuda:4, neuron:12, cpu.")
 @click.option("--all", "shows_all", is_flag=True, help="Show options at their defaults, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -32,8 +32,6 @@ _EXIT_PROBLEMS = 1
 @click.option("--keys", metavar="BACKEND", help="Print the options of a backend, as its README has them.")
 @click.option("--schema", metavar="BACKEND", help="Print the options of a backend as a JSON Schema.")
 def config(
-    model: str | None,
-    options: tuple[str, ...],
     devices: str | None,
     shows_all: bool,
     as_json: bool,
@@ -41,42 +39,78 @@ def config(
     as_file: bool,
     keys: str | None,
     schema: str | None,
+    **asked: Any,
 ) -> None:
     """Show what a configuration comes to, and everything that is wrong with it.
 
-    MODEL is a folder or ORG/NAME; without it, what option.model_id says, else the container's model folder. Nothing is
-    loaded. Exit code 1: there are problems.
+    MODEL is a folder, an s3:// prefix, or ORG/NAME; without it, what SERVING_LOAD_MODELS or option.model_id says, else
+    what the container's model folder holds. Nothing is loaded. Exit code 1: there are problems.
+
+    lmi config import [FILE] rewrites the variables of an endpoint, of another server too, as a configuration.
     """
     plugins = Plugins.discover(os.environ)
     if keys or schema:
         kind = plugins.config_type(_known(plugins, keys or schema or ""))
         click.echo(options_table(kind) if keys else json.dumps(kind.model_json_schema(), indent=1))
         return
-    found = effective(model, flags=parse_flags(options), environ=os.environ, plugins=plugins, devices=devices)
+    start = Asked(**asked).read(os.environ)
+    found = [
+        effective(
+            entry, flags=start.flags, environ=start.environ, plugins=plugins, devices=devices, defaults=start.defaults
+        )
+        for entry in start.entries
+    ]
     if as_json:
-        click.echo(json.dumps(as_dict(found), indent=1))
+        dicts = [as_dict(each) for each in found]
+        click.echo(json.dumps(dicts[0] if len(dicts) == 1 else dicts, indent=1))
     elif as_env or as_file:
-        click.echo("\n".join(as_variables(found) if as_env else as_properties(found)))
+        for each in found:
+            _print_heading(each, found, "# ")
+            click.echo("\n".join(as_variables(each) if as_env else as_properties(each)))
     else:
-        _print_table(found, shows_all=shows_all)
+        _print_server(start)
+        for each in found:
+            _print_heading(each, found)
+            _print_table(each, shows_all=shows_all)
     if not as_json:
-        for problem in found.problems:
+        for problem in [*start.warnings, *(problem for each in found for problem in each.problems)]:
             click.echo(f"{problem.severity.value}: {problem}", err=True)
-    if not found.is_valid:
+    if not all(each.is_valid for each in found):
         raise SystemExit(_EXIT_PROBLEMS)
 
 
+def _print_heading(one: Effective, found: Sequence[Effective], mark: str = "") -> None:
+    if len(found) > 1:
+        click.echo(f"\n{mark}model    {one.name}")
+
+
+def _print_server(start: Start) -> None:
+    """What is set for the whole server, and the models it would load."""
+    if not start.entries:
+        click.echo("models   none, as load_models says")
+    for setting in start.server_settings.values():
+        if setting.key in SERVER_KEYS:
+            beaten = "".join(f"  {each.shown} ({each.source})" for each in setting.overrode)
+            click.echo(f"server   {setting.key}={setting.shown}  {setting.source}{beaten}")
+
+
 def as_dict(found: Effective) -> dict[str, Any]:
-    """The stable form for programs."""
+    """The stable form for programs: of one model; of several, the command prints a list of them.
+
+    ``slices`` are the devices of each copy, ``[["0", "1"], ["2", "3"]]``, by the names that the variables of their kind
+    give them. The first ``workers`` of them start at once, the rest is for further copies. None on CPU.
+    """
     texts: dict[Severity, list[str]] = {severity: [] for severity in Severity}
     for problem in found.problems:
         texts[problem.severity].append(str(problem))
     return {
+        "model": found.name,
         "backend": None if found.choice is None else found.choice.info.name,
         "reason": None if found.choice is None else found.choice.reason,
         "mode": None if found.choice is None else found.choice.info.launch.value,
         "workers": found.n_workers,
         "devices": f"{found.target.accelerator.value}:{found.target.n_devices}",
+        "slices": [list(each) for each in found.slices],
         "options": {
             key: {"value": each.value, "source": each.source, "overrode": list(each.overrode)}
             for key, each in found.options.items()
@@ -99,6 +133,8 @@ def _print_table(found: Effective, *, shows_all: bool) -> None:
         click.echo(f"backend  {found.choice.info.name}: {found.choice.reason}")
     click.echo(f"devices  {found.target.accelerator.value}:{found.target.n_devices}")
     click.echo(f"workers  {found.n_workers}")
+    for number, devices in enumerate(found.slices[: found.n_workers]):
+        click.echo(f"{number:>9}  {found.target.accelerator.value}:{','.join(devices)}")
     rows = [
         (key, each.value, each.source, ", ".join(each.overrode))
         for key, each in found.options.items()

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lmi serve``: serve a model over HTTP."""
+"""``lmi serve``: serve models over HTTP."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from typing import Any
 
 import click
 
+from lmi.cli.arguments import Asked, of_models
+
 
 @click.command()
-@click.argument("model", required=False)
-@click.option(
-    "-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Set an option; wins over all files."
-)
-@click.option("--name", default=None, help="Name of the model in routes and answers.  [default: model]")
-@click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@of_models
+@click.option("--host", default=None, help="Address to listen on.  [default: 0.0.0.0]")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Port to listen on.  [default: 8080]")
 @click.option(
     "--drain-timeout",
@@ -27,39 +27,28 @@ import click
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-def serve(
-    model: str | None,
-    options: tuple[str, ...],
-    name: str | None,
-    host: str,
-    port: int | None,
-    drain_timeout: float,
-    log_level: str,
-) -> None:
-    """Serve MODEL (a folder, or ORG/NAME on the hub) until SIGTERM.
+def serve(host: str | None, port: int | None, drain_timeout: float, log_level: str, **asked: Any) -> None:
+    """Serve MODEL (a folder, an s3:// prefix, or ORG/NAME on the hub) until SIGTERM.
 
-    Without MODEL: what option.model_id says, else the container's model folder.
+    Without MODEL: what SERVING_LOAD_MODELS or option.model_id says, else what the container's model folder holds.
     """
-    import logging
-
-    from lmi.config.settings import parse_flags
-    from lmi.loading import plan
+    from lmi.loading import plan_all
     from lmi.plugins import Plugins
-    from lmi.serving.server import Server, bind, port_of
+    from lmi.serving.address import bind, wanted_address
+    from lmi.serving.server import Server
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ["LMI_LOG_LEVEL"] = log_level  # the workers' too
-    flags = parse_flags(options)
+    start = Asked(**asked).read(os.environ)
+    for warning in start.warnings:
+        logging.getLogger(__name__).warning("%s", warning)
     plugins = Plugins.discover()
     if plugins.extensions:
         logging.getLogger(__name__).info("extensions: %s", ", ".join(plugins.extensions))
-    listener = bind(host, port_of(os.environ) if port is None else port)
+    address = wanted_address(start.server, start.server_settings, os.environ, host=host, port=port)
     server = Server(
-        lambda: plan(model, name=name or "model", flags=flags, environ=os.environ, plugins=plugins),
-        plugins,
-        listener,
-        drain_s=drain_timeout,
+        lambda: plan_all(start, plugins), plugins, bind(address), address, drain_s=drain_timeout, options=start.server
     )
     sys.exit(server.run())

@@ -86,6 +86,21 @@ def complaint(error: ErrorDetails) -> str:
     return known.get(kind, "")
 
 
+def likely_mistake(text: str) -> str:
+    """What went wrong where a value that is refused has a usual form of mistake; "" where nothing shows."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return "Take the quotes out: they are part of the value"
+    if " //" in text or " ;" in text:
+        return "A comment begins with # and stands on a line of its own"
+    if text.startswith(("{", "[")):
+        try:
+            json.loads(text)
+        except ValueError as error:
+            quotes = "; JSON has double quotes" if "'" in text else ""
+            return f"The JSON is broken: {error}{quotes}"
+    return ""
+
+
 def choice_hint(value: str, names: Collection[str]) -> str:
     """Every choice and the nearest one."""
     listed = f"Choices: {', '.join(names)}."

@@ -13,13 +13,24 @@ PREFIX = "option."
 
 PLAIN_KEYS = frozenset({
     "engine", "job_queue_size", "batch_size", "max_dynamic_batch_size", "max_batch_delay", "max_idle_time",
-    "minWorkers", "maxWorkers", "load_on_devices", "log_request_metric", "metrics_aggregation", "required_memory_mb",
-    "reserved_memory_mb", "retry_threshold", "max_request_size",
+    "minWorkers", "maxWorkers", "gpu.minWorkers", "gpu.maxWorkers", "nc.minWorkers", "nc.maxWorkers", "cpu.minWorkers",
+    "cpu.maxWorkers", "load_on_devices", "log_request_metric", "metrics_aggregation", "required_memory_mb",
+    "reserved_memory_mb", "gpu.required_memory_mb", "gpu.reserved_memory_mb", "retry_threshold", "max_request_size",
 })  # fmt: skip
 """Keys of the model server itself; they are written without ``option.``. Source: the LMI configuration reference."""
 
+SERVER_KEYS = frozenset({
+    "inference_address", "management_address", "load_models", "model_store", "model_url_pattern", "wait_model_loading",
+    "allow_multi_status", "private_key_file", "certificate_file", "cors_allowed_origin", "cors_allowed_methods",
+    "cors_allowed_headers",
+})  # fmt: skip
+"""Keys of the whole server, in config.properties and ``SERVING_*``; a model's own file has none of them."""
+
 CAMEL_CASE_KEYS = frozenset({"option.entryPoint", "option.pythonExecutable", "option.modelName"} | PLAIN_KEYS)
 """Keys that a variable's upper case cannot spell; they are found whatever their case."""
+
+RENAMED = {"s3url": "option.model_id"}
+"""Names without ``option.`` that have had a successor since before they could be anything else."""
 
 FOREIGN_VARIABLES = {
     "HF_MODEL_ID": "option.model_id",
@@ -42,8 +53,27 @@ FOREIGN_VARIABLES = {
 """Variables of other servers that LMI reads; each fills its key only where nothing else does, a later one before an
 earlier one. Sources: the entry points of LMI's and TGI's images."""
 
-_SECRET_WORDS = frozenset({"token", "key", "secret", "password"})
+VARIABLES_OF_SEVERAL_KEYS = {
+    "CUDA_MEMORY_FRACTION": ("option.gpu_memory_utilization", "option.kv_cache_free_gpu_mem_fraction"),
+}
+"""Foreign variables that mean whichever of these keys the backend has."""
+
+INVERSE_VARIABLES = {"ENABLE_CUDA_GRAPHS": "option.enforce_eager"}
+"""Foreign switches that mean the opposite of the key."""
+
+OVERRIDING_VARIABLES = {
+    "SAGEMAKER_NUM_MODEL_WORKERS": ("minWorkers", "maxWorkers"),
+    "SAGEMAKER_STARTUP_TIMEOUT": ("option.model_loading_timeout",),
+    "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": ("option.predict_timeout",),
+    "SAGEMAKER_MAX_REQUEST_SIZE": ("max_request_size",),
+}
+"""Variables of SageMaker's model servers, which beat even the model's own file. Source: LMI 0.29 and later."""
+
+_SECRET_WORDS = frozenset({"secret", "password", "pass", "passphrase", "passwd", "credentials"})
+_SECRET_LAST_WORDS = frozenset({"token", "key", "keys"})
 _NO_SUCH_NAME = ""
+_SURELY_MISSPELT = 0.85
+"""Likeness of two names (difflib's ratio) that is hardly chance."""
 
 
 def canonical(written: str) -> str:
@@ -52,7 +82,9 @@ def canonical(written: str) -> str:
     ``dtype`` and ``option.dtype`` are the same option, ``option.job_queue_size`` is the plain ``job_queue_size``.
     """
     name = written.removeprefix(PREFIX)
-    return name if name in PLAIN_KEYS else PREFIX + name
+    if name in RENAMED:
+        return RENAMED[name]
+    return name if name in PLAIN_KEYS or name in SERVER_KEYS else PREFIX + name
 
 
 def from_variable(name: str) -> str:
@@ -70,8 +102,14 @@ def from_variable(name: str) -> str:
     return canonical(name.lower())
 
 
+def former(setting_written: str) -> str:
+    """The old name that a key was written under, or ""; ``OPTION_S3URL`` and ``option.s3url`` are ``s3url``."""
+    name = setting_written.removeprefix("OPTION_").removeprefix(PREFIX).lower()
+    return name if name in RENAMED else _NO_SUCH_NAME
+
+
 def _letters(name: str) -> str:
-    return name.replace("_", "").lower()
+    return name.replace("_", "").replace(".", "").lower()
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -81,6 +119,12 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return by_lower[found[0]] if found else _NO_SUCH_NAME
 
 
+def nearly(name: str, candidates: Iterable[str]) -> str:
+    """The candidate that a name is hardly different from by chance, or ""."""
+    found = difflib.get_close_matches(name, candidates, n=1, cutoff=_SURELY_MISSPELT)
+    return found[0] if found else _NO_SUCH_NAME
+
+
 def did_you_mean(name: str, candidates: Collection[str], otherwise: str = "") -> str:
     """The hint for a name that is not there: the nearest candidate, else ``otherwise``."""
     near = nearest(name, candidates)
@@ -88,9 +132,13 @@ def did_you_mean(name: str, candidates: Collection[str], otherwise: str = "") ->
 
 
 def is_secret(name: str) -> bool:
-    """Whether a value under this name must not be shown (``hf_token``, ``AWS_SECRET_ACCESS_KEY``)."""
+    """Whether a value under this name must not be shown (``hf_token``, ``AWS_SECRET_ACCESS_KEY``).
+
+    Tokens of text are counted, not hidden: ``smoothquant_per_token``, ``long_prefill_token_threshold``.
+    """
     words = name.lower().replace(".", "_").replace("-", "_").split("_")
-    return not _SECRET_WORDS.isdisjoint(words)
+    is_last = words[-1] in _SECRET_LAST_WORDS and words[-2:-1] != ["per"]
+    return is_last or not _SECRET_WORDS.isdisjoint(words)
 
 
 def shown(key: str, value: str) -> str:

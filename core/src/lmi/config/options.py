@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from lmi.api import option
 
 
+def _workers(key: str, devices: str) -> Any:
+    """``minWorkers`` or ``maxWorkers`` of one kind of device."""
+    bare = key.partition(".")[2]
+    description = f"Takes the place of {bare} on {devices}."
+    return option(None, alias=key, description=description, unit="workers", ge=1)
+
+
 class ModelOptions(BaseModel):
     """What the core itself does with a model. Field names are Python's, aliases are LMI's keys where they differ."""
 
@@ -38,7 +45,9 @@ class ModelOptions(BaseModel):
     rolling_batch: str = option(
         "auto", description="The backend, by a name it answers to; auto chooses by model and device."
     )
-    mpi_mode: bool = option(False, description="Start one process a rank under mpirun, where the backend wants it.")
+    mpi_mode: bool = option(
+        False, description="The same as engine=MPI: one process a rank under mpirun, where the backend wants it."
+    )
     device: Literal["auto", "cpu", "cuda", "neuron"] = option(
         "auto", description="The kind of device to use; auto takes the accelerator if there is one."
     )
@@ -48,16 +57,30 @@ class ModelOptions(BaseModel):
         None, alias="pythonExecutable", description="The Python that runs the worker. Unset: the server's own."
     )
     env: dict[str, str] = option({}, description="Further variables of the worker's environment: K=V,K2=V2.")
+    load_on_devices: str = option(
+        "*", description="The devices that copies may have: gpu0;gpu2, nc0;nc1 (cores), 0;2, cpu (or -1), or * for all."
+    )
     min_workers: int = option(
-        1, alias="minWorkers", description="Copies of the model that are started.", unit="workers", ge=1
+        1,
+        alias="minWorkers",
+        description="Copies of the model that are started. Unset: one on CPU; elsewhere as many as the devices hold.",
+        unit="workers",
+        ge=1,
     )
     max_workers: int = option(
         1,
         alias="maxWorkers",
-        description="Most copies: more start while over two full batches wait. Unset: as many as minWorkers.",
+        description="Most copies: more start while over two full batches wait. Unset: on CPU as many as minWorkers, "
+        "elsewhere as many as the devices hold.",
         unit="workers",
         ge=1,
     )
+    gpu_min_workers: int | None = _workers("gpu.minWorkers", "GPUs")
+    gpu_max_workers: int | None = _workers("gpu.maxWorkers", "GPUs")
+    nc_min_workers: int | None = _workers("nc.minWorkers", "NeuronCores")
+    nc_max_workers: int | None = _workers("nc.maxWorkers", "NeuronCores")
+    cpu_min_workers: int | None = _workers("cpu.minWorkers", "CPU")
+    cpu_max_workers: int | None = _workers("cpu.maxWorkers", "CPU")
     max_idle_time: float = option(
         60, description="A copy beyond minWorkers that had no request for this long is stopped.", unit="s", gt=0
     )
@@ -72,7 +95,46 @@ class ModelOptions(BaseModel):
         60, description="A worker with live requests and no step for this long counts as stalled.", unit="s", gt=0
     )
 
+    required_memory_mb: int = option(
+        0, description="Host memory that must be free before the model is loaded.", unit="MB", ge=0
+    )
+    reserved_memory_mb: int = option(
+        500, description="Host memory that must be free beyond required_memory_mb. 0 keeps none.", unit="MB", ge=0
+    )
+    gpu_required_memory_mb: int = option(
+        0,
+        alias="gpu.required_memory_mb",
+        description="Memory that each GPU must have before the model is loaded.",
+        unit="MB",
+        ge=0,
+    )
+    gpu_reserved_memory_mb: int = option(
+        500,
+        alias="gpu.reserved_memory_mb",
+        description="Memory that each GPU must have beyond gpu.required_memory_mb.",
+        unit="MB",
+        ge=0,
+    )
+
     # its requests
+    batch_size: int = option(
+        1,
+        description="Requests that run together while continuous batching is off (rolling_batch=disable). Above 1 it "
+        "turns continuous batching off, unless rolling_batch names a backend. max_rolling_batch_size is the better "
+        "choice.",
+        unit="requests",
+        ge=1,
+    )
+    async_mode: bool = option(
+        False,
+        description="Requests reach the engine as they come, which is always so; rolling_batch=disable then leaves "
+        "batching to the engine instead of turning it off.",
+    )
+    enable_streaming: Literal["true", "false", "huggingface"] = option(
+        "false",
+        description="Old: while continuous batching is off, answer in lines as output_formatter=jsonlines does. Use "
+        "the request's field stream.",
+    )
     predict_timeout: float | None = option(
         None, description="Time after which a request ends with what it has. Unset: no limit.", unit="s", gt=0
     )

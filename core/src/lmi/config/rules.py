@@ -1,18 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules over several options at once. A rule is a function in ``RULES``; each sees typed options only."""
+"""Rules over several options at once: one function a rule, each naming where every value that it judges was set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lmi.api import BackendConfig, Problem
+from lmi.api import BackendConfig, BackendInfo, Problem, Severity
+from lmi.config.batching import UNDECIDED, turned_off_by
+from lmi.config.modes import MPI, PYTHON, deciding, mode_of
+from lmi.config.names import did_you_mean
 from lmi.config.options import ModelOptions
 from lmi.config.settings import Settings
+from lmi.config.unsupported import STOP_WORDS, Known, of_no_use
 
-Rule = Callable[[ModelOptions, BackendConfig, Settings], Iterator[Problem]]
+Rule = Callable[[ModelOptions, BackendConfig, Settings, BackendInfo], Iterator[Problem]]
+
+_GENERATING = ("text-generation", "text2text-generation", "conversational", "generate")
+_OTHER_TASKS = (
+    "text-embedding", "feature-extraction", "sentence-similarity", "text-classification", "classify", "fill-mask",
+    "token-classification", "question-answering", "table-question-answering", "multiple-choice", "summarization",
+    "translation", "zero-shot-classification", "visual-question-answering", "document-question-answering",
+    "image-classification", "image-to-text", "object-detection", "text-to-image", "audio-classification",
+    "automatic-speech-recognition",
+)  # fmt: skip
 
 
-def workers_in_order(options: ModelOptions, config: BackendConfig, settings: Settings) -> Iterator[Problem]:
+def workers_in_order(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
     """No more copies are started than there may be."""
     if options.min_workers > options.max_workers:
         yield Problem(
@@ -23,9 +38,163 @@ def workers_in_order(options: ModelOptions, config: BackendConfig, settings: Set
         )
 
 
+def mode_is_taken(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """The backend can run as ``engine`` and ``mpi_mode`` say; one process is no matter where one device is used."""
+    mode, modes = mode_of(settings), [each.lower() for each in info.modes]
+    said = deciding(settings)
+    if mode is None or said is None or not modes or mode in modes:
+        return
+    chosen = _shown(settings, "option.rolling_batch", "option.entryPoint")
+    because = f" ({chosen})" if chosen else ""
+    source = sources(settings, said.key, "option.rolling_batch", "option.entryPoint", "option.tensor_parallel_degree")
+    if mode == MPI:
+        yield Problem(
+            code="config.conflict",
+            message=f"{said.key}={said.value} asks for MPI, and {info.name}{because} runs under engine=Python only",
+            hint=f"Set engine=Python or take the line {said.key}={said.value} out; {info.name} splits a model over "
+            "devices by itself",
+            source=source,
+        )
+    elif mode == PYTHON and config.tensor_parallel_degree > 1 and not options.async_mode:
+        if (options.entry_point or "").lower() in (each.lower() for each in info.async_entry_points):
+            return
+        yield Problem(
+            code="config.conflict",
+            message=f"{said.key}={said.value} asks for one process, and {info.name}{because} with "
+            f"tensor_parallel_degree={config.tensor_parallel_degree} runs under engine=MPI only",
+            hint=f"Set engine=MPI or take the line {said.key}={said.value} out, or set tensor_parallel_degree=1",
+            source=source,
+        )
+
+
+def batches_beside_rolling(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """batch_size has no effect where rolling_batch names a backend; a backend with such an option judges itself."""
+    setting = settings.get("batch_size")
+    if setting is None or options.batch_size == 1 or "batch_size" in type(config).model_fields:
+        return
+    if turned_off_by(settings, info) is None:
+        reason = f"continuous batching is on ({_shown(settings, 'option.rolling_batch', 'option.async_mode')})"
+        yield of_no_use(setting, Known(reason, "Set option.max_rolling_batch_size instead"))
+
+
+def rolling_size_beside_batches(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """max_rolling_batch_size has no effect while continuous batching is off."""
+    off, size = turned_off_by(settings, info), settings.get("option.max_rolling_batch_size")
+    if off is not None and size is not None and size.value != str(options.batch_size):
+        reason = f"continuous batching is off ({off.key}={off.value}, {off.source})"
+        hint = f"Take {off.key}={off.value} out, or set batch_size={size.value}"
+        yield of_no_use(size, Known(reason, hint))
+
+
+def streaming(options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo) -> Iterator[Problem]:
+    """enable_streaming is old, does nothing beside continuous batching, and whole batches can't stream."""
+    setting = settings.get("option.enable_streaming")
+    if setting is None or options.enable_streaming == "false":
+        return
+    off = turned_off_by(settings, info)
+    if off is None:
+        reason = "with continuous batching each request says whether it streams"
+        yield of_no_use(setting, Known(reason, "Send the field stream with each request, and take it out"))
+    elif options.batch_size > 1 and not info.streams_batches:
+        yield Problem(
+            code="config.conflict",
+            message=f"enable_streaming={setting.value} asks whole batches (batch_size={options.batch_size}, "
+            f"{off.key}={off.value}) to stream",
+            hint="Take batch_size out, which streams every request by itself, or take enable_streaming out",
+            source=sources(settings, "option.enable_streaming", "batch_size", "option.rolling_batch"),
+        )
+    else:
+        yield Problem(
+            code="config.deprecated",
+            message=f"enable_streaming={setting.value} is old, and read as output_formatter=jsonlines",
+            hint="Set option.output_formatter=jsonlines, or send the field stream with each request",
+            source=setting.source,
+            severity=Severity.WARNING,
+        )
+
+
+def stop_words(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """stop_sequence never applied to continuous batching; without it, it changed what clients got."""
+    setting = settings.get(STOP_WORDS)
+    if setting is None or setting.value.lower() in ("", "none", "[]"):
+        return
+    off = turned_off_by(settings, info)
+    hint = "Send parameters.stop with each request"
+    if off is None:
+        yield of_no_use(setting, Known("it never applied to continuous batching", hint))
+        return
+    yield Problem(
+        code="config.not-supported",
+        message=f"stop_sequence={setting.value} is not supported: stop words for all requests come later",
+        hint=hint,
+        source=setting.source,
+    )
+
+
+def task_is_served(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """Text generation is what a backend does, unless it has an option ``task`` of its own."""
+    setting = settings.get("option.task")
+    if setting is None or options.task is None or "task" in type(config).model_fields:
+        return
+    task = options.task.lower()
+    if task in (*_GENERATING, "auto"):
+        return
+    is_known = task in _OTHER_TASKS
+    yield Problem(
+        code="config.not-supported" if is_known else "config.invalid-value",
+        message=f"'option.task' is '{options.task}'; "
+        + (f"{info.name} generates text" if is_known else "there is no such choice"),
+        hint="Take option.task out to generate text"
+        if is_known
+        else did_you_mean(task, (*_GENERATING, *_OTHER_TASKS), f"Choices: {', '.join(_GENERATING)}"),
+        source=setting.source,
+    )
+
+
+def old_values(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """A value that the backend is still selected by has a successor."""
+    for each in info.old_values:
+        setting = settings.get(each.key)
+        if setting is not None and setting.value.lower() == each.value.lower():
+            yield Problem(
+                code="config.deprecated",
+                message=f"'{each.key}={setting.value}' is an old way to say {each.write}",
+                hint=f"Write {each.write}",
+                source=setting.source,
+                severity=Severity.WARNING,
+            )
+
+
 def sources(settings: Settings, *keys: str) -> str:
     """Where the given keys were set, in their order."""
     return ", ".join(settings[key].source for key in keys if key in settings)
 
 
-RULES: tuple[Rule, ...] = (workers_in_order,)
+def _shown(settings: Settings, *keys: str) -> str:
+    """The first of these settings that names something, as ``rolling_batch=x``."""
+    for key in keys:
+        setting = settings.get(key)
+        if setting is not None and setting.value.lower() not in UNDECIDED:
+            return f"{key.removeprefix('option.')}={setting.value}"
+    return ""
+
+
+ANY_MODEL: tuple[Rule, ...] = (workers_in_order,)
+"""Rules that hold for a model's own function, too."""
+
+RULES: tuple[Rule, ...] = (
+    *ANY_MODEL, mode_is_taken, batches_beside_rolling, rolling_size_beside_batches, streaming, stop_words,
+    task_is_served, old_values,
+)  # fmt: skip

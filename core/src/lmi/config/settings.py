@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmi.api import ConfigError, Problem, Severity
 from lmi.config import names
-from lmi.config.properties import FILE_NAME, read_properties
+from lmi.config.properties import FILE_NAME, PropertiesFile, read_properties
 
 FILE_MARK = "@/"
 """A value that begins so is the absolute path of a file that holds the value."""
 
-_PLACEHOLDER = re.compile(r"\{\{[^{}%\n]*\}\}|<[A-Za-z][A-Za-z0-9 _./-]*>")
-"""What templates and documents leave for the user to fill in: ``{{s3url}}``, ``<your model>``."""
+_PLACEHOLDER = re.compile(r"\{\{[^{}%\n]*\}\}|<[A-Za-z][A-Za-z0-9 _./-]*>|\$\{?[A-Za-z_][A-Za-z0-9_]*\}?")
+"""What templates and documents leave for the user to fill in: ``{{s3url}}``, ``<your model>``, ``${MODEL_ID}``."""
+
+_URL_WITH_PLACEHOLDER = re.compile(r"[a-z0-9]+://\S*(\{\{[^{}%]*\}\}|<[A-Za-z][^<>]*>|\$\{[^{}]*\})\S*", re.IGNORECASE)
+
+_OPPOSITE = {"true": "false", "1": "false", "yes": "false", "false": "true", "0": "true", "no": "true"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,6 +83,18 @@ class Settings(Mapping[str, Setting]):
         settings._by_key = {each.key: each for each in [*others, setting]}
         return settings
 
+    def with_problems(self, further: Iterable[Problem]) -> Settings:
+        """The same settings with more that is wrong or doubtful."""
+        settings = Settings((), (*self.problems, *further))
+        settings._by_key = dict(self._by_key)
+        return settings
+
+    def without(self, keys: Collection[str]) -> Settings:
+        """The same settings but for some canonical keys."""
+        settings = Settings((), self.problems)
+        settings._by_key = {key: each for key, each in self._by_key.items() if key not in keys}
+        return settings
+
     def text(self, key: str) -> str | None:
         """The value of a key, or None where nothing sets it."""
         setting = self.get(key)
@@ -93,24 +109,32 @@ def read_settings(
     model_folder: Path | None,
     environ: Mapping[str, str],
     flags: Mapping[str, str],
-    model: str | None = None,
+    model: Setting | None = None,
+    file: PropertiesFile | None = None,
+    defaults: Sequence[Setting] = (),
+    entry: Sequence[Setting] = (),
 ) -> Settings:
     """Read every layer; what is wrong with a line is kept in ``problems`` and reported with everything else.
 
-    Layers, highest first: the command line, serving.properties, ``OPTION_*``, ``SERVING_*`` (plain keys only),
-    variables of other servers. Empty variables count as unset.
+    Layers, highest first: the command line, variables of SageMaker's model servers, serving.properties, ``OPTION_*``,
+    what ``load_models`` says of the model, ``SERVING_*`` (plain keys only), variables of other servers, defaults of
+    all models. Empty variables count as unset.
 
     Args:
         model_folder: folder that may hold serving.properties.
         environ: environment variables.
         flags: keys and values of ``-o key=value``.
         model: a model id given on the command line, which beats every other ``option.model_id``.
+        file: the serving.properties, where it was read from elsewhere than ``model_folder``.
+        defaults: the lowest layer: plain keys of config.properties.
+        entry: what the model's entry in ``load_models`` sets.
     """
-    file_settings, problems = _from_file(model_folder)
-    layers = [*_from_foreign_variables(environ), *_from_variables(environ), *file_settings]
+    file_settings, problems = _from_file(model_folder, file)
+    layers = [*defaults, *_from_foreign_variables(environ), *_from_variables(environ, "SERVING_"), *entry]
+    layers += [*_from_variables(environ, "OPTION_"), *file_settings, *_from_overriding_variables(environ)]
     layers += [_flag(key, value, f"command line -o {key}") for key, value in flags.items()]
-    if model is not None:
-        layers.append(Setting("option.model_id", model, "command line"))
+    layers += [] if model is None else [model]
+    problems += _two_models(layers)
     holding = {setting.key: index for index, setting in enumerate(layers)}
     for index in sorted(holding.values()):  # what a higher layer overrode is not looked at
         layers[index], problem = _filled(layers[index])
@@ -148,19 +172,23 @@ def _flag(key: str, value: str, source: str) -> Setting:
     return Setting(names.canonical(key.strip()), value.strip(), source, written=key.strip())
 
 
-def _from_file(model_folder: Path | None) -> tuple[list[Setting], list[Problem]]:
-    if model_folder is None or not (model_folder / FILE_NAME).is_file():
-        return [], []
-    content = read_properties(model_folder / FILE_NAME)
+def _from_file(model_folder: Path | None, content: PropertiesFile | None) -> tuple[list[Setting], list[Problem]]:
+    if content is None:
+        if model_folder is None or not (model_folder / FILE_NAME).is_file():
+            return [], []
+        content = read_properties(model_folder / FILE_NAME)
+    problems = list(content.problems)
     first_lines: dict[str, str] = {}
     settings = []
     for line in content.lines:
+        if not line.value:  # unset, as an empty variable is
+            continue
         setting = Setting(names.canonical(line.key), line.value, line.source, written=line.key)
         if setting.key in first_lines:
-            content.problems.append(_set_twice(setting, first_lines[setting.key]))
+            problems.append(_set_twice(setting, first_lines[setting.key]))
         first_lines[setting.key] = line.source
         settings.append(setting)
-    return settings, content.problems
+    return settings, problems
 
 
 def _set_twice(setting: Setting, earlier_source: str) -> Problem:
@@ -173,23 +201,48 @@ def _set_twice(setting: Setting, earlier_source: str) -> Problem:
     )
 
 
-def _from_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
-    """SERVING_* below OPTION_*; of SERVING_* only plain keys are settings of a model."""
-    for prefix in ("SERVING_", "OPTION_"):
-        for variable in sorted(environ):
-            value = environ[variable].strip()
-            if not variable.startswith(prefix) or variable == prefix or not value:
-                continue
-            key = names.from_variable(variable.removeprefix(prefix))
-            if prefix == "OPTION_" or key in names.PLAIN_KEYS:
-                yield Setting(key, value, variable, written=variable)
+def _from_variables(environ: Mapping[str, str], prefix: str) -> Iterator[Setting]:
+    """Of SERVING_* only plain keys are settings of a model."""
+    for variable in sorted(environ):
+        value = environ[variable].strip()
+        if not variable.startswith(prefix) or variable == prefix or not value:
+            continue
+        key = names.from_variable(variable.removeprefix(prefix))
+        if prefix == "OPTION_" or key in names.PLAIN_KEYS:
+            yield Setting(key, value, variable, written=variable)
 
 
 def _from_foreign_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
-    for variable, key in names.FOREIGN_VARIABLES.items():
+    keys = {variable: (key,) for variable, key in (names.FOREIGN_VARIABLES | names.INVERSE_VARIABLES).items()}
+    for variable, meant in (keys | names.VARIABLES_OF_SEVERAL_KEYS).items():
         value = environ.get(variable, "").strip()
-        if value:
+        if value and variable in names.INVERSE_VARIABLES:
+            value = _OPPOSITE.get(value.lower(), value)
+        for key in meant if value else ():
             yield Setting(key, value, variable, written=variable, is_foreign=True)
+
+
+def _from_overriding_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
+    for variable, keys in names.OVERRIDING_VARIABLES.items():
+        value = environ.get(variable, "").strip()
+        for key in keys if value else ():
+            yield Setting(key, value, variable, written=variable)
+
+
+def _two_models(layers: Sequence[Setting]) -> list[Problem]:
+    """A warning where a foreign variable names one model and LMI's own key another."""
+    named = [layer for layer in layers if layer.key == "option.model_id"]
+    if len(named) < 2 or not named[0].is_foreign or named[-1].value == named[0].value:
+        return []
+    return [
+        Problem(
+            code="config.overruled",
+            message=f"{named[0].source}={named[0].value} is not served: {named[-1].source} names {named[-1].value}",
+            hint=f"Remove {named[0].source}",
+            source=named[0].source,
+            severity=Severity.WARNING,
+        )
+    ]
 
 
 def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
@@ -198,7 +251,7 @@ def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
         path = Path(setting.value[1:])
         try:
             text = path.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # not text, or no path that could be
             problem = Problem(
                 code="config.unreadable",
                 message=f"'{setting.key}' is to be read from {path}: {error}",
@@ -207,11 +260,14 @@ def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
             )
             return setting, problem
         return replace(setting, value=text, source=f"{setting.source} ({path})"), None
-    if _PLACEHOLDER.fullmatch(setting.value):
+    if _PLACEHOLDER.fullmatch(setting.value) or _URL_WITH_PLACEHOLDER.fullmatch(setting.value):
+        is_variable = "$" in setting.value
         problem = Problem(
             code="config.placeholder",
             message=f"'{setting.key}' is {setting.value!r}, which nobody has filled in",
-            hint="Put the value there, or take the line out",
+            hint="Put the value there: variables are not looked up"
+            if is_variable
+            else "Put the value there, or take the line out",
             source=setting.source,
         )
         return setting, problem

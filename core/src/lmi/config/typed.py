@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,22 +13,34 @@ from pydantic_core import ErrorDetails
 
 from lmi.api import BackendConfig, BackendInfo, ConfigError, Problem, Severity
 from lmi.config import coerce, names
+from lmi.config.batching import turned_off_by, with_batch_size
+from lmi.config.fields import keys_of, matching_key
 from lmi.config.options import ModelOptions
-from lmi.config.rules import RULES
+from lmi.config.rules import ANY_MODEL, RULES
 from lmi.config.settings import Setting, Settings
+from lmi.config.strangers import deprecated, nearly_known, strangers
+from lmi.config.unsupported import of_tables
+
+__all__ = ["Parsed", "config_error", "field_settings", "fill", "keys_of", "parse"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_SURELY_MISSPELT = 0.85
-"""Likeness of two names (difflib's ratio) that is hardly chance."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A configuration that holds: the core's options, the backend's, and what to warn about."""
+    """A configuration that holds.
+
+    Args:
+        options: the core's.
+        config: the backend's.
+        warnings: what to tell the user.
+        settings: those that these came from, with what some of them mean for others.
+    """
 
     options: ModelOptions
     config: BackendConfig
     warnings: list[Problem] = field(default_factory=list)
+    settings: Settings = field(default_factory=Settings)
 
 
 def parse(
@@ -51,68 +62,63 @@ def parse(
     Raises:
         ConfigError: with every problem, each naming its key, value and source.
     """
-    problems = list(settings.problems)
     types: tuple[type[BaseModel], ...] = (ModelOptions, config_type)
+    settings, problems = with_batch_size(settings)
+    problems += settings.problems
     if allows_unknown:
-        problems += _nearly_known(settings, types)
+        problems += nearly_known(settings, types)
     else:
-        problems += _strangers(settings, info, types, other_config_types)
-    problems += [problem for each in types for problem in _old_names(settings, each)]
-    options, option_problems = _fill(ModelOptions, settings)
-    config, config_problems = _fill(config_type, settings)
+        settings, told = _without_known(settings, types)
+        problems += [*told, *strangers(settings, info, types, other_config_types)]
+    problems += deprecated(settings, types)
+    options, option_problems = fill(ModelOptions, settings)
+    config, config_problems = fill(config_type, settings)
     for problem in option_problems + config_problems:
         # A key that the core and the backend share is wrong once, not twice.
-        if problem not in problems:
+        if (problem.message, problem.source) not in [(each.message, each.source) for each in problems]:
             problems.append(problem)
     if options is not None and config is not None:
-        problems += [problem for rule in RULES for problem in rule(options, config, settings)]
+        rules = ANY_MODEL if allows_unknown else RULES
+        problems += [problem for rule in rules for problem in rule(options, config, settings, info)]
         problems += _together(config, settings)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     if errors or options is None or config is None:
         raise config_error(errors)
-    return Parsed(options, config, [problem for problem in problems if problem.severity is Severity.WARNING])
+    warnings = [problem for problem in problems if problem.severity is Severity.WARNING]
+    if not allows_unknown:
+        options, config, settings = _in_batches(options, config, settings, info)
+    return Parsed(options, config, warnings, settings)
+
+
+def _without_known(settings: Settings, types: tuple[type[BaseModel], ...]) -> tuple[Settings, list[Problem]]:
+    """The settings without the keys that are known and no options, and what is to be said of those."""
+    told = list(of_tables(settings, [key for each in types for key in keys_of(each)]))
+    return settings.without({setting.key for setting, _ in told}), [problem for _, said in told for problem in said]
+
+
+def _in_batches(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> tuple[ModelOptions, BackendConfig, Settings]:
+    """What continuous batching being off means for other options; nothing where it is on."""
+    off = turned_off_by(settings, info)
+    if off is None:
+        return options, config, settings
+    because = settings.get("batch_size") or off
+    size = Setting("option.max_rolling_batch_size", str(options.batch_size), f"{because.key}, {because.source}")
+    config = config.model_copy(update={"max_rolling_batch_size": options.batch_size})
+    settings = settings.replaced(size)
+    streaming = settings.get("option.enable_streaming")
+    if streaming is not None and options.enable_streaming != "false" and options.output_formatter is None:
+        source = f"{streaming.key}, {streaming.source}"
+        settings = settings.replaced(Setting("option.output_formatter", "jsonlines", source))
+        options = options.model_copy(update={"output_formatter": "jsonlines"})
+    return options, config, settings
 
 
 def config_error(problems: list[Problem]) -> ConfigError:
     """The error that carries configuration problems."""
     counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return ConfigError("config.invalid", f"{counted} in the configuration; nothing was loaded", problems)
-
-
-def keys_of(model_type: type[BaseModel]) -> dict[str, str]:
-    """Canonical key -> field name, for every name a field answers to; the main one first."""
-    keys: dict[str, str] = {}
-    for field_name, info in model_type.model_fields.items():
-        for key in _field_keys(field_name, info):
-            keys.setdefault(key, field_name)
-    return keys
-
-
-def _field_keys(field_name: str, info: FieldInfo) -> list[str]:
-    further = [*_names_in(info, "aliases"), *_names_in(info, "old_names")]
-    return [names.canonical(name) for name in (info.alias or field_name, *further)]
-
-
-def _names_in(info: FieldInfo, kind: str) -> list[str]:
-    extra = info.json_schema_extra
-    found: Any = extra.get(kind, []) if isinstance(extra, dict) else []
-    return list(found)
-
-
-def _old_names(settings: Settings, model_type: type[BaseModel]) -> Iterator[Problem]:
-    """Warnings for names that have a successor."""
-    for field_name, info in model_type.model_fields.items():
-        old = [names.canonical(name) for name in _names_in(info, "old_names")]
-        new = names.canonical(info.alias or field_name)
-        for setting in settings.values():
-            if _matching_key(setting, old):
-                yield Problem(
-                    code="config.deprecated",
-                    message=f"'{setting.key}' is an old name of '{new}'",
-                    hint=f"Write {new}={setting.shown}",
-                    source=setting.source,
-                    severity=Severity.WARNING,
-                )
 
 
 def _together(config: BackendConfig, settings: Settings) -> Iterator[Problem]:
@@ -123,7 +129,7 @@ def _together(config: BackendConfig, settings: Settings) -> Iterator[Problem]:
             setting.source
             for field_name in conflict.fields
             for setting in settings.values()
-            if keys.get(_matching_key(setting, list(keys))) == field_name
+            if keys.get(matching_key(setting, list(keys))) == field_name
         ]
         yield Problem(
             code="config.conflict",
@@ -132,80 +138,6 @@ def _together(config: BackendConfig, settings: Settings) -> Iterator[Problem]:
             source=", ".join(dict.fromkeys(places)),
             severity=conflict.severity,
         )
-
-
-def _strangers(
-    settings: Settings,
-    info: BackendInfo,
-    types: tuple[type[BaseModel], ...],
-    other_config_types: Mapping[str, type[BackendConfig]],
-) -> Iterator[Problem]:
-    """Settings that are an option neither of the core nor of the backend."""
-    known = [key for each in types for key in keys_of(each)]
-    for setting in settings.values():
-        if _matching_key(setting, known):
-            continue
-        if setting.is_foreign:
-            yield _of_no_use(setting, info)
-            continue
-        owners = [name for name, each in other_config_types.items() if _matching_key(setting, list(keys_of(each)))]
-        yield _other_backend(setting, info, owners) if owners else _unknown(setting, info, known)
-
-
-def _nearly_known(settings: Settings, types: tuple[type[BaseModel], ...]) -> Iterator[Problem]:
-    """Warnings for a model's own options that look like misspelt ones of LMI."""
-    known = {key.removeprefix(names.PREFIX): key for each in types for key in keys_of(each)}
-    for setting in settings.values():
-        near = difflib.get_close_matches(setting.key.removeprefix(names.PREFIX), known, n=1, cutoff=_SURELY_MISSPELT)
-        if near and not _matching_key(setting, list(known.values())):
-            yield Problem(
-                code="config.unknown-key",
-                message=f"'{setting.key}' is not an option of LMI; the model gets it as it is",
-                hint=f"Did you mean '{known[near[0]]}'?",
-                source=setting.source,
-                severity=Severity.WARNING,
-            )
-
-
-def _other_backend(setting: Setting, info: BackendInfo, owners: list[str]) -> Problem:
-    return Problem(
-        code="config.other-backend",
-        message=f"'{setting.key}' is an option of {', '.join(sorted(owners))} and does nothing for {info.name}",
-        hint="Remove it, or leave it for the day you switch back",
-        source=setting.source,
-        severity=Severity.WARNING,
-    )
-
-
-def _unknown(setting: Setting, info: BackendInfo, known: list[str]) -> Problem:
-    # A variable's name is its source; what is shown is the key it stands for. Elsewhere it is what the user wrote.
-    written = setting.key if setting.written == setting.source else setting.written or setting.key
-    shown_keys = list(dict.fromkeys(known))
-    return Problem(
-        code="config.unknown-key",
-        message=f"'{written}' is not an option of {info.name} or of LMI",
-        hint=names.did_you_mean(setting.key, shown_keys, f"The options are: {', '.join(sorted(shown_keys))}"),
-        source=setting.source,
-    )
-
-
-def _of_no_use(setting: Setting, info: BackendInfo) -> Problem:
-    return Problem(
-        code="config.of-no-use",
-        message=f"{setting.source}={setting.shown} stands for '{setting.key}', which {info.name} does not have",
-        hint="Remove the variable",
-        source=setting.source,
-        severity=Severity.WARNING,
-    )
-
-
-def _matching_key(setting: Setting, keys: list[str]) -> str:
-    """The key that a setting is for, or "". Variables cannot spell capitals, so for them case does not count."""
-    if setting.key in keys:
-        return setting.key
-    if setting.written == setting.source:
-        return next((key for key in keys if key.lower() == setting.key.lower()), "")
-    return ""
 
 
 def field_settings(model_type: type[BaseModel], settings: Settings) -> dict[str, Setting]:
@@ -219,7 +151,7 @@ def _chosen(model_type: type[BaseModel], settings: Settings) -> tuple[dict[str, 
     chosen: dict[str, Setting] = {}
     problems: list[Problem] = []
     for key, setting in settings.items():
-        field_name = keys.get(_matching_key(setting, list(keys)))
+        field_name = keys.get(matching_key(setting, list(keys)))
         if field_name is None:
             continue
         rival = chosen.setdefault(field_name, setting)
@@ -231,7 +163,7 @@ def _chosen(model_type: type[BaseModel], settings: Settings) -> tuple[dict[str, 
     return chosen, problems
 
 
-def _fill(model_type: type[_Model], settings: Settings) -> tuple[_Model | None, list[Problem]]:
+def fill(model_type: type[_Model], settings: Settings) -> tuple[_Model | None, list[Problem]]:
     """Build one typed object from the settings that are its own."""
     chosen, problems = _chosen(model_type, settings)
     fields = model_type.model_fields

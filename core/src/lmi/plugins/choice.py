@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from lmi.api import (
@@ -16,17 +16,15 @@ from lmi.api import (
     Severity,
     Target,
 )
-from lmi.config.names import nearest
+from lmi.config.batching import OFF, UNDECIDED, turned_off_by
+from lmi.config.modes import ENGINE_MODES, deciding, mode_of
 from lmi.config.settings import Setting, Settings
-from lmi.plugins.records import Kind, PluginRecord, State
+from lmi.plugins.absent import broken, entry_points_of, none_installed, not_installed, not_under
+from lmi.plugins.fit import Circumstances, is_installed, misfits
+from lmi.plugins.records import PluginRecord
+from lmi.plugins.selectors import ENGINE, ENTRY_POINT, ROLLING_BATCH, SELECTORS, Selector
 
-ENGINE_MODES = ("python", "mpi")
-"""Values of ``engine`` that say how a worker runs; they select a backend only if one claims them."""
-
-UNDECIDED = ("", "auto", "disable")
-"""Values of ``option.rolling_batch`` that name no backend."""
-
-_CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+__all__ = ["Choice", "choose", "misfits", "no_model", "wanted"]
 
 
 @dataclass(frozen=True)
@@ -39,87 +37,177 @@ class Choice:
     warnings: tuple[Problem, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Selector:
-    key: str
-    names: Callable[[BackendInfo], tuple[str, ...]]
-
-
-_SELECTORS = (
-    _Selector("option.rolling_batch", lambda info: (info.name, *info.rolling_batch)),
-    _Selector("option.entryPoint", lambda info: info.entry_points),
-    _Selector("engine", lambda info: (info.name, *info.engine_names)),
-)
-"""In the order of their weight: a later one narrows what an earlier one left."""
-
-
 def choose(
-    records: Sequence[PluginRecord], settings: Settings, artifacts: ModelArtifacts | None, target: Target
+    records: Sequence[PluginRecord],
+    settings: Settings,
+    artifacts: ModelArtifacts | None,
+    target: Target,
+    *,
+    features: Collection[str] = (),
+    has: Callable[[str], bool] = is_installed,
 ) -> Choice:
-    """See Plugins.choose."""
-    return wanted(records, settings, artifacts, target) or _automatic(records, settings, artifacts, target)
+    """See Plugins.choose.
+
+    Args:
+        features: what the image says it holds (``SERVING_FEATURES``).
+        has: whether the Python that would run an engine has a distribution.
+    """
+    asked = wanted(records, settings, artifacts, target, features=features, has=has)
+    if asked is not None:
+        return asked
+    candidates = _selected(records, settings).candidates
+    if not candidates:
+        raise none_installed(records)
+    if artifacts is None or artifacts.format is ArtifactFormat.NONE:
+        raise no_model("no model was given")
+    around = _around(settings, artifacts, target, features, has)
+    fitting = [info for info in candidates if not around.misfits(info)]
+    if not fitting:
+        reasons = "; ".join(f"{info.name}: {', '.join(around.misfits(info))}" for info in candidates)
+        raise PluginError(
+            "plugin.none-fits",
+            f"no installed backend serves this model on this machine. {reasons}{broken(records)}",
+            "Install a backend that does, or name one with option.rolling_batch",
+        )
+    return _automatic(fitting, settings, artifacts, around)
 
 
 def wanted(
-    records: Sequence[PluginRecord], settings: Settings, artifacts: ModelArtifacts | None, target: Target
+    records: Sequence[PluginRecord],
+    settings: Settings,
+    artifacts: ModelArtifacts | None,
+    target: Target,
+    *,
+    features: Collection[str] = (),
+    has: Callable[[str], bool] = is_installed,
 ) -> Choice | None:
     """The backend that the settings ask for; None where they leave it open.
 
     Raises:
-        PluginError: it is missing or broken.
+        PluginError: it is missing or broken, or two settings ask for different ones.
     """
-    candidates, deciding, warnings = _selected(records, settings)
-    if deciding is None:
+    selected = _selected(records, settings)
+    if selected.deciding is None:
         return None
-    reason = f"{deciding.key}={deciding.value} ({deciding.source})"
-    best = min(candidates, key=lambda info: (len(misfits(info, artifacts, target)), *_rank(info, target)))
-    return Choice(best, reason, True, tuple(warnings))
+    around = _around(settings, artifacts, target, features, has)
+    best, *others = selected.candidates
+    if others:
+        best = min(selected.candidates, key=lambda info: (len(around.misfits(info)), *around.rank(info)))
+    by = selected.deciding
+    reason = f"{by.key}={by.value} ({by.source}){_why(best, selected.candidates, around)}{_batches(settings, best)}"
+    return Choice(best, reason, True, tuple(selected.warnings))
 
 
-def _selected(
-    records: Sequence[PluginRecord], settings: Settings
-) -> tuple[list[BackendInfo], Setting | None, list[Problem]]:
-    """The backends that the selectors leave, the setting that decided, and settings that it overruled."""
-    candidates = [record.info for record in records if record.info is not None]
-    deciding: Setting | None = None
-    warnings: list[Problem] = []
-    for selector in _SELECTORS:
+@dataclass
+class _Selected:
+    """The backends that the settings leave, the setting that decided, and what is to be said of others."""
+
+    candidates: list[BackendInfo]
+    deciding: Setting | None
+    warnings: list[Problem]
+
+
+def _selected(records: Sequence[PluginRecord], settings: Settings) -> _Selected:
+    found = _Selected([record.info for record in records if record.info is not None], None, [])
+    for selector in SELECTORS:
         setting = settings.get(selector.key)
         if setting is None or setting.value.lower() in UNDECIDED:
             continue
-        named = [info for info in candidates if setting.value.lower() in _lower(selector.names(info))]
-        if named:
-            candidates = named
-        # A mode such as engine=Python narrows the choice but is no wish for one backend.
-        if _is_mode(setting):
+        # A mode such as engine=Python prefers some backends and is no wish for one.
+        if setting.key == ENGINE and setting.value.lower() in ENGINE_MODES:
             continue
-        if not named and deciding is None:
-            raise _not_installed(setting, records)
-        if not named and deciding is not None:
-            warnings.append(_overruled(setting, deciding))
-        deciding = deciding or setting
-    return candidates, deciding, warnings
+        if setting.key == ROLLING_BATCH and _is_foreign(setting, settings, found):
+            continue
+        named = [info for info in found.candidates if selector.selects(setting.value, info)]
+        if named:
+            found.candidates = named
+        elif found.deciding is None:
+            raise not_installed(setting, records)
+        else:
+            found.warnings.append(_overruled(setting, found.deciding))
+        found.deciding = found.deciding or setting
+    return found
+
+
+def _is_foreign(setting: Setting, settings: Settings, found: _Selected) -> bool:
+    """Whether rolling_batch names no backend of the entry point's, and that one does not mind.
+
+    Raises:
+        PluginError: the entry point's backends do mind.
+    """
+    rolling_batch, at_entry = SELECTORS[0], SELECTORS[1]
+    entry = settings.get(ENTRY_POINT)
+    own = [info for info in found.candidates if entry is not None and at_entry.selects(entry.value, info)]
+    if entry is None or not own or any(rolling_batch.selects(setting.value, info) for info in own):
+        return False
+    if all(info.takes_any_rolling_batch for info in own):
+        found.warnings.append(_taken_for_auto(setting, entry))
+        return True
+    if _is_elsewhere(setting, entry, found.candidates, rolling_batch):
+        raise not_under(setting, entry, own)
+    return False
+
+
+def _is_elsewhere(setting: Setting, entry: Setting, candidates: Sequence[BackendInfo], rolling_batch: Selector) -> bool:
+    """Whether a value of rolling_batch is of no backend, or of one that has other entry points than this one."""
+    named = [info for info in candidates if rolling_batch.selects(setting.value, info)]
+    if named:
+        return all(info.entry_points for info in named)
+    return entry.value.lower() not in entry_points_of(setting.value)
+
+
+def _around(
+    settings: Settings,
+    artifacts: ModelArtifacts | None,
+    target: Target,
+    features: Collection[str],
+    has: Callable[[str], bool],
+) -> Circumstances:
+    # What another Python has installed cannot be seen from here.
+    is_own_python = settings.get("option.pythonExecutable") is None
+    return Circumstances(
+        artifacts,
+        target,
+        mode_of(settings) or "",
+        frozenset(each.strip().lower() for each in features),
+        has if is_own_python else None,
+    )
 
 
 def _automatic(
-    records: Sequence[PluginRecord], settings: Settings, artifacts: ModelArtifacts | None, target: Target
+    fitting: Sequence[BackendInfo], settings: Settings, artifacts: ModelArtifacts, around: Circumstances
 ) -> Choice:
-    candidates, _, _ = _selected(records, settings)
-    if not candidates:
-        raise _none_installed(records)
-    if artifacts is None or artifacts.format is ArtifactFormat.NONE:
-        raise no_model("no model was given")
-    fitting = [info for info in candidates if not misfits(info, artifacts, target)]
-    if not fitting:
-        reasons = "; ".join(f"{info.name}: {', '.join(misfits(info, artifacts, target))}" for info in candidates)
-        raise PluginError(
-            "plugin.none-fits",
-            f"no installed backend serves this model on this machine. {reasons}{_broken(records)}",
-            "Install a backend that does, or name one with option.rolling_batch",
-        )
-    best = min(fitting, key=lambda info: _rank(info, target))
+    best = min(fitting, key=around.rank)
     model = ", ".join(artifacts.architectures) or artifacts.format.value
-    return Choice(best, f"fits {model} on {target.accelerator.value}")
+    reason = f"fits {model} on {around.target.accelerator.value}"
+    mode = deciding(settings)
+    if mode is not None and around.mode:
+        reason += f"; {mode.key}={mode.value} ({mode.source})"
+    warnings = () if best.is_loadable else (_not_loadable(best),)
+    return Choice(best, f"{reason}{_why(best, fitting, around)}{_batches(settings, best)}", False, warnings)
+
+
+def _why(best: BackendInfo, candidates: Sequence[BackendInfo], around: Circumstances) -> str:
+    """What else decided: what the image announces, and what is missing of one that would be better."""
+    if len(candidates) == 1:
+        return ""
+    words = ""
+    if around.is_announced(best):
+        announced = [each for each in best.image_features if each.lower() in around.features]
+        words += f"; announced by SERVING_FEATURES={','.join(announced)}"
+    fitting = [info for info in candidates if not around.misfits(info)]
+    for info in sorted(fitting, key=around.preference):
+        if info is best:
+            break
+        words += f"; {info.name} would be taken before it, but {around.lacks(info)}"
+    return words
+
+
+def _batches(settings: Settings, info: BackendInfo) -> str:
+    off = turned_off_by(settings, info)
+    if off is None or off.value.lower() == OFF:
+        return ""
+    return f"; {off.key}={off.value} ({off.source}) turns continuous batching off"
 
 
 def no_model(message: str) -> ConfigError:
@@ -132,100 +220,32 @@ def no_model(message: str) -> ConfigError:
     )
 
 
-def misfits(
-    info: BackendInfo, artifacts: ModelArtifacts | None, target: Target, *, architectures: bool = True
-) -> list[str]:
-    """Why a backend does not suit a model and a machine, by its own description; empty when it does.
-
-    Args:
-        architectures: False leaves the judgement of the architecture to the backend's own checks.
-    """
-    reasons = []
-    if target.accelerator not in info.accelerators:
-        runs_on = ", ".join(each.value for each in info.accelerators)
-        reasons.append(f"runs on {runs_on}, not on {target.accelerator.value}")
-    if artifacts is None or artifacts.format is ArtifactFormat.NONE:
-        return [*reasons, "needs a model"] if info.needs_model else reasons
-    if artifacts.format.value not in info.artifact_formats:
-        loads = ", ".join(info.artifact_formats) or "no files"
-        reasons.append(f"loads {loads}, not {artifacts.format.value}")
-    if architectures and artifacts.architectures and not any(_serves(info, name) for name in artifacts.architectures):
-        serves = ", ".join(info.architectures) or "causal language models"
-        reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}")
-    return reasons
-
-
-def _serves(info: BackendInfo, architecture: str) -> bool:
-    if info.architectures:
-        return architecture in info.architectures
-    return architecture.endswith(_CAUSAL_SUFFIXES)
-
-
-def _rank(info: BackendInfo, target: Target) -> tuple[int, int, str]:
-    """Smaller is better: made for this device first, then priority, then the name so that it is never chance."""
-    on_list = target.accelerator in info.accelerators
-    place = info.accelerators.index(target.accelerator) if on_list else len(info.accelerators)
-    return (place, -info.priority, info.name)
-
-
-def _lower(values: Sequence[str]) -> list[str]:
-    return [value.lower() for value in values]
-
-
-def _is_mode(setting: Setting) -> bool:
-    return setting.key == "engine" and setting.value.lower() in ENGINE_MODES
-
-
 def _overruled(setting: Setting, deciding: Setting) -> Problem:
-    return Problem(
-        code="config.overruled",
-        message=f"'{setting.key}={setting.value}' does not select the backend that "
+    return _warning(
+        "config.overruled",
+        f"'{setting.key}={setting.value}' does not select the backend that "
         f"{deciding.key}={deciding.value} ({deciding.source}) selects, and is left out",
-        hint="Remove it",
-        source=setting.source,
-        severity=Severity.WARNING,
+        "Remove it",
+        setting.source,
     )
 
 
-def _not_installed(setting: Setting, records: Sequence[PluginRecord]) -> PluginError:
-    """A wanted backend that cannot be used: broken and duplicate ones are told from absent ones."""
-    backends = [record for record in records if record.kind is Kind.BACKEND]
-    for record in backends:
-        if record.name == setting.value.lower() and record.state is not State.READY:
-            return record.error()
-    ready = {record.name: record for record in backends if record.info is not None}
-    installed = ", ".join(f"{name} ({record.package})" for name, record in ready.items()) or "none"
-    name = setting.key.removeprefix("option.")
-    message = f"{name}={setting.value} ({setting.source}) needs a backend that is not installed. Installed: {installed}"
-    message += _broken(records)
-    selector = next(each for each in _SELECTORS if each.key == setting.key)
-    answers = {value: info for r in ready.values() if (info := r.info) for value in selector.names(info)}
-    near = nearest(setting.value, answers)
-    return PluginError("plugin.not-installed", message, f"Did you mean '{near}'?" if near else _how_to_install(setting))
+def _taken_for_auto(setting: Setting, entry: Setting) -> Problem:
+    return _warning(
+        "config.overruled",
+        f"'{setting.key}={setting.value}' is not for {entry.key}={entry.value} ({entry.source}), and taken for auto",
+        f"Set {setting.key}=auto, or take it out",
+        setting.source,
+    )
 
 
-def _broken(records: Sequence[PluginRecord]) -> str:
-    """A sentence on backends that are there and cannot be used; one of them may be the wanted one."""
-    broken = [record for record in records if record.kind is Kind.BACKEND and record.state is State.BROKEN]
-    listed = "; ".join(f"{record.name} ({record.package}): {record.reason}" for record in broken)
-    return f". Broken: {listed}" if listed else ""
+def _not_loadable(info: BackendInfo) -> Problem:
+    return _warning(
+        "engine.not-implemented",
+        f"{info.name} reads and checks its configuration; it cannot load models yet",
+        "Name another backend with option.rolling_batch, or install one for this device",
+    )
 
 
-def _how_to_install(setting: Setting) -> str:
-    value = setting.value.lower()
-    if setting.key != "option.rolling_batch":
-        return "Install the backend that has this name"
-    package = value if value.startswith("lmi-") else f"lmi-{value}"
-    return f"Try: pip install {package}"
-
-
-def _none_installed(records: Sequence[PluginRecord]) -> PluginError:
-    backends = [record for record in records if record.kind is Kind.BACKEND]
-    if not backends:
-        return PluginError(
-            "plugin.none-installed",
-            "no backend is installed, so nothing can be served",
-            "Install one for your device: backends are packages called lmi-<name>, the README lists them",
-        )
-    listed = "; ".join(f"{record.name} ({record.package}): {record.reason}" for record in backends)
-    return PluginError("plugin.none-usable", f"no installed backend can be used. {listed}", "Run: lmi plugins")
+def _warning(code: str, message: str, hint: str, source: str = "") -> Problem:
+    return Problem(code=code, message=message, hint=hint, source=source, severity=Severity.WARNING)

@@ -29,6 +29,7 @@ class Plugins:
         self._required = frozenset(discovery.allow_list(environ) or [])
         self.records: tuple[PluginRecord, ...] = tuple(each.record for each in found)
         self.backends: dict[str, BackendInfo] = {r.name: r.info for r in self.records if r.info is not None}
+        self._features = tuple(environ.get("SERVING_FEATURES", "").split(","))
         self._pluggy = new_pluggy(environ)
         self._is_traced = is_traced(environ)
         self._backend_plugins: dict[str, Any] = {}
@@ -50,8 +51,8 @@ class Plugins:
         """Load what is installed.
 
         Args:
-            environ: LMI_EXTENSIONS (unset: all; ``a,b``: these, in this order; empty: none) and LMI_TRACE_HOOKS=1
-                (print each hook call to stderr).
+            environ: LMI_EXTENSIONS (unset: all; ``a,b``: these, in this order; empty: none), LMI_TRACE_HOOKS=1
+                (print each hook call to stderr) and SERVING_FEATURES (backends that the image announces).
             only_backend: load this backend alone, as a worker does.
         """
         return cls(discovery.discover(environ, only_backend), environ)
@@ -116,14 +117,14 @@ class Plugins:
         """The backend for a model: the one that is asked for, else the one that fits best.
 
         Args:
-            settings: ``option.rolling_batch``, ``option.entryPoint`` and ``engine`` are read.
+            settings: ``option.rolling_batch``, ``option.entryPoint``, ``engine`` and ``option.mpi_mode`` are read.
             artifacts: what the model is; None where there is none or it is not known yet.
             target: the machine.
         Raises:
             PluginError: the wanted backend is missing or broken, or none fits.
             ConfigError: nothing is asked for and there is no model to choose by.
         """
-        return choose(self.records, settings, artifacts, target)
+        return choose(self.records, settings, artifacts, target, features=self._features)
 
     def wanted(self, settings: Settings, target: Target) -> Choice | None:
         """The backend that the settings ask for, before anything is known of the model; None where they do not.
@@ -131,7 +132,7 @@ class Plugins:
         Raises:
             PluginError: it is missing or broken.
         """
-        return wanted(self.records, settings, None, target)
+        return wanted(self.records, settings, None, target, features=self._features)
 
     def unusable(self, backend_name: str) -> PluginError:
         """The error for wanting a backend by its name when it is not ready."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -27,7 +28,7 @@ class App(FastAPI):
     def __init__(self, inference: InvocationRoute) -> None:
         super().__init__(title="LMI", version=lmi.__version__)
         self._inference = inference
-        for path in ("/invocations", "/predictions/{model}"):
+        for path in ("/invocations", "/predictions/{model}", "/predictions/{model}/{version}"):
             self.router.routes.append(Route(path, endpoint=inference, methods=["POST"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,9 +43,21 @@ class App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def build_app(context: Context) -> FastAPI:
     """All routes: inference, health, and those that extensions add."""
     app = App(InvocationRoute(context))
+    options = context.options
+    if options.cors_allowed_origin is not None:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=_listed(options.cors_allowed_origin),
+            allow_methods=_listed(options.cors_allowed_methods or "*"),
+            allow_headers=_listed(options.cors_allowed_headers or "*"),
+        )
     app.include_router(health_routes(context))
 
     @app.exception_handler(HTTPException)

@@ -9,9 +9,13 @@ from typing import Any
 import pluggy
 
 from lmi.api.errors import NotFoundError, NotReadyError, RequestError
+from lmi.config.server import ServerOptions
 from lmi.plugins import Plugins
 from lmi.serving.metrics import Metrics
 from lmi.serving.models import Model
+
+READY = "ready"
+"""The stage of a server whose models have loaded."""
 
 
 class Context:
@@ -19,10 +23,12 @@ class Context:
 
     Args:
         plugins: for the hooks of extensions.
+        options: what holds for all models.
     """
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, options: ServerOptions | None = None) -> None:
         hooks = plugins.extension_hooks
+        self.options = options or ServerOptions()
         self.plugins = plugins
         self.models: dict[str, Model] = {}
         self.metrics = Metrics(self.models)
@@ -32,12 +38,17 @@ class Context:
         self.parses_request = _if_implemented(hooks.lmi_parse_request)
         self.formats_response = _if_implemented(hooks.lmi_format_response)
 
-    def model(self, name: str | None = None) -> Model:
+    def model(self, name: str | None = None, version: str | None = None) -> Model:
         """The model of that name; without a name, the only one.
 
+        Args:
+            name: as it was given to the server.
+            version: as it was given to the server; None takes any.
         Raises:
             NotFoundError, RequestError, NotReadyError.
         """
+        if not self.models and self.stage == READY:
+            raise NotFoundError("model.not-found", "this server has no model", "Name models in SERVING_LOAD_MODELS")
         if not self.models:
             raise NotReadyError(
                 "model.loading", f"no model is loaded yet ({self.stage})", "Wait until /ping answers 200"
@@ -51,7 +62,13 @@ class Context:
             raise NotFoundError(
                 "model.not-found", f"there is no model {name!r}", f"Models here: {', '.join(self.models)}"
             )
-        return self.models[name]
+        model = self.models[name]
+        if version is not None and version != model.plan.version:
+            has = f"has version {model.plan.version!r}" if model.plan.version else "has no version"
+            raise NotFoundError(
+                "model.not-found", f"model {name!r} {has}, not {version!r}", f"Call /predictions/{name}"
+            )
+        return model
 
 
 def _if_implemented(hook: pluggy.HookCaller) -> Callable[..., Any] | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
+from lmi.serving.context import READY
 from lmi.serving.models import Model, ModelState
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ def health_routes(context: Context) -> APIRouter:
 
     async def ping() -> JSONResponse:
         if not context.models:
-            return JSONResponse({"stage": context.stage}, 503)
+            return JSONResponse({}, 200) if context.stage == READY else JSONResponse({"stage": context.stage}, 503)
+        options = context.options
+        loading_status = 503 if options.wait_model_loading else 207 if options.allow_multi_status else 200
         status = 200
         body: dict[str, dict[str, Any]] = {}
         for model in context.models.values():
             text, code = _PING_STATUS[model.state]
-            status = max(status, code)
+            status = max(status, loading_status if model.state is ModelState.STARTING else code)
             body[model.name] = {"status": text}
             if model.state is ModelState.STARTING:
                 body[model.name] |= _stage(model)

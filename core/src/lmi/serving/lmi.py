@@ -215,7 +215,8 @@ class InvocationRoute:
             exchange.unwatch()
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
-        model = self._context.model(scope.get("path_params", {}).get("model"))
+        named = scope.get("path_params", {})
+        model = self._context.model(named.get("model") or exchange.wanted_model, named.get("version"))
         body = await exchange.body(model.plan.options.max_request_size)
         if model.plan.serves_tasks:
             await answer_task(self._context, model, exchange, scope, body)

@@ -9,16 +9,19 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import uvicorn
 
-from lmi.api.errors import ConfigError, LmiError, NotReadyError, PluginError, ProblemsError
+from lmi.api.errors import LmiError, NotReadyError, PluginError, ProblemsError
+from lmi.config.server import ServerOptions
 from lmi.custom.answer import unheard_hooks
 from lmi.loading import LoadPlan
 from lmi.plugins import Plugins
+from lmi.serving.address import Address, unbind
 from lmi.serving.app import build_app
-from lmi.serving.context import Context
+from lmi.serving.context import READY, Context
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
 from lmi.serving.tokenizer import Tokenizer, load_tokenizer
@@ -40,45 +43,33 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take the port before anything slow happens.
-
-    Raises:
-        ConfigError: it is taken or not allowed.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            "server.cannot-bind", f"port {port} of {host} cannot be used: {error}", (), "Choose another --port"
-        ) from error
-
-
 class Server:
     """One server process.
 
     Args:
-        make_plan: decides what to serve (reads configuration, finds and checks the model); runs in a thread.
+        make_plans: decides what to serve (reads configuration, finds and checks the models); runs in a thread.
         plugins: backends and extensions.
         listener: the bound socket.
+        address: what it is bound to.
         drain_s: how long running requests may go on after SIGTERM.
+        options: what holds for all models.
     """
 
     def __init__(
         self,
-        make_plan: Callable[[], LoadPlan],
+        make_plans: Callable[[], Sequence[LoadPlan]],
         plugins: Plugins,
         listener: socket.socket,
+        address: Address,
         *,
         drain_s: float = 25.0,
+        options: ServerOptions | None = None,
     ) -> None:
-        self._make_plan = make_plan
+        self._make_plans = make_plans
         self._listener = listener
-        host, port = listener.getsockname()[:2]
-        shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        self._url = f"http://{shown}:{port}"
-        self._context = Context(plugins)
+        self._address = address
+        self._url = address.url(listener)
+        self._context = Context(plugins, options)
         self._app = build_app(self._context)
         self._progress = LoadProgress(sys.stderr)
         self._failure: LmiError | None = None
@@ -98,6 +89,8 @@ class Server:
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=round(drain_s + _LAST_ANSWERS_S),
+            ssl_keyfile=address.private_key_file,
+            ssl_certfile=address.certificate_file,
         )
         self._uvicorn = _Uvicorn(config)
 
@@ -125,6 +118,7 @@ class Server:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._progress.close()
             await asyncio.gather(*(model.pool.close() for model in self._context.models.values()))
+            unbind(self._address)
 
     def _drain(self) -> None:
         """Take no new request, finish what runs, then exit; told a second time, exit at once."""
@@ -148,19 +142,18 @@ class Server:
     async def _load(self) -> None:
         context = self._context
         try:
-            plan = await in_own_thread(self._make_plan)
-            for warning in plan.warnings:
-                _LOG.warning("%s", warning)
-            _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
+            plans = await in_own_thread(self._make_plans)
+            for plan in plans:
+                for warning in plan.warnings:
+                    _LOG.warning("%s", warning)
+                _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
             context.stage = "load tokenizer"
-            tokenizer = await in_own_thread(
-                lambda: load_tokenizer(
-                    plan.artifacts,
-                    trust_remote_code=plan.config.trust_remote_code,
-                    python_executable=plan.options.python_executable or sys.executable,
-                )
-            )
-            self._start_model(plan, tokenizer)
+            tokenizers = [await in_own_thread(partial(_tokenizer_of, plan)) for plan in plans]
+            for plan, tokenizer in zip(plans, tokenizers, strict=True):
+                self._start_model(plan, tokenizer)
+            if not plans:
+                context.stage = READY
+                print(f"no model is loaded, as load_models says: {self._url}", flush=True)
         except LmiError as error:
             self._give_up(error, None)
         except Exception as error:
@@ -202,12 +195,14 @@ class Server:
             self._progress.show(worker)
         if all(each.state is not WorkerState.STARTING for each in model.pool.workers):
             self._progress.close()
-        if model.answers and self._context.stage != "ready":
-            self._context.stage = "ready"
-            print(ready_text(model, self._url), flush=True)
+        models = self._context.models.values()
+        if self._context.stage != READY and all(each.answers for each in models):
+            self._context.stage = READY
+            for each in models:
+                print(ready_text(each, self._url), flush=True)
 
     def _model_failed(self, model: Model, error: LmiError, worker: Worker) -> None:
-        if self._context.stage != "ready":
+        if self._context.stage != READY:
             self._give_up(error, worker)
         else:
             _LOG.error("model %r failed for good: %s", model.name, error)
@@ -216,6 +211,14 @@ class Server:
         if not self._is_draining:  # otherwise it was told to stop, which is no failure
             self._failure, self._failed_worker = error, worker
             self._uvicorn.should_exit = True
+
+
+def _tokenizer_of(plan: LoadPlan) -> Tokenizer:
+    return load_tokenizer(
+        plan.artifacts,
+        trust_remote_code=plan.config.trust_remote_code,
+        python_executable=plan.options.python_executable or sys.executable,
+    )
 
 
 def ready_text(model: Model, url: str) -> str:
@@ -239,17 +242,3 @@ def failure_digest(error: LmiError, worker: Worker | None) -> str:
     if remedy:
         lines.append(f"  remedy:   {remedy}")
     return "\n".join(lines)
-
-
-def port_of(environ: Mapping[str, str]) -> int:
-    """The port a container is told to bind (SageMaker's variable), else 8080.
-
-    Raises:
-        ConfigError: it is no number.
-    """
-    text = environ.get("SAGEMAKER_BIND_TO_PORT", "8080")
-    if not text.isdecimal():
-        raise ConfigError(
-            "server.cannot-bind", f"SAGEMAKER_BIND_TO_PORT={text!r} is no port", (), "Give a number from 1 to 65535"
-        )
-    return int(text)

@@ -11,6 +11,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
@@ -51,6 +52,13 @@ class Exchange:
         self.request_id = given or f"{_ID_PREFIX}-{number}"
         # Callers may send one id twice; inside, each request has an id of its own.
         self.unique_id = f"{given}#{number}" if given else self.request_id
+
+    @property
+    def wanted_model(self) -> str | None:
+        """The model that a request for no path of one names, in its query or a header. Source: DJL Serving."""
+        query = self._scope.get("query_string", b"")
+        asked = parse_qs(query.decode("latin-1")).get("model_name", [""])[-1] if query else ""
+        return asked or self.headers.get("model_name") or None
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole request body.

@@ -30,6 +30,8 @@ class BackendCase:
         adapter: a folder with an adapter for the model (rule K-adapters). Unset: one for the tiny Llama is written.
         known_failures: rule id -> reason with a link to the upstream issue. Such a rule must fail: when it passes, the
             entry has to go.
+        devices: the machine it is configured for, ``cuda:1`` or ``neuron:12``; so the rules that need no engine run on
+            any machine. Unset: this one.
         tensor_parallel_degree: more than 1 where the machine can split this model (rule K-tensor_parallel).
         n_slots: ``max_rolling_batch_size`` that the rules run with.
         load_s: longest time a load may take.
@@ -44,6 +46,7 @@ class BackendCase:
     faults: tuple[Callable[[Path], Any], ...] = ()
     adapter: Path | None = None
     known_failures: Mapping[str, str] = field(default_factory=dict)
+    devices: str | None = None
     tensor_parallel_degree: int = 1
     n_slots: int = 4
     load_s: float = 300.0

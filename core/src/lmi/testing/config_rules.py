@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from lmi.api import BackendConfig, ConfigError
+from lmi.api import BackendConfig, ConfigError, Severity
 from lmi.config import parse, read_settings
 from lmi.config.coerce import as_text, choices
 from lmi.config.names import canonical
@@ -131,9 +131,11 @@ def outcome_typed(kit: Kit, name: str, value: Any) -> Outcome:
     key = kind.model_fields[name].alias or name
     others = kit.config().model_dump(by_alias=True, exclude_unset=True)
     try:
-        return Outcome(getattr(kind.model_validate({**others, key: value}), name))
+        config = kind.model_validate({**others, key: value})
     except ValidationError as error:
         return Outcome(is_refused=True, refusal="; ".join(each["msg"] for each in error.errors()))
+    conflicts = [each.message for each in config.conflicts() if each.severity is Severity.ERROR]
+    return Outcome(is_refused=True, refusal="; ".join(conflicts)) if conflicts else Outcome(getattr(config, name))
 
 
 def outcome_written(

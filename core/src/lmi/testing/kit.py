@@ -26,6 +26,7 @@ from lmi.api import (
 )
 from lmi.config import parse, read_settings
 from lmi.config.coerce import as_text
+from lmi.config.model_entries import ModelEntry
 from lmi.loading import LoadPlan, plan
 from lmi.plugins import Kind, PluginRecord, Plugins
 from lmi.testing.case import LOGPROB_TOLERANCE, BackendCase
@@ -146,12 +147,15 @@ class Kit:
             settings: further options, beside the case's.
         """
         model = folder or self.folder
+        # Whatever devices this machine has: a tiny model is split only where a rule asks for it.
+        chosen = {"tensor_parallel_degree": 1, **self.case.settings, **settings}
         return plan(
-            str(model) if model else None,
-            flags=self.flags({**self.case.settings, **settings}),
+            ModelEntry(url=str(model) if model else None),
+            flags=self.flags(chosen),
             environ=environ or {},
             plugins=self.plugins,
             default_folder=self.scratch / "none",
+            devices=self.case.devices,
         )
 
     def config(self, *, environ: Mapping[str, str] | None = None, **settings: Any) -> BackendConfig:

@@ -119,7 +119,8 @@ class WorkerPool:
             label=f"{plan.name}/{index}",
             load=load,
             python=plan.options.python_executable or sys.executable,
-            environ=plan.options.env,
+            environ={**plan.options.env, **plan.copies.environ_of(index)},
+            devices=plan.copies.label_of(index),
             socket_path=self._folder / f"{self._n_started}.sock",
             on_state=self._state_changed,
             on_cleared=self._cleared,
@@ -206,7 +207,7 @@ class WorkerPool:
         while now_s - self._deaths_s[0] > _DEATHS_WINDOW_S:
             self._deaths_s.popleft()
         reason = worker.error or EngineDeadError("engine.died", f"worker {worker.label} {worker.exit}")
-        _LOG.error("worker %s (pid %s) %s: %s", worker.label, worker.pid, worker.exit, reason)
+        _LOG.error("worker %s (pid %s) %s: %s", worker.shown, worker.pid, worker.exit, reason)
         is_over_budget = len(self._deaths_s) > self.plan.options.retry_threshold
         self._suspects.add(list(worker.flights.values()), reason)
         worker.flights.clear()

@@ -59,6 +59,7 @@ class Worker:
         load: what it loads.
         python: the interpreter it runs under.
         environ: its environment.
+        devices: the devices it has, for logs: ``cuda:0,1``; empty on CPU.
         socket_path: where it connects to; in a folder only this user can enter.
         on_state: called when it became ready, made progress or died.
         on_cleared: called when a request that is on trial produced enough ids or ended.
@@ -76,8 +77,10 @@ class Worker:
         on_state: Callable[[Worker], None],
         on_cleared: Callable[[Flight], None],
         on_room: Callable[[], None],
+        devices: str = "",
     ) -> None:
         self.label = label
+        self.shown = f"{label} on {devices}" if devices else label
         self.state = WorkerState.STARTING
         self.stage = "start process"
         self.fraction: float | None = None
@@ -121,7 +124,7 @@ class Worker:
             command = [self._python, "-c", _PROGRAM, str(self._socket_path)]
             environ = {**os.environ, **self._environ, "PYTHONUNBUFFERED": "1"}
             try:
-                self._process = await Process.start(command, label=self.label, environ=environ)
+                self._process = await Process.start(command, label=self.shown, environ=environ)
             except (FileNotFoundError, PermissionError) as error:
                 raise EngineLoadError(
                     "worker.no-python",

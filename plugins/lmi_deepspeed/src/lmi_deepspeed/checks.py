@@ -21,7 +21,7 @@ INJECTED_TYPES = (
 def find_problems(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> list[Problem]:
     """List what would stop the model; empty means nothing was found. Reads no weights, touches no device."""
     return [
-        *_check_degree(artifacts, config, target),
+        *_check_degree(artifacts, config),
         *_check_context(artifacts, config),
         *_check_quantization(artifacts, config),
         *_check_injection(artifacts, config, target),
@@ -29,14 +29,8 @@ def find_problems(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Ta
     ]
 
 
-def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> Iterator[Problem]:
+def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
     n = config.tensor_parallel_degree
-    if target.accelerator is Accelerator.CUDA and n > target.n_devices:
-        yield Problem(
-            code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {n}, the machine has {target.n_devices} devices",
-            hint=f"Set option.tensor_parallel_degree={target.n_devices} or less",
-        )
     heads = artifacts.config.get("num_attention_heads", artifacts.config.get("n_head"))
     if isinstance(heads, int) and n > heads > 0:
         yield Problem(

@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Severity, Target
-from lmi_hf.config import HFConfig
-
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Target
+from lmi_hf.config import DEVICE_MAPS, HFConfig
 
 # What transformers needs to load a compressed checkpoint, by quantization_config.quant_method: any one of the modules.
 _LIBRARIES = {
@@ -38,45 +34,41 @@ def find_problems(artifacts: ModelArtifacts, config: HFConfig, target: Target) -
     """List what would stop the model; empty means nothing was found. Reads files, touches no device."""
     return [
         *_check_device(config, target),
+        *_check_device_map(config, target),
         *_check_architecture(artifacts, config),
         *_check_context(artifacts, config),
         *_check_quantization(artifacts, config),
         *_check_adapter(artifacts, config),
-        *_check_habits(config),
     ]
 
 
 def _check_device(config: HFConfig, target: Target) -> Iterator[Problem]:
     n = config.tensor_parallel_degree
-    is_cuda = target.accelerator is Accelerator.CUDA
-    if n > 1 and not is_cuda:
+    if n > 1 and target.accelerator is not Accelerator.CUDA:
         yield Problem(
             code="config.tensor-parallel",
             message=f"tensor_parallel_degree is {n}; hf on {target.accelerator.value} takes 1",
             hint="Set option.tensor_parallel_degree=1; one copy uses all cores",
         )
-    elif n > target.n_devices and is_cuda:
-        yield Problem(
-            code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {n}, the machine has {target.n_devices} devices",
-            hint=f"Set option.tensor_parallel_degree={target.n_devices} or less",
-        )
-    device_map = config.device_map
-    if device_map is None or device_map in DEVICE_MAPS:
+
+
+def _check_device_map(config: HFConfig, target: Target) -> Iterator[Problem]:
+    """On CUDA there is always one: the options', or that of the devices of this copy."""
+    if target.accelerator is Accelerator.CUDA:
         return
-    kind = device_map.partition(":")[0]
-    if not (kind in ("cpu", "cuda") or device_map.isdigit()):
-        near = difflib.get_close_matches(device_map, [*DEVICE_MAPS, "cpu", "cuda"], n=1)
-        yield Problem(
-            code="config.device-map",
-            message=f"device_map is '{device_map}'; it takes {', '.join(DEVICE_MAPS)}, cpu, cuda or cuda:N",
-            hint=f"Did you mean '{near[0]}'?" if near else "Leave it out to use one device",
-        )
-    elif kind != "cpu" and not is_cuda:
+    device_map, method = config.device_map, config.quantization or ""
+    if device_map is not None and device_map not in DEVICE_MAPS and not device_map.startswith("cpu"):
         yield Problem(
             code="config.device-map",
             message=f"device_map is '{device_map}', but the model is meant for {target.accelerator.value}",
             hint="Leave option.device_map out",
+        )
+    elif device_map is None and method.startswith("bitsandbytes"):
+        yield Problem(
+            code="config.device-map",
+            message=f"quantize={method} needs a device map, and {target.accelerator.value} has none of its own",
+            hint="Serve the model on a GPU, set option.device_map=cpu to compress it on the processor all the same, or "
+            "remove option.quantize",
         )
 
 
@@ -112,10 +104,6 @@ def _check_context(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Prob
 
 def _check_quantization(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
     asked = config.quantization
-    if config.load_in_8bit and config.load_in_4bit:
-        yield _conflict("load_in_8bit and load_in_4bit are both true")
-    elif config.quantize and (config.load_in_8bit or config.load_in_4bit) and config.quantize != _old(config):
-        yield _conflict(f"quantize is {config.quantize}, and {_old(config)} is asked for by its old name")
     found = _method_of(artifacts)
     wanted = asked[:-1] if asked and asked.startswith("bitsandbytes") else asked
     if found and wanted and found != wanted:
@@ -165,32 +153,6 @@ def _check_adapter(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Prob
         )
 
 
-def _check_habits(config: HFConfig) -> Iterator[Problem]:
-    """Options of the original that cannot be honoured: refused where answers would differ, else a warning."""
-    if config.decoding_strategy != "greedy":
-        yield Problem(
-            code="config.decoding-strategy",
-            message=f"decoding_strategy is {config.decoding_strategy}; hf offers greedy for requests that ask nothing",
-            hint="Let requests say do_sample, temperature, top_p and so on",
-        )
-    defaults: dict[str, Any] = {
-        "max_sparsity": 0.33,
-        "max_splits": 3,
-        "multi_gpu": None,
-        "disable_flash_attn": True,
-        "low_cpu_mem_usage": True,
-    }
-    for name, default in defaults.items():
-        meaning = HFConfig.model_fields[name].description
-        if getattr(config, name) != default:
-            yield Problem(
-                code="config.no-effect",
-                message=f"{name} is {getattr(config, name)} and changes nothing: {meaning}",
-                hint=f"Remove option.{name}",
-                severity=Severity.WARNING,
-            )
-
-
 def base_of(artifacts: ModelArtifacts) -> str:
     """The base model that an adapter names: a path or a name on the hub; "" where it names none."""
     try:
@@ -216,12 +178,9 @@ def _method_of(artifacts: ModelArtifacts) -> str:
     return str(given.get("quant_method") or "") if isinstance(given, dict) else ""
 
 
-def _old(config: HFConfig) -> str:
-    return "bitsandbytes8" if config.load_in_8bit else "bitsandbytes4"
-
-
 def _conflict(message: str) -> Problem:
-    return Problem(code="config.quantize", message=message, hint="Keep one of them")
+    hint = "Remove option.quantize: a compressed checkpoint says itself how it is read"
+    return Problem(code="config.quantize", message=message, hint=hint)
 
 
 def _is_unknown(model_type: str) -> bool:

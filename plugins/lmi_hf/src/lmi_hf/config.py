@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
-from lmi.api import BackendConfig, dtype_name, option
+from lmi.api import BackendConfig, Conflict, dtype_name, option
 
 Quantization = Literal["bitsandbytes4", "bitsandbytes8", "gptq", "awq"]
+
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+_BitsAndBytes = Annotated[str, Field(pattern=r"^bitsandbytes$")]
+"""A name of earlier versions, taken here to be told what replaced it."""
 
 
 class HFConfig(BackendConfig):
@@ -21,7 +28,7 @@ class HFConfig(BackendConfig):
             "Number type of weights and cache. auto takes the checkpoint's, but fp32 instead of a 16-bit type on a "
             "processor that does not compute bf16."
         ),
-        aliases=("data_type",),
+        old_names=("data_type",),
     )
     max_model_len: int = option(
         0, description="Longest prompt plus output; 0 takes the model's own limit.", unit="tokens", ge=0
@@ -66,19 +73,21 @@ class HFConfig(BackendConfig):
     device_map: str | None = option(
         None,
         description=(
-            "How Accelerate spreads layers over devices: auto, balanced, balanced_low_0, sequential or a device. "
-            "Unset: one device, or auto where tensor_parallel_degree is above 1."
+            "How Accelerate spreads layers over devices: auto, balanced, balanced_low_0, sequential or a device (cpu, "
+            "cuda, cuda:N). It overrides what tensor_parallel_degree would choose. Unset: one device, or auto where "
+            "tensor_parallel_degree is above 1."
         ),
     )
-    quantize: Quantization | None = option(
+    quantize: Quantization | _BitsAndBytes | None = option(
         None,
         description=(
-            "bitsandbytes4 and bitsandbytes8 compress the weights while they load; gptq and awq say that the "
-            "checkpoint is compressed that way."
+            "bitsandbytes4 and bitsandbytes8 compress the weights while they load: turn it on where the model does not "
+            "fit. gptq and awq say that the checkpoint is compressed that way, and are best left out: its config.json "
+            "says so."
         ),
     )
-    load_in_8bit: bool = option(False, description="Old name of quantize=bitsandbytes8.")
-    load_in_4bit: bool = option(False, description="Old name of quantize=bitsandbytes4.")
+    load_in_8bit: bool = option(False, description="Old form of quantize=bitsandbytes8.")
+    load_in_4bit: bool = option(False, description="Old form of quantize=bitsandbytes4.")
     is_peft_model: bool | None = option(
         None, description="Whether the folder holds an adapter for another model; found by its files when unset."
     )
@@ -109,16 +118,30 @@ class HFConfig(BackendConfig):
     @field_validator("quantize", mode="before")
     @classmethod
     def _name_quantization(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        name = value.lower()
-        return "bitsandbytes8" if name == "bitsandbytes" else name
+        return value.lower() or None if isinstance(value, str) else value
+
+    @field_validator("device_map")
+    @classmethod
+    def _known_device_map(cls, value: str | None) -> str | None:
+        name = (value or "").lower()
+        kind = name.partition(":")[0]
+        if not name or name in DEVICE_MAPS or kind in ("cpu", "cuda") or name.isdigit():
+            return name or None
+        near = difflib.get_close_matches(name, [*DEVICE_MAPS, "cpu", "cuda"], n=1)
+        guess = f". Did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"it takes {', '.join(DEVICE_MAPS)}, cpu, cuda or cuda:N{guess}")
 
     @property
     def quantization(self) -> Quantization | None:
-        """``quantize``, or what its old names say."""
-        if self.quantize is None and self.load_in_8bit:
+        """``quantize``, or what its old forms say."""
+        if self.quantize == "bitsandbytes" or (self.quantize is None and self.load_in_8bit):
             return "bitsandbytes8"
         if self.quantize is None and self.load_in_4bit:
             return "bitsandbytes4"
-        return self.quantize
+        return next((name for name in get_args(Quantization) if name == self.quantize), None)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """What does not go together, and what is old or has no effect."""
+        from lmi_hf.conflicts import conflicts_of
+
+        return conflicts_of(self)

@@ -31,6 +31,8 @@ def lmi_describe_backend() -> BackendInfo:
         # The second one is a misspelling of the original's documents, which configurations copied.
         entry_points=("djl_python.transformers_neuronx", "djl_python.transformersneuronx"),
         engine_names=("Python",),
+        modes=("Python",),
+        takes_any_rolling_batch=True,
         image_features=("tnx",),
         accelerators=(Accelerator.NEURON,),
         artifact_formats=("pretrained",),
@@ -40,6 +42,8 @@ def lmi_describe_backend() -> BackendInfo:
         capabilities=STEPPER_CAPABILITIES - {Capability.PROMPT_LOGPROBS},
         resume=Resume.CONTINUES,
         needs_compile=True,
+        streams_batches=True,
+        is_loadable=False,
         engine_libraries=(
             EngineLibrary(distribution="transformers-neuronx", versions=">=0.13,<0.14"),
             EngineLibrary(distribution="torch-neuronx", versions=">=2.1"),

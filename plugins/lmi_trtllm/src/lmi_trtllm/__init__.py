@@ -13,6 +13,7 @@ from lmi.api import (
     EngineLoadError,
     Launch,
     ModelArtifacts,
+    OldValue,
     Problem,
     Progress,
     Resume,
@@ -47,6 +48,15 @@ def lmi_describe_backend() -> BackendInfo:
             "djl_python.lmi_trtllm.trtllm_async_service",
         ),
         engine_names=("MPI",),
+        modes=("MPI",),
+        async_entry_points=("djl_python.lmi_trtllm.trtllm_async_service",),
+        old_values=(
+            OldValue(
+                key="option.entryPoint",
+                value="djl_python.tensorrtllm",
+                write="option.entryPoint=djl_python.tensorrt_llm",
+            ),
+        ),
         image_features=("trtllm",),
         accelerators=(Accelerator.CUDA,),
         launch=Launch.SINGLE,
@@ -55,8 +65,10 @@ def lmi_describe_backend() -> BackendInfo:
         quantizations=("smoothquant", "awq", "fp8", "gptq"),
         capabilities=CAPABILITIES,
         resume=Resume.CONTINUES,
+        is_loadable=False,
         engine_libraries=(EngineLibrary(distribution="tensorrt-llm", versions=">=1.0,<1.3"),),
         install=INSTALL,
+        priority=-15,  # taken first where the image announces it
     )
 
 

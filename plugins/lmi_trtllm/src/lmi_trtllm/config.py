@@ -103,7 +103,8 @@ class TrtllmConfig(FamilyOptions):
         False,
         description=(
             "Keep the cache of earlier prompts and reuse equal beginnings: the first token comes much sooner for chats "
-            "and questions about one document. Costs GPU memory. An engine built before needs use_paged_context_fmha."
+            "and questions about one document. Costs GPU memory. For GPT-like (decoder-only) models; an engine built "
+            "before needs use_paged_context_fmha."
         ),
         aliases=("enable_block_reuse",),
     )
@@ -142,27 +143,40 @@ class TrtllmConfig(FamilyOptions):
     quantize: Literal["smoothquant", "awq", "fp8", "gptq"] | None = option(
         None,
         description=(
-            "Compress the weights while the model is built: smoothquant for Llama, Mistral, InternLM and Baichuan, awq "
-            "for Llama and Mistral, fp8. gptq only says how a built model was compressed."
+            "Compress the weights while the model is built, that is, when it is loaded from HuggingFace's format: "
+            "smoothquant for Llama, Mistral, InternLM and Baichuan, awq for Llama and Mistral, fp8. gptq only says how "
+            "a built model was compressed."
         ),
     )
     smoothquant_alpha: float = option(
-        0.8, description="How much of the activations' range moves into the weights.", unit="share", ge=0, le=1
+        0.8,
+        description="With quantize=smoothquant: how much of the activations' range moves into the weights.",
+        unit="share",
+        ge=0,
+        le=1,
     )
     smoothquant_per_token: bool = option(
         False,
-        description="A scale for each token, chosen at run time: usually a little slower and more accurate.",
+        description=(
+            "With quantize=smoothquant: a scale for each token, chosen at run time. Usually a little slower and more "
+            "accurate."
+        ),
     )
     smoothquant_per_channel: bool = option(
         False,
-        description="A scale for each channel, chosen at run time: usually a little slower and more accurate.",
+        description=(
+            "With quantize=smoothquant: a scale for each channel, chosen at run time. Usually a little slower and more "
+            "accurate."
+        ),
     )
     multi_query_mode: bool = option(
         False,
-        description="For smoothquant of models with grouped or multi-query attention, Llama 70B for example.",
+        description=(
+            "With quantize=smoothquant: set it for models with grouped or multi-query attention, Llama 70B for example."
+        ),
     )
     q_format: Literal["int4_awq"] = option(
-        "int4_awq", description="Number format of quantize=awq.", old_names=("awq_format",)
+        "int4_awq", description="Number format of quantize=awq; there is this one only.", old_names=("awq_format",)
     )
     calib_size: int = option(
         32,

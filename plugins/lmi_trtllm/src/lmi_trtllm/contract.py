@@ -3,4 +3,4 @@
 
 from lmi.testing import BackendCase
 
-CASE = BackendCase(backend="trtllm", settings={"dtype": "fp16"}, model="llama", is_exact=False)
+CASE = BackendCase(backend="trtllm", settings={"dtype": "fp16"}, model="llama", is_exact=False, devices="cuda:1")

@@ -18,7 +18,11 @@ class FamilyOptions(BackendConfig):
     """Options that are refused, or do nothing, for models of other families."""
 
     baichuan_model_version: Literal["v1_7b", "v1_13b", "v2_7b", "v2_13b"] = option(
-        "v1_13b", description="Which Baichuan the checkpoint is: generation and size. For Baichuan models only."
+        "v1_13b",
+        description=(
+            "Which Baichuan the checkpoint is, generation and size: v1_13b is baichuan-inc/Baichuan-13B-Chat or -Base, "
+            "v2_13b is baichuan-inc/Baichuan2-13B-Chat or -Base. For Baichuan models only."
+        ),
     )
     chatglm_model_version: Literal[
         "unspecified", "chatglm_6b", "chatglm2_6b", "chatglm2_6b_32k", "chatglm3_6b", "chatglm3_6b_base",
@@ -31,7 +35,11 @@ class FamilyOptions(BackendConfig):
         ),
     )  # fmt: skip
     gpt_model_version: Literal["gpt2", "santacoder", "starcoder"] = option(
-        "gpt2", description="Which model of the GPT-2 kind the checkpoint is. For GPT-2 and GPT-BigCode models only."
+        "gpt2",
+        description=(
+            "Which model of the GPT-2 kind the checkpoint is. For GPT-2 and GPT-BigCode models only; set it for "
+            "SantaCoder and StarCoder."
+        ),
     )
     multi_block_mode: bool = option(
         False,

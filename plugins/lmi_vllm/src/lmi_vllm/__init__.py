@@ -29,6 +29,8 @@ def lmi_describe_backend() -> BackendInfo:
         summary="vLLM: paged cache, CUDA graphs, adapters and constraints; most causal and multimodal language models",
         entry_points=("djl_python.huggingface", "djl_python.lmi_vllm.vllm_async_service"),
         engine_names=("Python",),
+        modes=("Python",),
+        async_entry_points=("djl_python.lmi_vllm.vllm_async_service",),
         image_features=("vllm",),
         accelerators=(Accelerator.CUDA, Accelerator.CPU),
         launch=Launch.SINGLE,
@@ -36,6 +38,7 @@ def lmi_describe_backend() -> BackendInfo:
         quantizations=METHODS,
         capabilities=frozenset(Capability) - {Capability.TYPICAL_P, Capability.BATCH_INVARIANT},
         resume=Resume.CONTINUES,
+        is_loadable=False,
         engine_libraries=(EngineLibrary(distribution="vllm", versions=">=0.32,<0.33"),),
         install="pip install 'lmi-vllm[engine]' (CUDA), or pip install 'lmi-vllm[cpu]'",
     )

@@ -35,12 +35,6 @@ def _check_devices(artifacts: ModelArtifacts, config: VLLMConfig, target: Target
             hint="Set the variable VLLM_CPU_OMP_THREADS_BIND (0-3|4-7), or option.tensor_parallel_degree=1",
             severity=Severity.WARNING,
         )
-    elif degree > target.n_devices:
-        yield Problem(
-            code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {degree}, the machine has {target.n_devices} devices",
-            hint=f"Set option.tensor_parallel_degree={target.n_devices} or less",
-        )
     n_heads = _of_text(artifacts, "num_attention_heads")
     if isinstance(n_heads, int) and n_heads > 0 and n_heads % degree:
         most = max(each for each in range(1, degree) if n_heads % each == 0)

@@ -50,6 +50,8 @@ def quantization_name(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
+    if not value:
+        return None
     name = value.lower().replace("compressed_tensors", "compressed-tensors")
     if name in METHODS:
         return name

@@ -24,6 +24,13 @@ from lmi.api import (
 if TYPE_CHECKING:
     from lmi_hf.lmi_dist.config import DistConfig
 
+MODEL_TYPES = (
+    "falcon", "gpt-neox", "t5", "llama", "mpt", "gpt-bigcode", "aquila", "baichuan", "bloom", "chatglm", "deci",
+    "gemma", "gpt2", "gptj", "internlm2", "mistral", "mixtral", "opt", "phi", "qwen", "qwen2", "stablelm", "dbrx",
+    "starcoder2",
+)  # fmt: skip
+"""What LMI 0.27 served with it by itself."""
+
 
 @hookimpl
 def lmi_describe_backend() -> BackendInfo:
@@ -32,13 +39,16 @@ def lmi_describe_backend() -> BackendInfo:
         summary="Tensor parallel HuggingFace models under MPI, with GPTQ, AWQ and speculative decoding",
         entry_points=("djl_python.huggingface",),
         engine_names=("MPI",),
+        modes=("MPI",),
         image_features=("lmi-dist",),
+        model_types=MODEL_TYPES,
         accelerators=(Accelerator.CUDA, Accelerator.CPU),
         launch=Launch.CORE_MPI,
         artifact_formats=("pretrained", "adapter"),
         quantizations=("awq", "gptq"),
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
+        is_loadable=False,
         engine_libraries=(
             EngineLibrary(distribution="torch", versions=">=2.6,<3"),
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmi.api import Accelerator, ModelArtifacts, Problem, Target
+from lmi.api import ModelArtifacts, Problem, Target
 from lmi_hf.lmi_dist.config import DistConfig
 
 _SPLIT = {
@@ -20,20 +20,14 @@ _SPLIT = {
 def find_problems(artifacts: ModelArtifacts, config: DistConfig, target: Target) -> list[Problem]:
     """List what would stop the model; empty means nothing was found. Reads no file, touches no device."""
     return [
-        *_check_degree(artifacts, config, target),
+        *_check_degree(artifacts, config),
         *_check_context(artifacts, config),
         *_check_quantization(artifacts, config),
     ]
 
 
-def _check_degree(artifacts: ModelArtifacts, config: DistConfig, target: Target) -> Iterator[Problem]:
+def _check_degree(artifacts: ModelArtifacts, config: DistConfig) -> Iterator[Problem]:
     n = config.tensor_parallel_degree
-    if target.accelerator is Accelerator.CUDA and n > target.n_devices:
-        yield Problem(
-            code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {n}, the machine has {target.n_devices} devices",
-            hint=f"Set option.tensor_parallel_degree={target.n_devices} or less",
-        )
     sizes = {what: size for what, keys in _SPLIT.items() if (size := _number(artifacts, keys))}
     uneven = [f"{size} ({what})" for what, size in sizes.items() if size % n]
     if not uneven:
@@ -68,7 +62,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: DistConfig) -> Iterat
     asked = config.quantize
     given = artifacts.config.get("quantization_config")
     found = str(given.get("quant_method") or "") if isinstance(given, dict) else ""
-    if "squeezellm" in (asked, found):
+    if found == "squeezellm":
         yield Problem(
             code="model.quantization-not-served",
             message="the checkpoint is compressed with squeezellm, which no maintained library reads",

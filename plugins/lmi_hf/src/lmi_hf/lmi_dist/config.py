@@ -10,10 +10,10 @@ from pydantic import Field, field_validator
 
 from lmi.api import BackendConfig, Conflict, Severity, dtype_name, option
 
-Quantization = Literal["awq", "gptq", "squeezellm"]
+Quantization = Literal["awq", "gptq"]
 
 _Int8 = Annotated[str, Field(pattern=r"^int8$")]
-_BitsAndBytes = Annotated[str, Field(pattern=r"^bitsandbytes8?$")]
+_Removed = Annotated[str, Field(pattern=r"^(bitsandbytes8?|squeezellm)$")]
 """Values of earlier versions, taken here to be refused with what replaced them."""
 
 _OF_LORA = ("max_loras", "max_lora_rank", "lora_extra_vocab_size", "max_cpu_loras")
@@ -35,11 +35,11 @@ class DistConfig(BackendConfig):
         description="Number type of weights and cache. auto takes the checkpoint's; quantize goes with auto or fp16.",
         old_names=("data_type",),
     )
-    quantize: Quantization | _BitsAndBytes | None = option(
+    quantize: Quantization | _Removed | None = option(
         None,
         description=(
             "How the checkpoint is compressed; found in its config.json when unset. Use such a checkpoint where whole "
-            "weights do not fit. squeezellm is understood, and refused: no maintained library reads it."
+            "weights do not fit. squeezellm, which LMI once had, is refused: no maintained library reads it."
         ),
         aliases=("quantization",),
     )
@@ -184,6 +184,12 @@ class DistConfig(BackendConfig):
                 message=f"quantize={self.quantize} was removed from lmi-dist",
                 hint="Use option.rolling_batch=hf with option.quantize=bitsandbytes8, or a checkpoint compressed with "
                 "gptq or awq",
+            )
+        if self.quantize == "squeezellm":
+            yield Conflict(
+                fields=("quantize",),
+                message="quantize=squeezellm cannot be had: no maintained library reads such checkpoints",
+                hint="Use a checkpoint of the same model compressed with gptq or awq",
             )
 
     def _about_numbers(self) -> Iterator[Conflict]:

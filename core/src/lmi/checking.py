@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What would stop a model whose configuration holds: its files, its machine, its backend; no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmi.api import (
+    ArtifactError,
+    ArtifactFormat,
+    BackendConfig,
+    ModelArtifacts,
+    PluginError,
+    Problem,
+    Severity,
+    Target,
+)
+from lmi.config import Settings
+from lmi.custom.extension import ModelExtension
+from lmi.plugins import Choice, Plugins
+from lmi.plugins.choice import misfits, no_model
+from lmi.target import too_few_devices
+
+
+def found_problems(
+    plugins: Plugins,
+    choice: Choice,
+    artifacts: ModelArtifacts,
+    config: BackendConfig,
+    target: Target,
+    settings: Settings,
+    known: Sequence[Problem] = (),
+    extension: ModelExtension | None = None,
+) -> list[Problem]:
+    """Everything known to be doubtful, found without reading a weight.
+
+    Args:
+        plugins: what is installed.
+        choice: the backend.
+        artifacts: the model's files.
+        config: the backend's options.
+        target: the machine.
+        settings: where each value came from.
+        known: what was found before: in the files, about the copies.
+        extension: what of the model's own Python file runs in the server.
+    Raises:
+        ConfigError: the backend needs a model and there is none.
+        ArtifactError: something would stop the model.
+    """
+    if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
+        raise no_model(f"{choice.info.name} needs a model and none was given")
+    problems = [*_device_problems(choice, artifacts, target, settings), *known]
+    problems += _validated(plugins, choice, artifacts, config, target)
+    if extension is not None:
+        problems += extension.validate(artifacts, config, target)
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    if errors:
+        where = f" in {artifacts.folder}" if artifacts.folder else ""
+        raise ArtifactError("artifacts.invalid", f"{counted(errors)}{where}; nothing was loaded", errors)
+    return problems
+
+
+def _device_problems(choice: Choice, artifacts: ModelArtifacts, target: Target, settings: Settings) -> list[Problem]:
+    """What the backend's own description says against this machine and these files."""
+    device = settings.get("option.device")
+    if target.n_devices == 0 and device is not None:
+        return [
+            Problem(
+                code="device.missing",
+                message=f"option.device={device.value}, but this machine has no such device",
+                hint="Take the option out, or start on a machine that has one",
+                source=device.source,
+            )
+        ]
+    return too_few_devices(settings, target) + [
+        Problem(code="backend.misfit", message=f"{choice.info.name} {reason}", hint="Choose another backend")
+        for reason in misfits(choice.info, artifacts, target, architectures=False)
+    ]
+
+
+def _validated(
+    plugins: Plugins, choice: Choice, artifacts: ModelArtifacts, config: BackendConfig, target: Target
+) -> list[Problem]:
+    """What the backend and the extensions find wrong."""
+    try:
+        answers = plugins.hooks(choice.info.name).lmi_validate_artifacts(
+            artifacts=artifacts, config=config, target=target
+        )
+    except Exception as error:
+        message = f"lmi_validate_artifacts failed for {choice.info.name}: {type(error).__name__}: {error}"
+        raise PluginError("plugin.hook-failed", message, "This is a fault of the plugin, not of the model") from error
+    return [problem for answer in answers for problem in answer]
+
+
+def counted(problems: Sequence[Problem]) -> str:
+    """``1 problem``, ``3 problems``."""
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that say what is served; every command that reads a configuration has the same ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from lmi.reading import Start
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_DECORATORS = (
+    click.argument("model", required=False),
+    click.option(
+        "-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Set an option; wins over all files."
+    ),
+    click.option("--name", default=None, help="Name of the model in routes and answers.  [default: model]"),
+    click.option(
+        "-m", "--models", metavar="ENTRIES", default=None, help="Models to load, as SERVING_LOAD_MODELS has them."
+    ),
+    click.option("-s", "--model-store", metavar="FOLDER", default=None, help="Folder of models, or of one."),
+    click.option("-f", "--config-file", metavar="FILE", default=None, help="The server's config.properties."),
+)
+
+
+def of_models(command: _Command) -> _Command:
+    """Give a command the arguments that ``Asked`` is made of."""
+    for decorate in reversed(_DECORATORS):
+        command = decorate(command)
+    return command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line says of the models, as ``of_models`` hands it over."""
+
+    model: str | None
+    options: tuple[str, ...]
+    name: str | None
+    models: str | None
+    model_store: str | None
+    config_file: str | None
+
+    def read(self, environ: Mapping[str, str] = os.environ) -> Start:
+        """What is to be served.
+
+        Raises:
+            ConfigError: a flag, config.properties or ``load_models`` is wrong.
+        """
+        from lmi.config.settings import parse_flags
+        from lmi.reading import read_start
+
+        given = {"load_models": self.models, "model_store": self.model_store}
+        return read_start(
+            self.model,
+            name=self.name,
+            flags=parse_flags(self.options),
+            server_flags={key: value for key, value in given.items() if value is not None},
+            config_file=self.config_file,
+            environ=environ,
+        )

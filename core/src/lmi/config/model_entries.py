@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which models a server starts with: the grammar of ``load_models``, and the models of a folder.
+
+Source: DJL Serving's ``SERVING_LOAD_MODELS`` and model store, 0.26 and 0.27.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmi.api import ConfigError, Problem
+from lmi.config.settings import Setting
+
+DEFAULT_NAME = "model"
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".mar")
+
+_ENTRY = re.compile(r"(?:\[?(?P<names>[^?\[\]/]*?)\]?=)?(?P<url>.+)")
+_N_FIELDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One model to load.
+
+    Args:
+        url: a folder, an object store's prefix, ORG/NAME; None where the configuration says what the model is.
+        name: in URLs of requests.
+        version: as it was given; empty where it was not.
+        settings: what the entry itself sets: ``engine``, ``load_on_devices``.
+        source: where the URL was given.
+    """
+
+    url: str | None = None
+    name: str = DEFAULT_NAME
+    version: str = ""
+    settings: tuple[Setting, ...] = ()
+    source: str = "command line"
+
+
+def parse_load_models(text: str, source: str) -> list[ModelEntry]:
+    """Read ``[NAME[:VERSION[:ENGINE[:DEVICES]]]]=URL`` entries, separated by commas or blanks; a bare URL is one, too.
+
+    Args:
+        text: of ``load_models``; fields may be empty, as in ``test::Python=/opt/ml/model``.
+        source: where it was set.
+    Raises:
+        ConfigError: with every entry that is none, and every name that is given twice.
+    """
+    problems: list[Problem] = []
+    entries = []
+    for part in re.split(r"[,\s]+", text):
+        if part:
+            entry = _entry(part, source, problems)
+            entries += [entry] if entry is not None else []
+    problems += _given_twice(entries, source)
+    if problems:
+        raise ConfigError("config.invalid", f"load_models is {text!r}; nothing was loaded", problems)
+    return entries
+
+
+def models_in(store: Path, source: str) -> list[ModelEntry]:
+    """The models of a folder: each folder and archive in it, or the folder itself where it holds anything else.
+
+    Hidden names do not count, and empty folders are left out.
+
+    Args:
+        store: an existing folder.
+        source: where it was named.
+    """
+    visible = sorted(path for path in store.iterdir() if not path.name.startswith("."))
+    if not visible:
+        return []
+    if not all(path.is_dir() or path.name.endswith(ARCHIVES) for path in visible):
+        return [ModelEntry(url=str(store), name=name_of(str(store)), source=source)]
+    filled = [path for path in visible if path.is_file() or any(path.iterdir())]
+    return [ModelEntry(url=str(path), name=name_of(str(path)), source=source) for path in filled]
+
+
+def name_of(url: str) -> str:
+    """The name of a model that has none: the last part of its URL without the ending, as one word."""
+    last = url.rstrip("/*").rpartition("/")[2]
+    ending = next((each for each in ARCHIVES if last.endswith(each)), "")
+    return re.sub(r"\W|^_", "_", last.removesuffix(ending)) or DEFAULT_NAME
+
+
+def check_names(entries: Sequence[ModelEntry], source: str) -> None:
+    """Raise ConfigError where two models have one name."""
+    problems = _given_twice(entries, source)
+    if problems:
+        raise ConfigError("config.invalid", "models share a name; nothing was loaded", problems)
+
+
+def _entry(part: str, source: str, problems: list[Problem]) -> ModelEntry | None:
+    found = _ENTRY.fullmatch(part)
+    fields = (found["names"] or "").split(":") if found else []
+    if found is None or found["url"].endswith("=") or len(fields) > _N_FIELDS:
+        problems.append(
+            Problem(
+                code="config.bad-model-entry",
+                message=f"{part!r} in load_models is no [NAME[:VERSION[:ENGINE[:DEVICES]]]]=URL",
+                hint="Write it like test::Python=/opt/ml/model, with the devices separated by semicolons",
+                source=source,
+            )
+        )
+        return None
+    name, version, engine, devices = fields + [""] * (_N_FIELDS - len(fields))
+    url = found["url"].removeprefix("file://").removeprefix("file:")
+    settings = [("engine", engine), ("load_on_devices", devices)]
+    return ModelEntry(
+        url=url, name=name or name_of(url), version=version,
+        settings=tuple(Setting(key, value, source) for key, value in settings if value), source=source,
+    )  # fmt: skip
+
+
+def _given_twice(entries: Sequence[ModelEntry], source: str) -> list[Problem]:
+    seen: dict[str, ModelEntry] = {}
+    problems = []
+    for entry in entries:
+        earlier = seen.setdefault(entry.name, entry)
+        if earlier is not entry:
+            problems.append(
+                Problem(
+                    code="config.name-twice",
+                    message=f"{earlier.url} and {entry.url} are both called '{entry.name}'",
+                    hint="Name them: a=URL,b=URL; versions of one model are two models with two names here",
+                    source=source,
+                )
+            )
+    return problems

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys that are no option of the core or the backend, and names that have a successor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel
+
+from lmi.api import BackendConfig, BackendInfo, Problem, Severity
+from lmi.config import names
+from lmi.config.fields import keys_of, main_key, matching_key, old_names
+from lmi.config.settings import Setting, Settings
+from lmi.config.unsupported import KNOWN_KEYS, STOP_WORDS
+
+
+def strangers(
+    settings: Settings,
+    info: BackendInfo,
+    types: tuple[type[BaseModel], ...],
+    other_config_types: Mapping[str, type[BackendConfig]],
+) -> Iterator[Problem]:
+    """Settings that are an option neither of the core nor of the backend."""
+    known = [key for each in types for key in keys_of(each)]
+    for setting in settings.values():
+        if matching_key(setting, known) or setting.key == STOP_WORDS:
+            continue
+        if setting.is_foreign:
+            meant = [each for each in settings.values() if each.source == setting.source]
+            if not any(matching_key(each, known) for each in meant) and setting is meant[0]:
+                yield _of_no_use(setting, info)
+            continue
+        owners = [name for name, each in other_config_types.items() if matching_key(setting, list(keys_of(each)))]
+        yield _other_backend(setting, info, owners) if owners else _unknown(setting, info, known)
+
+
+def nearly_known(settings: Settings, types: tuple[type[BaseModel], ...]) -> Iterator[Problem]:
+    """Warnings for a model's own options that look like misspelt ones of LMI."""
+    known = {key.removeprefix(names.PREFIX): key for each in types for key in keys_of(each)}
+    for setting in settings.values():
+        near = names.nearly(setting.key.removeprefix(names.PREFIX), known)
+        if near and not matching_key(setting, {*known.values(), *KNOWN_KEYS}):
+            yield Problem(
+                code="config.unknown-key",
+                message=f"'{setting.key}' is not an option of LMI; the model gets it as it is",
+                hint=f"Did you mean '{known[near]}'?",
+                source=setting.source,
+                severity=Severity.WARNING,
+            )
+
+
+def _other_backend(setting: Setting, info: BackendInfo, owners: list[str]) -> Problem:
+    return Problem(
+        code="config.other-backend",
+        message=f"'{setting.key}' is an option of {', '.join(sorted(owners))} and does nothing for {info.name}",
+        hint="Remove it, or leave it for the day you switch back",
+        source=setting.source,
+        severity=Severity.WARNING,
+    )
+
+
+def _unknown(setting: Setting, info: BackendInfo, known: list[str]) -> Problem:
+    # A variable's name is its source; what is shown is the key it stands for. Elsewhere it is what the user wrote.
+    written = setting.key if setting.written == setting.source else setting.written or setting.key
+    shown_keys = list(dict.fromkeys(known))
+    return Problem(
+        code="config.unknown-key",
+        message=f"'{written}' is not an option of {info.name} or of LMI",
+        hint=names.did_you_mean(
+            setting.key, {*shown_keys, *KNOWN_KEYS}, f"The options are: {', '.join(sorted(shown_keys))}"
+        ),
+        source=setting.source,
+    )
+
+
+def _of_no_use(setting: Setting, info: BackendInfo) -> Problem:
+    return Problem(
+        code="config.of-no-use",
+        message=f"{setting.source}={setting.shown} stands for '{setting.key}', which {info.name} does not have",
+        hint="Remove the variable",
+        source=setting.source,
+        severity=Severity.WARNING,
+    )
+
+
+def deprecated(settings: Settings, types: tuple[type[BaseModel], ...]) -> Iterator[Problem]:
+    """Warnings for names that have a successor."""
+    for setting in settings.values():
+        former = names.former(setting.written)
+        if former:
+            yield _old_name(setting, former, setting.key)
+        for model_type in types:
+            for field_name, info in model_type.model_fields.items():
+                if matching_key(setting, [names.canonical(name) for name in old_names(info)]):
+                    yield _old_name(setting, setting.key, main_key(field_name, info))
+
+
+def _old_name(setting: Setting, old: str, new: str) -> Problem:
+    return Problem(
+        code="config.deprecated",
+        message=f"'{old}' is an old name of '{new}'",
+        hint=f"Write {new}={setting.shown}",
+        source=setting.source,
+        severity=Severity.WARNING,
+    )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a backend suits a model and a machine, by what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+
+from lmi.api import ArtifactFormat, BackendInfo, EngineLoadError, ModelArtifacts, Target
+
+_CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+@cache
+def is_installed(distribution: str) -> bool:
+    """Whether this Python has a distribution, as of the first time it is asked."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def misfits(
+    info: BackendInfo, artifacts: ModelArtifacts | None, target: Target, *, architectures: bool = True
+) -> list[str]:
+    """Why a backend does not suit a model and a machine, by its own description; empty when it does.
+
+    Args:
+        architectures: False leaves the judgement of the architecture to the backend's own checks.
+    """
+    reasons = []
+    if target.accelerator not in info.accelerators:
+        runs_on = ", ".join(each.value for each in info.accelerators)
+        reasons.append(f"runs on {runs_on}, not on {target.accelerator.value}")
+    if artifacts is None or artifacts.format is ArtifactFormat.NONE:
+        return [*reasons, "needs a model"] if info.needs_model else reasons
+    if artifacts.format.value not in info.artifact_formats:
+        loads = ", ".join(info.artifact_formats) or "no files"
+        reasons.append(f"loads {loads}, not {artifacts.format.value}")
+    if architectures and artifacts.architectures and not any(_serves(info, name) for name in artifacts.architectures):
+        serves = ", ".join(info.architectures) or "causal language models"
+        reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}")
+    return reasons
+
+
+def cannot_load_yet(
+    info: BackendInfo, reason: str, artifacts: ModelArtifacts, target: Target, infos: Iterable[BackendInfo]
+) -> EngineLoadError:
+    """The error for a start with a backend that only checks its configuration.
+
+    Args:
+        info: it.
+        reason: why it was chosen.
+        artifacts: the model.
+        target: the machine.
+        infos: every installed backend; those that could take its place are named.
+    """
+    able = [each for each in infos if each.is_loadable and each.needs_model]
+    others = [each.name for each in able if not misfits(each, artifacts, target)]
+    hint = f"Set option.rolling_batch to one that can: {', '.join(sorted(others))}"
+    message = f"{info.name} ({reason}) reads and checks its configuration; it cannot load models yet"
+    return EngineLoadError(
+        "engine.not-implemented", message, hint if others else "Wait for a later version of its package"
+    )
+
+
+def _serves(info: BackendInfo, architecture: str) -> bool:
+    if info.architectures:
+        return architecture in info.architectures
+    return architecture.endswith(_CAUSAL_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a choice among several backends depends on.
+
+    Args:
+        artifacts: the model, as far as it is known.
+        target: the machine.
+        mode: ``python`` or ``mpi`` where ``engine`` or ``mpi_mode`` asks for one; "" otherwise.
+        features: values of ``SERVING_FEATURES``, in lower case.
+        has: whether the Python of the workers has a distribution; None where that is not known.
+    """
+
+    artifacts: ModelArtifacts | None
+    target: Target
+    mode: str = ""
+    features: frozenset[str] = frozenset()
+    has: Callable[[str], bool] | None = is_installed
+
+    def misfits(self, info: BackendInfo) -> list[str]:
+        """Why a backend cannot be taken; empty when it can."""
+        reasons = misfits(info, self.artifacts, self.target)
+        modes = [each.lower() for each in info.modes]
+        if self.mode and modes and self.mode not in modes:
+            reasons.append(f"runs under engine={' or '.join(info.modes)}, not {self.mode}")
+        return reasons
+
+    def lacks(self, info: BackendInfo) -> str:
+        """Why a backend cannot be used as things are: "it needs ...", "it cannot load models yet"; "" when it can."""
+        if not info.is_loadable:
+            return "cannot load models yet"
+        absent = self._absent(info)
+        return f"needs {', '.join(absent)}, which is not installed" if absent else ""
+
+    def is_announced(self, info: BackendInfo) -> bool:
+        """Whether the image says that it holds this backend."""
+        return not self.features.isdisjoint(each.lower() for each in info.image_features)
+
+    def rank(self, info: BackendInfo) -> tuple[bool | int | str, ...]:
+        """Smaller is better: announced, usable, for this type of model, asked for by the mode, not a last resort,
+        made for this device, then priority, then the name so that it is never chance."""
+        is_announced, *rest = self.preference(info)
+        return (is_announced, not info.is_loadable, bool(self._absent(info)), *rest)
+
+    def preference(self, info: BackendInfo) -> tuple[bool | int | str, ...]:
+        """The rank that a backend would have if it were usable."""
+        is_announced = self.is_announced(info)
+        claims_mode = self.mode in (each.lower() for each in info.engine_names)
+        on_list = self.target.accelerator in info.accelerators
+        place = info.accelerators.index(self.target.accelerator) if on_list else len(info.accelerators)
+        is_for_type = is_announced and self._model_type in (each.replace("-", "_") for each in info.model_types)
+        return (
+            not is_announced,
+            not is_for_type,
+            bool(self.mode) and not claims_mode,
+            info.priority < 0,
+            place,
+            -info.priority,
+            info.name,
+        )
+
+    @property
+    def _model_type(self) -> str:
+        return self.artifacts.model_type.lower().replace("-", "_") if self.artifacts is not None else ""
+
+    def _absent(self, info: BackendInfo) -> list[str]:
+        if self.has is None:
+            return []
+        return [each.distribution for each in info.engine_libraries if not self.has(each.distribution)]

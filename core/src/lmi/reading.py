@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be served, and everything that was written about it: models, their settings, and the machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lmi.api import ConfigError, Problem, Severity, Target
+from lmi.artifacts import is_object_url, model_root, read_object
+from lmi.config import Settings, read_settings
+from lmi.config.model_entries import ModelEntry, check_names, models_in, parse_load_models
+from lmi.config.properties import FILE_NAME, PropertiesFile, parse_properties
+from lmi.config.server import (
+    ServerOptions,
+    defaults_of_models,
+    named_file,
+    read_server_settings,
+    server_options,
+)
+from lmi.config.settings import Setting
+from lmi.target import on_machine
+
+DEFAULT_MODEL_FOLDER = Path("/opt/ml/model")
+"""Where a container finds its model. Source: the SageMaker container contract."""
+
+_MODEL_ID = "option.model_id"
+_NOT_GIVEN = "command line"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written about one model.
+
+    Args:
+        folder: the folder that may hold serving.properties, weights and code; None where there is none.
+        settings: every setting, ``option.model_id`` among them.
+        target: the machine they are for.
+    """
+
+    folder: Path | None
+    settings: Settings
+    target: Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a server is to start with.
+
+    Args:
+        entries: the models; none where ``load_models`` is NONE, or ALL finds none.
+        server: the server's options.
+        server_settings: where they were set.
+        warnings: what is doubtful about them.
+        defaults: what config.properties says of every model.
+        flags: keys and values of ``-o key=value``.
+        environ: environment variables.
+        default_folder: where a container finds its model.
+    """
+
+    entries: tuple[ModelEntry, ...]
+    server: ServerOptions
+    server_settings: Settings
+    warnings: tuple[Problem, ...]
+    defaults: tuple[Setting, ...]
+    flags: Mapping[str, str]
+    environ: Mapping[str, str]
+    default_folder: Path = DEFAULT_MODEL_FOLDER
+
+
+def read_start(
+    model: str | None,
+    *,
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+    name: str | None = None,
+    server_flags: Mapping[str, str] | None = None,
+    config_file: str | None = None,
+    default_folder: Path = DEFAULT_MODEL_FOLDER,
+) -> Start:
+    """The server's options and its models: that of the command line, else those of ``load_models``, else the store's.
+
+    Args:
+        model: of the command line.
+        environ: environment variables.
+        flags: keys and values of ``-o key=value``.
+        name: of the command line, for a single model.
+        server_flags: the server's keys on the command line.
+        config_file: config.properties; None looks in the usual places.
+        default_folder: the model store where none is set.
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    settings = read_server_settings(environ, config_file=named_file(config_file), flags=server_flags)
+    server, warnings = server_options(settings)
+    entries = _entries(model, server, settings, flags, environ, default_folder)
+    if len(entries) == 1 and name is not None:
+        entries = [replace(entries[0], name=name)]
+    _check_urls(entries, server, settings)
+    return Start(
+        entries=tuple(entries), server=server, server_settings=settings, warnings=tuple(warnings),
+        defaults=tuple(defaults_of_models(settings)), flags=flags, environ=environ,
+        default_folder=default_folder,
+    )  # fmt: skip
+
+
+def _entries(
+    model: str | None,
+    server: ServerOptions,
+    settings: Settings,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    default_folder: Path,
+) -> list[ModelEntry]:
+    if model is not None:
+        return [ModelEntry(url=model)]
+    # Its text, because NONE as a value would mean that nothing is set.
+    wanted = settings.text("load_models")
+    if wanted is not None and wanted.upper() == "NONE":
+        return []
+    if wanted is not None and wanted.upper() != "ALL":
+        return parse_load_models(wanted, settings["load_models"].source)
+    given = read_settings(model_folder=None, environ=environ, flags=flags)
+    return _in_store(server, settings, given, default_folder, is_asked=wanted is not None)
+
+
+def _in_store(
+    server: ServerOptions, server_settings: Settings, given: Settings, default_folder: Path, *, is_asked: bool
+) -> list[ModelEntry]:
+    """The models of the store; one model where the configuration names it."""
+    store = default_folder if server.model_store is None else Path(server.model_store)
+    store_setting = server_settings.get("model_store")
+    source = _NOT_GIVEN if store_setting is None else store_setting.source
+    if not store.is_dir() and store_setting is not None:
+        raise ConfigError(
+            "config.no-model-store", f"model_store={store} ({source}) is not a folder", (), "Correct it, or remove it"
+        )
+    if _MODEL_ID in given:
+        return [ModelEntry(url=str(store) if store.is_dir() else None)]
+    found = models_in(store, source) if store.is_dir() else []
+    check_names(found, source)
+    # Asked for everything, nothing is an answer; asked for nothing, the user is told that there is no model.
+    return found or ([] if is_asked else [ModelEntry()])
+
+
+def _check_urls(entries: Sequence[ModelEntry], server: ServerOptions, server_settings: Settings) -> None:
+    if server.model_url_pattern is None:
+        return
+    source = server_settings["model_url_pattern"].source
+    try:
+        pattern = re.compile(server.model_url_pattern)
+    except re.error as error:
+        message = f"model_url_pattern={server.model_url_pattern} ({source}) is no regular expression: {error}"
+        raise ConfigError("config.invalid-value", message, (), "Correct it, or remove it") from error
+    refused = [entry.url for entry in entries if entry.url is not None and not pattern.fullmatch(entry.url)]
+    if refused:
+        message = f"{', '.join(refused)} does not match model_url_pattern={pattern.pattern} ({source})"
+        raise ConfigError("config.url-refused", message, (), "Load models from places that it allows, or change it")
+
+
+def read_configuration(
+    entry: ModelEntry,
+    *,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    default_folder: Path = DEFAULT_MODEL_FOLDER,
+    defaults: Sequence[Setting] = (),
+    devices: str | None = None,
+) -> Written:
+    """Every setting of one model, and the machine they are for.
+
+    Args:
+        entry: the model; without a URL it is what ``option.model_id`` says, else what ``default_folder`` holds.
+        flags: keys and values of ``-o key=value``.
+        environ: environment variables.
+        default_folder: where a container finds its model.
+        defaults: what config.properties says of every model.
+        devices: another machine than this one, as ``cuda:4``.
+    Raises:
+        ConfigError: ``devices`` is no machine.
+        ArtifactError: the entry is in an object store that cannot be read.
+    """
+    folder = _folder(entry, default_folder)
+    url = entry.url if folder is None else None
+    file, model, problems = None, None, []
+    if url is not None and is_object_url(url):
+        # As with a folder, the files lie beside serving.properties unless that, or a variable, says otherwise.
+        file = _remote_file(url)
+        defaults = [Setting(_MODEL_ID, url, entry.source), *defaults]
+    elif url is not None:
+        given = read_settings(model_folder=None, environ=environ, flags=flags).get(_MODEL_ID)
+        if given is not None and _is_path(url):
+            problems = [_nothing_there(entry, given)]
+        else:
+            model = Setting(_MODEL_ID, url, entry.source)
+    settings = read_settings(
+        model_folder=folder, environ=environ, flags=flags, model=model, file=file, defaults=defaults,
+        entry=entry.settings,
+    )  # fmt: skip
+    settings = settings.with_problems([*problems, *_unread_file(settings, folder, url)])
+    settings, target = on_machine(settings, environ, devices)
+    return Written(folder=folder, settings=settings, target=target)
+
+
+def _folder(entry: ModelEntry, default_folder: Path) -> Path | None:
+    """The folder that may hold serving.properties; an empty one is none."""
+    folder = default_folder if entry.url is None else Path(entry.url)
+    is_filled = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    return model_root(folder) if is_filled else None
+
+
+def _is_path(url: str) -> bool:
+    """Whether it can be nothing but a path; ORG/NAME can be an id of the hub."""
+    return url.startswith(("/", "./", "../", "~")) or Path(url).exists()
+
+
+def _remote_file(url: str) -> PropertiesFile:
+    content = read_object(url, FILE_NAME)
+    return PropertiesFile() if content is None else parse_properties(content, f"{url.rstrip('/*')}/{FILE_NAME}")
+
+
+def _nothing_there(entry: ModelEntry, given: Setting) -> Problem:
+    is_empty = Path(entry.url or "").is_dir()
+    return Problem(
+        code="config.empty-folder",
+        message=f"{entry.url} {'is empty' if is_empty else 'does not exist'}; {given.value} is served, as "
+        f"{given.source} says",
+        hint="Nothing is to be done if that is meant",
+        source=entry.source,
+        severity=Severity.WARNING,
+    )
+
+
+def _unread_file(settings: Settings, folder: Path | None, url: str | None) -> list[Problem]:
+    """A warning where the model lies beside a serving.properties that is not read: option.model_id led there."""
+    setting = settings.get(_MODEL_ID)
+    if setting is None or setting.value == url:
+        return []
+    where = setting.value
+    if is_object_url(where):
+        is_there = read_object(where, FILE_NAME) is not None
+    else:
+        path = Path(where).expanduser()
+        is_there = (path / FILE_NAME).is_file() and (folder is None or path.resolve() != folder.resolve())
+    if not is_there:
+        return []
+    return [
+        Problem(
+            code="config.file-not-read",
+            message=f"{where} has a {FILE_NAME}, which is not read, because '{setting.key}' names that place",
+            hint=f"Serve that place itself, as `lmi serve {where}` does, or write its lines where the others are",
+            source=setting.source,
+            severity=Severity.WARNING,
+        )
+    ]

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with options together, and which of them are old or do nothing, whatever the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lmi.api import Conflict, Severity
+
+if TYPE_CHECKING:
+    from lmi_hf.config import HFConfig
+
+_OLD_SWITCHES = {"load_in_8bit": "bitsandbytes8", "load_in_4bit": "bitsandbytes4"}
+"""Switch of earlier versions -> the value of quantize that replaced it."""
+
+_IDLE = {
+    "max_sparsity": "it was for the original's scheduler, and a batch is never padded here",
+    "max_splits": "it was for the original's scheduler, and a batch is never split here",
+    "multi_gpu": "it was for the original's scheduler; device_map and tensor_parallel_degree spread a model",
+    "disable_flash_attn": "PyTorch's own attention kernels are used, not the flash-attn package",
+    "low_cpu_mem_usage": "weights are always loaded without a second copy",
+}
+"""Options of the original that change nothing here, and why."""
+
+
+def conflicts_of(config: HFConfig) -> Iterator[Conflict]:
+    """Errors first, then what is old or without effect."""
+    yield from _contradictions(config)
+    yield from _old_forms(config)
+    for name, reason in _IDLE.items():
+        value = getattr(config, name)
+        if value != type(config).model_fields[name].default:
+            yield _warning(name, f"{name}={_text(value)} changes nothing: {reason}", f"Remove option.{name}")
+
+
+def _contradictions(config: HFConfig) -> Iterator[Conflict]:
+    asked = [name for name in _OLD_SWITCHES if getattr(config, name)]
+    if len(asked) > 1:
+        yield Conflict(
+            fields=tuple(asked),
+            message=f"{' and '.join(f'{name}=true' for name in asked)} exclude each other",
+            hint="Remove both and set option.quantize to bitsandbytes8 or bitsandbytes4",
+        )
+    elif asked and config.quantize is not None and config.quantization != _OLD_SWITCHES[asked[0]]:
+        yield Conflict(
+            fields=("quantize", asked[0]),
+            message=f"quantize={config.quantize}, and {asked[0]}=true asks for {_OLD_SWITCHES[asked[0]]}",
+            hint=f"Remove option.{asked[0]}, or set option.quantize={_OLD_SWITCHES[asked[0]]}",
+        )
+    if config.decoding_strategy != "greedy":
+        yield Conflict(
+            fields=("decoding_strategy",),
+            message=f"decoding_strategy={config.decoding_strategy}: hf decodes greedily for requests that ask nothing",
+            hint="Remove option.decoding_strategy, and let requests say do_sample, temperature, top_p and so on",
+        )
+
+
+def _old_forms(config: HFConfig) -> Iterator[Conflict]:
+    for name, method in _OLD_SWITCHES.items():
+        if getattr(config, name):
+            yield _warning(
+                name,
+                f"{name}=true is an old form of quantize={method}",
+                f"Remove option.{name} and write option.quantize={method}",
+            )
+    if config.quantize == "bitsandbytes":
+        yield _warning(
+            "quantize",
+            "quantize=bitsandbytes is an old name of quantize=bitsandbytes8",
+            "Write option.quantize=bitsandbytes8",
+        )
+
+
+def _warning(name: str, message: str, hint: str) -> Conflict:
+    return Conflict(fields=(name,), message=message, hint=hint, severity=Severity.WARNING)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
