@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from lmi.api import (
     ArtifactError,
     ArtifactFormat,
     BackendConfig,
+    LmiError,
     ModelArtifacts,
     PluginError,
     Problem,
+    ProblemsError,
     Severity,
     Target,
 )
-from lmi.config import Settings
+from lmi.config import ModelOptions, Settings
+from lmi.config.strangers import certain
+from lmi.config.typed import config_error, sources_of
 from lmi.custom.extension import ModelExtension
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
@@ -50,7 +57,7 @@ def found_problems(
     if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
         raise no_model(f"{choice.info.name} needs a model and none was given")
     problems = [*_device_problems(choice, artifacts, target, settings), *known]
-    problems += _validated(plugins, choice, artifacts, config, target)
+    problems += _placed(_validated(plugins, choice, artifacts, config, target), type(config), settings)
     if extension is not None:
         problems += extension.validate(artifacts, config, target)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
@@ -90,6 +97,37 @@ def _validated(
         message = f"lmi_validate_artifacts failed for {choice.info.name}: {type(error).__name__}: {error}"
         raise PluginError("plugin.hook-failed", message, "This is a fault of the plugin, not of the model") from error
     return [problem for answer in answers for problem in answer]
+
+
+def _placed(problems: list[Problem], config_type: type[BackendConfig], settings: Settings) -> list[Problem]:
+    """The problems with where the options they are about were set, which a plugin cannot know."""
+    return [
+        msgspec.structs.replace(problem, source=problem.source or sources_of(config_type, problem.fields, settings))
+        for problem in problems
+    ]
+
+
+@contextlib.contextmanager
+def certain_problems_told(settings: Settings, plugins: Plugins) -> Iterator[None]:
+    """Put what is wrong whichever backend is chosen in front of an error of choosing one.
+
+    Raises:
+        ConfigError: both.
+    """
+    try:
+        yield
+    except LmiError as error:
+        problems = certain(settings, [ModelOptions, *plugins.config_types().values()])
+        if not problems:
+            raise
+        raise config_error(list(dict.fromkeys([*problems, *problems_of(error)]))) from error
+
+
+def problems_of(error: LmiError) -> list[Problem]:
+    """An error as problems: those it lists, else itself."""
+    if isinstance(error, ProblemsError) and error.problems:
+        return list(error.problems)
+    return [Problem(code=error.code, message=error.message, hint=error.hint)]
 
 
 def counted(problems: Sequence[Problem]) -> str:

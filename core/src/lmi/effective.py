@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmi.api import BackendConfig, LmiError, ModelArtifacts, Problem, ProblemsError, Severity, Target
+from lmi.api import BackendConfig, LmiError, ModelArtifacts, Problem, Severity, Target
 from lmi.artifacts import is_local
-from lmi.config import ModelOptions, Settings, parse
+from lmi.checking import certain_problems_told, problems_of
+from lmi.config import ModelOptions, Settings
 from lmi.config.coerce import as_text
 from lmi.config.model_entries import ModelEntry
 from lmi.config.names import PREFIX, canonical, shown
 from lmi.config.settings import Setting
-from lmi.config.typed import field_settings
+from lmi.config.typed import field_settings, judge
 from lmi.devices.copies import copies_of
 from lmi.devices.degree import refusals_of, with_default_degree
 from lmi.loading import find_artifacts
@@ -101,20 +102,24 @@ def effective(
     )
     folder, settings, target = written.folder, written.settings, written.target
     found = Effective(entry.name, settings, target, problems=too_few_devices(settings, target))
+    found.options = {key: Value(each.shown, each.source, _beaten(each)) for key, each in settings.items()}
     try:
-        wanted = plugins.wanted(settings, target)
-        artifacts = None if wanted is not None else find_artifacts(settings, folder, None, weights=False)
-        found.choice = wanted or plugins.choose(settings, artifacts, target)
+        with certain_problems_told(settings, plugins):
+            wanted = plugins.wanted(settings, target)
+            artifacts = None if wanted is not None else find_artifacts(settings, folder, None, weights=False)
+            found.choice = wanted or plugins.choose(settings, artifacts, target)
         artifacts = artifacts or _artifacts_here(settings, folder, found.choice)
-        judge = refusals_of(plugins, found.choice.info, artifacts, target)
-        settings = with_default_degree(settings, found.choice.info, target, judge)
-        types = plugins.config_types()
-        parsed = parse(settings, found.choice.info, types.pop(found.choice.info.name), types)
+        refusals = refusals_of(plugins, found.choice.info, artifacts, target)
+        settings = with_default_degree(settings, found.choice.info, target, refusals)
     except LmiError as error:
-        found.problems += _problems_of(error)
-        found.options = {key: Value(each.shown, each.source, _beaten(each)) for key, each in settings.items()}
+        found.problems += [*settings.problems, *problems_of(error)]
+        found.problems = list(dict.fromkeys(found.problems))
         return found
-    found.problems += [*found.choice.warnings, *parsed.warnings]
+    types = plugins.config_types()
+    parsed, problems = judge(settings, found.choice.info, types.pop(found.choice.info.name), types)
+    found.problems += [*found.choice.warnings, *problems]
+    if parsed is None:
+        return found
     degree = parsed.config.tensor_parallel_degree
     copies = copies_of(settings, parsed.options, degree, found.choice.info, target, environ)
     found.problems += copies.problems
@@ -124,12 +129,6 @@ def effective(
     }
     found.n_workers, found.slices = copies.n_min, copies.slices
     return found
-
-
-def _problems_of(error: LmiError) -> list[Problem]:
-    if isinstance(error, ProblemsError) and error.problems:
-        return list(error.problems)
-    return [Problem(code=error.code, message=error.message, hint=error.hint)]
 
 
 def _values(options: ModelOptions | BackendConfig, settings: Settings) -> dict[str, Value]:

@@ -27,17 +27,17 @@ from lmi.api import (
     OutOfMemoryError,
     PluginError,
     Problem,
-    ProblemsError,
     Progress,
+    Severity,
     Stepper,
     Target,
 )
 from lmi.artifacts import check, detect, is_local, locate
-from lmi.checking import counted, found_problems
+from lmi.checking import certain_problems_told, counted, found_problems, problems_of
 from lmi.config import ModelOptions, Parsed, Settings, parse
 from lmi.config.model_entries import ModelEntry
 from lmi.config.properties import FILE_NAME
-from lmi.config.settings import Setting
+from lmi.config.settings import Setting, is_placeholder
 from lmi.config.typed import config_error
 from lmi.custom import options as custom_options
 from lmi.custom.extension import ModelExtension
@@ -130,14 +130,16 @@ def plan(
     given, settings = settings, found.settings
 
     # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
-    wanted = plugins.wanted(settings, target)
+    with certain_problems_told(settings, plugins):
+        wanted = plugins.wanted(settings, target)
     is_remote = _is_remote(settings, folder, wanted)
     if wanted is not None and is_remote:
         _typed(plugins, wanted, settings)
-    artifacts = find_artifacts(settings, folder, wanted, weights=not is_remote)
-    choice = plugins.choose(settings, artifacts, target)
-    judge = refusals_of(plugins, choice.info, artifacts, target)
-    settings = with_default_degree(settings, choice.info, target, judge)
+    with certain_problems_told(settings, plugins):
+        artifacts = find_artifacts(settings, folder, wanted, weights=not is_remote)
+        choice = plugins.choose(settings, artifacts, target)
+    refusals = refusals_of(plugins, choice.info, artifacts, target)
+    settings = with_default_degree(settings, choice.info, target, refusals)
     try:
         parsed = _typed(plugins, choice, settings)
     except ConfigError as error:
@@ -203,9 +205,8 @@ def _stop_before_loading(made: LoadPlan, plugins: Plugins) -> None:
 
 
 def _of_model(name: str, error: LmiError) -> list[Problem]:
-    found = error.problems if isinstance(error, ProblemsError) else ()
-    problems = list(found) or [Problem(code=error.code, message=error.message, hint=error.hint)]
-    return [msgspec.structs.replace(problem, message=f"model '{name}': {problem.message}") for problem in problems]
+    found = problems_of(error)
+    return [msgspec.structs.replace(problem, message=f"model '{name}': {problem.message}") for problem in found]
 
 
 def _custom_plan(
@@ -298,6 +299,8 @@ def find_artifacts(settings: Settings, folder: Path | None, wanted: Choice | Non
     model_id = settings.text("option.model_id")
     if not _takes_files(wanted):
         return ModelArtifacts()
+    if model_id is not None and is_placeholder(model_id):  # it is not looked for in a network
+        raise config_error([each for each in settings.problems if each.severity is Severity.ERROR])
     found = locate(model_id, settings.text("option.revision"), folder, weights=weights)
     if found is None:
         return ModelArtifacts()

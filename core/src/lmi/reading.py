@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lmi.api import ConfigError, Problem, Severity, Target
+from lmi.api import ArtifactError, ConfigError, Problem, Severity, Target
 from lmi.artifacts import is_object_url, model_root, read_object
 from lmi.config import Settings, read_settings
 from lmi.config.model_entries import ModelEntry, check_names, models_in, parse_load_models
@@ -20,13 +20,16 @@ from lmi.config.server import (
     read_server_settings,
     server_options,
 )
-from lmi.config.settings import Setting
+from lmi.config.settings import Setting, is_placeholder
 from lmi.target import on_machine
 
 DEFAULT_MODEL_FOLDER = Path("/opt/ml/model")
 """Where a container finds its model. Source: the SageMaker container contract."""
 
 _MODEL_ID = "option.model_id"
+_GLANCE_S = 2.0
+"""Longest time for a look whose result is no more than a warning."""
+
 _NOT_GIVEN = "command line"
 
 
@@ -236,11 +239,14 @@ def _nothing_there(entry: ModelEntry, given: Setting) -> Problem:
 def _unread_file(settings: Settings, folder: Path | None, url: str | None) -> list[Problem]:
     """A warning where the model lies beside a serving.properties that is not read: option.model_id led there."""
     setting = settings.get(_MODEL_ID)
-    if setting is None or setting.value == url:
+    if setting is None or setting.value == url or is_placeholder(setting.value):
         return []
     where = setting.value
     if is_object_url(where):
-        is_there = read_object(where, FILE_NAME) is not None
+        try:
+            is_there = read_object(where, FILE_NAME, timeout_s=_GLANCE_S) is not None
+        except ArtifactError:  # which is told when the model is wanted
+            is_there = False
     else:
         path = Path(where).expanduser()
         is_there = (path / FILE_NAME).is_file() and (folder is None or path.resolve() != folder.resolve())

@@ -19,7 +19,10 @@ def dtype_name(value: Any) -> Any:
 
     For a ``field_validator(..., mode="before")``; what is no text, or no such name, is left to be judged.
     """
-    return _DTYPE_NAMES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    name = value.lower().removeprefix("torch.")
+    return _DTYPE_NAMES.get(name, name)
 
 
 def option(
@@ -54,12 +57,14 @@ class Conflict:
         message: what is wrong, with the values.
         hint: what to do.
         severity: errors stop the start, warnings are printed.
+        code: another one than ``config.conflict``, such as ``config.deprecated`` for a value with a successor.
     """
 
     fields: tuple[str, ...]
     message: str
     hint: str
     severity: Severity = Severity.ERROR
+    code: str = "config.conflict"
 
 
 class BackendConfig(BaseModel):

@@ -24,6 +24,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         path: the file or folder it was found in, if any.
         source: where the offending value came from (``serving.properties:4``, ``OPTION_DTYPE``), if any.
         severity: errors stop a start, warnings are printed.
+        fields: names of the BackendConfig fields it is about; the core puts where each was set into ``source``.
     """
 
     code: str
@@ -32,6 +33,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
     source: str = ""
     severity: Severity = Severity.ERROR
+    fields: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         origin = f" ({self.source})" if self.source else ""

@@ -11,7 +11,6 @@ from typing import Any
 from lmi.api import ArtifactError
 
 _URL = re.compile(r"(s3|gs|az|abfs|abfss)://[^/]+(/.*)?", re.IGNORECASE)
-_TIMEOUT_S = 10
 _N_RETRIES = 2
 
 
@@ -25,12 +24,13 @@ def prefix_of(url: str) -> str:
     return url.removesuffix("*").rstrip("/") + "/"
 
 
-def read_object(prefix: str, name: str) -> bytes | None:
+def read_object(prefix: str, name: str, *, timeout_s: float = 10.0) -> bytes | None:
     """A small file below a prefix.
 
     Args:
         prefix: URL of the prefix.
         name: of the file, relative to it.
+        timeout_s: longest time for an answer.
     Returns:
         Its content; None if there is no such file.
     Raises:
@@ -41,7 +41,7 @@ def read_object(prefix: str, name: str) -> bytes | None:
 
     url = prefix_of(prefix)
     try:
-        return bytes(obstore.get(_store(url), name).bytes())
+        return bytes(obstore.get(_store(url, timeout_s), name).bytes())
     except FileNotFoundError:
         return None
     except BaseError as error:
@@ -54,12 +54,12 @@ def read_object(prefix: str, name: str) -> bytes | None:
         ) from error
 
 
-def _store(url: str) -> Any:
+def _store(url: str, timeout_s: float) -> Any:
     from obstore.store import from_url
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    retry: Any = {"max_retries": _N_RETRIES, "retry_timeout": timedelta(seconds=_TIMEOUT_S)}
-    client: Any = {"timeout": f"{_TIMEOUT_S}s", "connect_timeout": f"{_TIMEOUT_S}s"}
+    retry: Any = {"max_retries": _N_RETRIES, "retry_timeout": timedelta(seconds=timeout_s)}
+    client: Any = {"timeout": timedelta(seconds=timeout_s), "connect_timeout": timedelta(seconds=timeout_s)}
     if not url.lower().startswith("s3:"):
         return from_url(url, client_options=client, retry_config=retry)
     client["allow_http"] = endpoint.startswith("http://")

@@ -7,6 +7,7 @@ Compatibility grows here, as data: a new foreign variable or plain key is one li
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Iterable
 
 PREFIX = "option."
@@ -114,6 +115,11 @@ def _letters(name: str) -> str:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """The candidate that looks most like the name, or "" where none is near. Case does not count."""
+    return _nearest(name, tuple(sorted(candidates)))
+
+
+@functools.lru_cache(maxsize=256)  # a configuration with mistakes is judged several times
+def _nearest(name: str, candidates: tuple[str, ...]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else _NO_SUCH_NAME

@@ -178,8 +178,9 @@ def old_values(
 
 
 def sources(settings: Settings, *keys: str) -> str:
-    """Where the given keys were set, in their order."""
-    return ", ".join(settings[key].source for key in keys if key in settings)
+    """Where somebody set the given keys, in their order."""
+    found = (settings[key].source for key in keys if key in settings)
+    return ", ".join(source for source in found if not source.startswith("default"))
 
 
 def _shown(settings: Settings, *keys: str) -> str:

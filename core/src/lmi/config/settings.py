@@ -245,6 +245,11 @@ def _two_models(layers: Sequence[Setting]) -> list[Problem]:
     ]
 
 
+def is_placeholder(value: str) -> bool:
+    """Whether nobody has filled a value in."""
+    return any(form.fullmatch(value) for form in (_PLACEHOLDER, _URL_WITH_PLACEHOLDER))
+
+
 def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
     """A value that names a file (``@/path``) with what the file holds, and what is wrong with a value of any key."""
     if setting.value.startswith(FILE_MARK):
@@ -260,7 +265,7 @@ def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
             )
             return setting, problem
         return replace(setting, value=text, source=f"{setting.source} ({path})"), None
-    if _PLACEHOLDER.fullmatch(setting.value) or _URL_WITH_PLACEHOLDER.fullmatch(setting.value):
+    if is_placeholder(setting.value):
         is_variable = "$" in setting.value
         problem = Problem(
             code="config.placeholder",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -31,7 +31,20 @@ def strangers(
                 yield _of_no_use(setting, info)
             continue
         owners = [name for name, each in other_config_types.items() if matching_key(setting, list(keys_of(each)))]
-        yield _other_backend(setting, info, owners) if owners else _unknown(setting, info, known)
+        yield _other_backend(setting, info, owners) if owners else _unknown(setting, info.name, known)
+
+
+def certain(settings: Settings, types: Sequence[type[BaseModel]]) -> list[Problem]:
+    """What is wrong whichever backend is chosen: with the sources, and keys that nobody has as an option.
+
+    Args:
+        settings: what was read.
+        types: the options of the core and of every installed backend.
+    """
+    known = [*(key for each in types for key in keys_of(each)), *KNOWN_KEYS]
+    unknown = [each for each in settings.values() if not each.is_foreign and not matching_key(each, known)]
+    wrong = [problem for problem in settings.problems if problem.severity is Severity.ERROR]
+    return [*wrong, *(_unknown(setting, "any installed backend", known) for setting in unknown)]
 
 
 def nearly_known(settings: Settings, types: tuple[type[BaseModel], ...]) -> Iterator[Problem]:
@@ -59,18 +72,29 @@ def _other_backend(setting: Setting, info: BackendInfo, owners: list[str]) -> Pr
     )
 
 
-def _unknown(setting: Setting, info: BackendInfo, known: list[str]) -> Problem:
+def _unknown(setting: Setting, whose: str, known: list[str]) -> Problem:
     # A variable's name is its source; what is shown is the key it stands for. Elsewhere it is what the user wrote.
-    written = setting.key if setting.written == setting.source else setting.written or setting.key
-    shown_keys = list(dict.fromkeys(known))
+    is_variable = setting.written == setting.source
+    written = setting.key if is_variable else setting.written or setting.key
+    shown_keys = dict.fromkeys(known)
+    options = f"The options are: {', '.join(sorted(shown_keys))}"
     return Problem(
         code="config.unknown-key",
-        message=f"'{written}' is not an option of {info.name} or of LMI",
-        hint=names.did_you_mean(
-            setting.key, {*shown_keys, *KNOWN_KEYS}, f"The options are: {', '.join(sorted(shown_keys))}"
-        ),
+        message=f"'{written}' is not an option of {whose} or of LMI",
+        hint=("" if is_variable else _meant_as_variable(setting))
+        or names.did_you_mean(setting.key, {*shown_keys, *KNOWN_KEYS}, options),
         source=setting.source,
     )
+
+
+def _meant_as_variable(setting: Setting) -> str:
+    """The hint for a variable's line in a file: ``OPTION_DTYPE=fp16``, ``export OPTION_DTYPE=fp16``."""
+    name, _, value = setting.value.partition("=") if setting.written == "export" else (setting.written, "", "")
+    prefix = next((each for each in ("OPTION_", "SERVING_") if name.upper().startswith(each)), "")
+    if not prefix:
+        return ""
+    line = names.from_variable(name.upper().removeprefix(prefix))
+    return f"In a file it is written {line}={names.shown(line, value or setting.value)}; {name} is a variable"
 
 
 def _of_no_use(setting: Setting, info: BackendInfo) -> Problem:

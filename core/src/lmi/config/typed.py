@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from lmi.config.settings import Setting, Settings
 from lmi.config.strangers import deprecated, nearly_known, strangers
 from lmi.config.unsupported import of_tables
 
-__all__ = ["Parsed", "config_error", "field_settings", "fill", "keys_of", "parse"]
+__all__ = ["Parsed", "config_error", "field_settings", "fill", "judge", "keys_of", "parse", "sources_of"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -54,13 +54,34 @@ def parse(
     """Type every setting for the core and the chosen backend.
 
     Args:
+        settings, info, config_type, other_config_types, allows_unknown: as ``judge`` has them.
+    Raises:
+        ConfigError: with every problem, each naming its key, value and source.
+    """
+    parsed, problems = judge(settings, info, config_type, other_config_types, allows_unknown=allows_unknown)
+    if parsed is None:
+        raise config_error([problem for problem in problems if problem.severity is Severity.ERROR])
+    return parsed
+
+
+def judge(
+    settings: Settings,
+    info: BackendInfo,
+    config_type: type[BackendConfig],
+    other_config_types: Mapping[str, type[BackendConfig]],
+    *,
+    allows_unknown: bool = False,
+) -> tuple[Parsed | None, list[Problem]]:
+    """Type every setting for the core and the chosen backend, and list everything wrong or doubtful.
+
+    Args:
         settings: what was read.
         info: the chosen backend.
         config_type: its options.
         other_config_types: options of the other installed backends by name; their keys are warnings, not errors.
         allows_unknown: whether a model may have options of its own; one that looks misspelt is then a warning.
-    Raises:
-        ConfigError: with every problem, each naming its key, value and source.
+    Returns:
+        The typed options, None where they do not hold; errors and warnings.
     """
     types: tuple[type[BaseModel], ...] = (ModelOptions, config_type)
     settings, problems = with_batch_size(settings)
@@ -81,13 +102,11 @@ def parse(
         rules = ANY_MODEL if allows_unknown else RULES
         problems += [problem for rule in rules for problem in rule(options, config, settings, info)]
         problems += _together(config, settings)
-    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-    if errors or options is None or config is None:
-        raise config_error(errors)
-    warnings = [problem for problem in problems if problem.severity is Severity.WARNING]
+    if options is None or config is None or any(problem.severity is Severity.ERROR for problem in problems):
+        return None, problems
     if not allows_unknown:
         options, config, settings = _in_batches(options, config, settings, info)
-    return Parsed(options, config, warnings, settings)
+    return Parsed(options, config, problems, settings), problems
 
 
 def _without_known(settings: Settings, types: tuple[type[BaseModel], ...]) -> tuple[Settings, list[Problem]]:
@@ -123,21 +142,20 @@ def config_error(problems: list[Problem]) -> ConfigError:
 
 def _together(config: BackendConfig, settings: Settings) -> Iterator[Problem]:
     """What the backend finds wrong with its options together, with where each was set."""
-    keys = keys_of(type(config))
     for conflict in config.conflicts():
-        places = [
-            setting.source
-            for field_name in conflict.fields
-            for setting in settings.values()
-            if keys.get(matching_key(setting, list(keys))) == field_name
-        ]
         yield Problem(
-            code="config.conflict",
+            code=conflict.code,
             message=conflict.message,
             hint=conflict.hint,
-            source=", ".join(dict.fromkeys(places)),
+            source=sources_of(type(config), conflict.fields, settings),
             severity=conflict.severity,
         )
+
+
+def sources_of(model_type: type[BaseModel], fields: Sequence[str], settings: Settings) -> str:
+    """Where the fields were set, in their order; a field that nothing sets has no place."""
+    set_by = field_settings(model_type, settings)
+    return ", ".join(dict.fromkeys(set_by[name].source for name in fields if name in set_by))
 
 
 def field_settings(model_type: type[BaseModel], settings: Settings) -> dict[str, Setting]:
@@ -206,6 +224,7 @@ def _invalid(error: ErrorDetails, model_type: type[BaseModel], chosen: Mapping[s
     names_taken = coerce.choices(info.annotation)
     if must_be:
         reason = f"it must be {must_be}" + (f" ({unit})" if unit else "")
+        reason += ", or max" if field_name == "tensor_parallel_degree" and "number" in must_be else ""
     elif names_taken:
         reason = "there is no such choice"
     else:
@@ -213,7 +232,8 @@ def _invalid(error: ErrorDetails, model_type: type[BaseModel], chosen: Mapping[s
     return Problem(
         code="config.invalid-value",
         message=f"'{setting.key}' is {setting.shown!r}; {reason}",
-        hint=coerce.choice_hint(setting.value, names_taken) if names_taken else info.description or "",
+        hint=coerce.likely_mistake(setting.value)
+        or (coerce.choice_hint(setting.value, names_taken) if names_taken else info.description or ""),
         source=setting.source,
     )
 

@@ -90,7 +90,7 @@ def copies_of(
     n_max = options.max_workers if is_set[1] else max(n_slices, options.min_workers if is_set[0] else 1)
     n_min = options.min_workers if is_set[0] else max(1, min(n_slices, n_max))
     problems = [*_too_many(settings, options, degree, n_slices, target, is_mpi(settings, info))]
-    problems += _idle(len(devices) - n_slices * degree, degree, settings)
+    problems += _idle(len(devices) - n_slices * degree, degree, settings, has_copies=n_slices > 0)
     problems += _set_by_user(options, settings, target)
     return Copies(
         accelerator=target.accelerator,
@@ -148,8 +148,8 @@ def _too_many(
     )
 
 
-def _idle(n_idle: int, degree: int, settings: Settings) -> Iterator[Problem]:
-    if 0 < n_idle < degree:
+def _idle(n_idle: int, degree: int, settings: Settings, *, has_copies: bool) -> Iterator[Problem]:
+    if n_idle and has_copies:
         message = f"{counted(n_idle)} will be idle: the number of devices is no multiple of {degree}"
         yield Problem(
             code="device.idle",

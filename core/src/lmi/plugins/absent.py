@@ -14,10 +14,11 @@ from typing import Any
 
 from lmi.api import BackendInfo, PluginError
 from lmi.config.batching import UNDECIDED
+from lmi.config.coerce import likely_mistake
 from lmi.config.names import nearest
 from lmi.config.settings import Setting
 from lmi.plugins.records import Kind, PluginRecord, State
-from lmi.plugins.selectors import ROLLING_BATCH, SELECTORS
+from lmi.plugins.selectors import ENTRY_POINT, ROLLING_BATCH, SELECTORS
 
 _FILE = Path(__file__).with_name("known.json")
 
@@ -72,6 +73,11 @@ def _hint(setting: Setting, infos: Sequence[BackendInfo]) -> str:
     packages = packages_of(setting.key, setting.value)
     if packages:
         return f"Try: pip install {' or '.join(packages)}"
+    if mistake := likely_mistake(setting.value):
+        return mistake
+    entry_point = f"djl_python.{setting.value.lower()}"
+    if setting.key == ROLLING_BATCH and packages_of(ENTRY_POINT, entry_point):
+        return f"Set {ENTRY_POINT}={entry_point}, which is a module and no way of batching"
     selector = next(each for each in SELECTORS if each.key == setting.key)
     known = [value for each in _table()["packages"] for value in each[setting.key]]
     near = nearest(setting.value, [*known, *(value for info in infos for value in selector.names(info))])

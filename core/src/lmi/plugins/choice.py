@@ -19,7 +19,7 @@ from lmi.api import (
 from lmi.config.batching import OFF, UNDECIDED, turned_off_by
 from lmi.config.modes import ENGINE_MODES, deciding, mode_of
 from lmi.config.settings import Setting, Settings
-from lmi.plugins.absent import broken, entry_points_of, none_installed, not_installed, not_under
+from lmi.plugins.absent import broken, entry_points_of, none_installed, not_installed, not_under, packages_of
 from lmi.plugins.fit import Circumstances, is_installed, misfits
 from lmi.plugins.records import PluginRecord
 from lmi.plugins.selectors import ENGINE, ENTRY_POINT, ROLLING_BATCH, SELECTORS, Selector
@@ -121,12 +121,18 @@ def _selected(records: Sequence[PluginRecord], settings: Settings) -> _Selected:
         named = [info for info in found.candidates if selector.selects(setting.value, info)]
         if named:
             found.candidates = named
-        elif found.deciding is None:
+        elif found.deciding is None or not _is_known(selector, setting.value, records):
             raise not_installed(setting, records)
         else:
             found.warnings.append(_overruled(setting, found.deciding))
         found.deciding = found.deciding or setting
     return found
+
+
+def _is_known(selector: Selector, value: str, records: Sequence[PluginRecord]) -> bool:
+    """Whether there is such a backend, installed or not."""
+    infos = [record.info for record in records if record.info is not None]
+    return any(selector.selects(value, info) for info in infos) or bool(packages_of(selector.key, value))
 
 
 def _is_foreign(setting: Setting, settings: Settings, found: _Selected) -> bool:

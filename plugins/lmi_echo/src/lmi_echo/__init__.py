@@ -3,7 +3,17 @@
 
 from typing import TYPE_CHECKING, cast
 
-from lmi.api import BackendConfig, BackendInfo, Capability, Engine, ModelArtifacts, Progress, Resume, hookimpl
+from lmi.api import (
+    Accelerator,
+    BackendConfig,
+    BackendInfo,
+    Capability,
+    Engine,
+    ModelArtifacts,
+    Progress,
+    Resume,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from lmi_echo.config import EchoConfig
@@ -14,6 +24,7 @@ def lmi_describe_backend() -> BackendInfo:
     return BackendInfo(
         name="echo",
         summary="Repeats the prompt's tokens; no model, no dependencies",
+        accelerators=tuple(Accelerator),
         needs_model=False,
         artifact_formats=("none",),
         capabilities=frozenset({Capability.LOGPROBS, Capability.STOP_TOKEN_IDS, Capability.IGNORE_EOS}),
