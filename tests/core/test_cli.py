@@ -226,7 +226,7 @@ def test_the_options_of_a_backend_are_printed_as_a_table(run, installed):
     assert "| `option.dtype`, `data_type` | | `auto` | Type of the weights. One of `auto`, `fp16`, `bf16`. |" in out
     assert "| `option.max_model_len` | tokens | unset | Longest sequence. |" in out
     code, _, err = run("plugins", "--options", "acne")
-    assert (code, err) == (1, "plugin.not-installed: there is no plugin 'acne'. Did you mean 'acme'?\n")
+    assert (code, err) == (1, "plugin.not-installed: there is no backend 'acne'. Did you mean 'acme'?\n")
 
 
 def test_options_of_a_backend_that_is_broken_say_why(run, installed):

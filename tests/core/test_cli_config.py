@@ -98,3 +98,10 @@ def test_the_options_of_a_backend_come_as_a_table_and_as_a_schema(run):
     assert schema["properties"]["max_model_len"]["default"] == 8192
     with pytest.raises(Exception, match="Did you mean 'echo'"):
         run("--keys", "ech")
+
+
+def test_without_a_backend_the_keys_are_those_of_every_model_and_all_backends(run):
+    printed = run("--keys").stdout
+    assert "# every model" in printed and "| `job_queue_size` |" in printed
+    assert "# echo" in printed and "| `option.step_delay_ms` |" in printed
+    assert "| `option.cluster_size` | not supported" in printed

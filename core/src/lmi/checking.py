@@ -20,6 +20,7 @@ from lmi.api import (
     Severity,
     Target,
 )
+from lmi.api.errors import counted
 from lmi.config import ModelOptions, Settings
 from lmi.config.strangers import certain
 from lmi.config.typed import config_error, sources_of
@@ -63,7 +64,8 @@ def found_problems(
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     if errors:
         where = f" in {artifacts.folder}" if artifacts.folder else ""
-        raise ArtifactError("artifacts.invalid", f"{counted(errors)}{where}; nothing was loaded", errors)
+        found = counted(len(errors), "problem")
+        raise ArtifactError("artifacts.invalid", f"{found}{where}; nothing was loaded", errors)
     return problems
 
 
@@ -128,8 +130,3 @@ def problems_of(error: LmiError) -> list[Problem]:
     if isinstance(error, ProblemsError) and error.problems:
         return list(error.problems)
     return [Problem(code=error.code, message=error.message, hint=error.hint)]
-
-
-def counted(problems: Sequence[Problem]) -> str:
-    """``1 problem``, ``3 problems``."""
-    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -32,8 +32,9 @@ from lmi.api import (
     Stepper,
     Target,
 )
+from lmi.api.errors import counted
 from lmi.artifacts import check, detect, is_local, locate
-from lmi.checking import certain_problems_told, counted, found_problems, problems_of
+from lmi.checking import certain_problems_told, found_problems, problems_of
 from lmi.config import ModelOptions, Parsed, Settings, parse
 from lmi.config.model_entries import ModelEntry
 from lmi.config.properties import FILE_NAME
@@ -318,5 +319,6 @@ def _joined(error: ConfigError, file_problems: list[Problem], artifacts: ModelAr
     """A configuration's problems and its model's, in one message."""
     if not file_problems:
         return error
-    message = f"{counted(error.problems)} in the configuration and {len(file_problems)} in {artifacts.folder}"
+    found = counted(len(error.problems), "problem")
+    message = f"{found} in the configuration and {len(file_problems)} in {artifacts.folder}"
     return ConfigError(error.code, f"{message}; nothing was loaded", [*error.problems, *file_problems])

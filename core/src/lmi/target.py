@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from lmi.api import Accelerator, ConfigError, Problem, Target
+from lmi.api.errors import counted
 from lmi.config.names import did_you_mean
 from lmi.config.settings import Setting, Settings
 from lmi.devices.cuda import visible_gpus
@@ -165,7 +166,7 @@ def with_devices(settings: Settings, target: Target) -> Settings:
     if setting is None or setting.value.lower() != "max":
         return settings
     n_devices = max(1, target.n_devices)
-    source = f"{setting.source}, max of {counted(n_devices)}"
+    source = f"{setting.source}, max of {counted(n_devices, 'device')}"
     return settings.replaced(replace(setting, value=str(n_devices), source=source))
 
 
@@ -181,8 +182,3 @@ def too_few_devices(settings: Settings, target: Target) -> list[Problem]:
     message = f"tensor_parallel_degree={wanted}, and this machine has {target.n_devices} {kind} devices"
     hint = f"Set it to {target.n_devices} or less, to max, or start on a machine with more"
     return [Problem(code="device.too-few", message=message, hint=hint, source=setting.source)]
-
-
-def counted(n_devices: int) -> str:
-    """``1 device``, ``4 devices``."""
-    return "1 device" if n_devices == 1 else f"{n_devices} devices"

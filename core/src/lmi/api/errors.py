@@ -40,6 +40,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         return sentences(f"[{self.code}] {self.message}{origin}", self.hint)
 
 
+def counted(n: int, noun: str) -> str:
+    """``1 problem``, ``3 problems``."""
+    return f"1 {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def sentences(*parts: str) -> str:
     """Join parts into one line, each closed by a full stop unless it ends with punctuation of its own."""
     closed = [part if part[-1] in ".!?:" else f"{part}." for part in parts if part]

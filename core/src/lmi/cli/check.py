@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lmi.api import LmiError, Problem, ProblemsError, Severity
-from lmi.checking import counted
+from lmi.api.errors import counted
 from lmi.cli.arguments import Asked, of_models
 from lmi.config.model_entries import ModelEntry
 from lmi.loading import LoadPlan, plan
@@ -86,9 +86,9 @@ def _print(result: dict[str, Any]) -> None:
     for problem in found:
         click.echo(f"{problem.severity.value}: {problem}")
     errors = [problem for problem in found if problem.severity is Severity.ERROR]
-    warnings = len(found) - len(errors)
-    told = f" ({warnings} warning{'s' if warnings > 1 else ''})" if warnings else ""
+    n_warnings = len(found) - len(errors)
+    told = f" ({counted(n_warnings, 'warning')})" if n_warnings else ""
     if errors:
-        click.echo(f"{result['model']}: {counted(errors)}{told}")
+        click.echo(f"{result['model']}: {counted(len(errors), 'problem')}{told}")
     else:
         click.echo(f"{result['model']}: would be served by {result['backend']}: {result['reason']}{told}")

@@ -14,12 +14,14 @@ from lmi.api import NotFoundError, Severity
 from lmi.cli.arguments import Asked, of_models
 from lmi.cli.config_import import WithImport
 from lmi.config.names import SERVER_KEYS, did_you_mean
-from lmi.config.tables import options_table
+from lmi.config.options import ModelOptions
+from lmi.config.tables import options_table, unsupported_table
 from lmi.effective import Effective, as_properties, as_variables, effective
 from lmi.plugins import Plugins
 from lmi.reading import Start
 
 _EXIT_PROBLEMS = 1
+_ALL = "*"
 
 
 @click.command(cls=WithImport)
@@ -29,7 +31,13 @@ _EXIT_PROBLEMS = 1
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--env", "as_env", is_flag=True, help="Print what is set as OPTION_* variables.")
 @click.option("--properties", "as_file", is_flag=True, help="Print what is set as a serving.properties file.")
-@click.option("--keys", metavar="BACKEND", help="Print the options of a backend, as its README has them.")
+@click.option(
+    "--keys",
+    metavar="[BACKEND]",
+    is_flag=False,
+    flag_value=_ALL,
+    help="Print the options of a backend, as its README has them; those of every model, and of all backends.",
+)
 @click.option("--schema", metavar="BACKEND", help="Print the options of a backend as a JSON Schema.")
 def config(
     devices: str | None,
@@ -50,8 +58,7 @@ def config(
     """
     plugins = Plugins.discover(os.environ)
     if keys or schema:
-        kind = plugins.config_type(_known(plugins, keys or schema or ""))
-        click.echo(options_table(kind) if keys else json.dumps(kind.model_json_schema(), indent=1))
+        click.echo(options_of(plugins, keys) if keys else _schema_of(plugins, schema or ""))
         return
     start = Asked(**asked).read(os.environ)
     found = [
@@ -77,6 +84,24 @@ def config(
             click.echo(f"{problem.severity.value}: {problem}", err=True)
     if not all(each.is_valid for each in found):
         raise SystemExit(_EXIT_PROBLEMS)
+
+
+def options_of(plugins: Plugins, backend: str) -> str:
+    """The table of a backend's options; of everything where the backend is ``*``.
+
+    Raises:
+        NotFoundError: there is no such backend.
+    """
+    if backend != _ALL:
+        return options_table(plugins.config_type(_known(plugins, backend)))
+    parts = ["# every model", options_table(ModelOptions)]
+    for name, kind in sorted(plugins.config_types().items()):
+        parts += [f"# {name}", options_table(kind)]
+    return "\n\n".join([*parts, "# keys that are none", unsupported_table()])
+
+
+def _schema_of(plugins: Plugins, backend: str) -> str:
+    return json.dumps(plugins.config_type(_known(plugins, backend)).model_json_schema(), indent=1)
 
 
 def _print_heading(one: Effective, found: Sequence[Effective], mark: str = "") -> None:

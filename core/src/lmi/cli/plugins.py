@@ -12,7 +12,7 @@ import click
 from lmi.api import EngineLibrary, NotFoundError
 from lmi.api.errors import sentences
 from lmi.config.names import did_you_mean
-from lmi.plugins import Kind, PluginRecord, Plugins, State
+from lmi.plugins import PluginRecord, Plugins, State
 
 _COLUMNS = ("name", "kind", "distribution", "version", "state", "reason")
 
@@ -44,11 +44,9 @@ def plugins(checked: str | None, described: str | None, as_json: bool) -> None:
 
 
 def _print_options(backend: str) -> None:
-    from lmi.config.tables import options_table
+    from lmi.cli.config import options_of
 
-    found = Plugins.discover(os.environ)
-    _named([record for record in found.records if record.kind is Kind.BACKEND], backend)
-    click.echo(options_table(found.config_type(backend)))
+    click.echo(options_of(Plugins.discover(os.environ), backend))
 
 
 def _named(records: list[PluginRecord], name: str) -> list[PluginRecord]:

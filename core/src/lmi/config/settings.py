@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmi.api import ConfigError, Problem, Severity
+from lmi.api.errors import counted
 from lmi.config import names
 from lmi.config.properties import FILE_NAME, PropertiesFile, read_properties
 
@@ -163,8 +164,9 @@ def parse_flags(texts: Iterable[str]) -> dict[str, str]:
             )
         flags[key.strip()] = value.strip()
     if problems:
-        counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError("config.invalid", f"{counted} on the command line; nothing was loaded", problems)
+        raise ConfigError(
+            "config.invalid", f"{counted(len(problems), 'problem')} on the command line; nothing was loaded", problems
+        )
     return flags
 
 

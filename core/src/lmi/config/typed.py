@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from lmi.api import BackendConfig, BackendInfo, ConfigError, Problem, Severity
+from lmi.api.errors import counted
 from lmi.config import coerce, names
 from lmi.config.batching import turned_off_by, with_batch_size
 from lmi.config.fields import keys_of, matching_key
@@ -136,8 +137,9 @@ def _in_batches(
 
 def config_error(problems: list[Problem]) -> ConfigError:
     """The error that carries configuration problems."""
-    counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ConfigError("config.invalid", f"{counted} in the configuration; nothing was loaded", problems)
+    return ConfigError(
+        "config.invalid", f"{counted(len(problems), 'problem')} in the configuration; nothing was loaded", problems
+    )
 
 
 def _together(config: BackendConfig, settings: Settings) -> Iterator[Problem]:

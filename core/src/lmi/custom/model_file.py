@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from lmi.api import ArtifactError, Problem, Severity
+from lmi.api.errors import counted
 from lmi.config.names import did_you_mean
 from lmi.config.settings import Setting, Settings
 from lmi.custom.secure_mode import script_problems
@@ -208,6 +209,7 @@ def _problem(code: str, message: str, hint: str, setting: Setting) -> Problem:
 
 
 def _invalid(problems: list[Problem], folder: Path | None) -> ArtifactError:
-    counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     where = f" in {folder}" if folder is not None else ""
-    return ArtifactError("artifacts.invalid", f"{counted}{where}; nothing was loaded", problems)
+    return ArtifactError(
+        "artifacts.invalid", f"{counted(len(problems), 'problem')}{where}; nothing was loaded", problems
+    )

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lmi.api import Accelerator, BackendInfo, Problem, Severity, Target
+from lmi.api.errors import counted
 from lmi.config.options import ModelOptions
 from lmi.config.settings import Settings
 from lmi.config.typed import config_error
 from lmi.devices import cuda, neuron
 from lmi.devices.degree import is_mpi
-from lmi.target import DEGREE, counted, devices_of, too_few_devices
+from lmi.target import DEGREE, devices_of, too_few_devices
 
 THREADS = "OMP_NUM_THREADS"
 _KEYS = ("minWorkers", "maxWorkers")
@@ -141,7 +142,7 @@ def _too_many(
     degree_source = settings[DEGREE].source if DEGREE in settings else "the default"
     yield Problem(
         code="device.too-many-workers",
-        message=f"{key}={wanted}, and {there} of {counted(degree)} each (tensor_parallel_degree={degree}, "
+        message=f"{key}={wanted}, and {there} of {counted(degree, 'device')} each (tensor_parallel_degree={degree}, "
         f"{degree_source})",
         hint=f"Set {key} to {n_slices} or less" + (", or lower tensor_parallel_degree" if degree > 1 else ""),
         source=settings[key].source,
@@ -150,7 +151,7 @@ def _too_many(
 
 def _idle(n_idle: int, degree: int, settings: Settings, *, has_copies: bool) -> Iterator[Problem]:
     if n_idle and has_copies:
-        message = f"{counted(n_idle)} will be idle: the number of devices is no multiple of {degree}"
+        message = f"{counted(n_idle, 'device')} will be idle: the number of devices is no multiple of {degree}"
         yield Problem(
             code="device.idle",
             message=message,

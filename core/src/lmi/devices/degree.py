@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from lmi.api import Accelerator, BackendInfo, ConfigError, Launch, ModelArtifacts, Severity, Target
+from lmi.api.errors import counted
 from lmi.config import parse
 from lmi.config.settings import Setting, Settings
 from lmi.plugins import Plugins
-from lmi.target import DEGREE, counted, devices_of
+from lmi.target import DEGREE, devices_of
 
 Refusals = Callable[[Settings], Set[str]]
 """Everything that speaks against these settings: of the configuration and of the model."""
@@ -40,7 +41,7 @@ def with_default_degree(settings: Settings, info: BackendInfo, target: Target, r
     unavoidable = refusals(_with(settings, 1, "default"))
     for degree in (each for each in range(n_devices, 1, -1) if n_devices % each == 0):
         source = "default: max of" if degree == n_devices else "default: the most that goes, of"
-        wanted = _with(settings, degree, f"{source} {counted(n_devices)}")
+        wanted = _with(settings, degree, f"{source} {counted(n_devices, 'device')}")
         if refusals(wanted) <= unavoidable:
             return wanted
     return settings

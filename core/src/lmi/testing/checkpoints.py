@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmi.api import ArtifactError, ConfigError, Problem
+from lmi.api.errors import counted
 from lmi.config.names import did_you_mean
 from lmi.testing.shapes import BOS_ID, EOS_ID, HIDDEN, INITIALIZER_RANGE, N_LAYERS, PAD_ID, SHAPES, VOCAB_SIZE
 from lmi.testing.tiny_tokenizer import write_tokenizer
@@ -223,5 +224,6 @@ def _outside(name: str, value: int | None, most: int, *, least: int = 0) -> list
 
 def _refuse(problems: list[Problem]) -> None:
     if problems:
-        counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError("config.invalid", f"{counted} in the arguments; nothing was written", problems)
+        raise ConfigError(
+            "config.invalid", f"{counted(len(problems), 'problem')} in the arguments; nothing was written", problems
+        )

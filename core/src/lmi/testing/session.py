@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lmi.api import ConfigError, PluginError, Problem
+from lmi.api.errors import counted
 from lmi.config import parse, read_settings
 from lmi.config.coerce import as_text
 from lmi.config.names import PREFIX, did_you_mean
@@ -72,8 +73,9 @@ def run(
     wanted, problems = chosen_rules(rules, lane)
     problems += unknown_model(model)
     if problems:
-        counted = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError("config.invalid", f"{counted} on the command line; nothing was run", problems)
+        raise ConfigError(
+            "config.invalid", f"{counted(len(problems), 'problem')} on the command line; nothing was run", problems
+        )
     arguments = [str(Path(__file__).with_name("contract_of_backend.py")), *_PYTEST_OPTIONS]
     arguments += [f"--lmi-rules={','.join(wanted)}", *(f"--lmi-report={path.absolute()}" for path in reports)]
     if settings:

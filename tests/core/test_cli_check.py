@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lmi check`: would this start, and if not, why."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from lmi.cli.check import check
+from tests.core.model_folders import write_model
+
+
+@pytest.fixture
+def run(monkeypatch):
+    for name in ("SM_NUM_GPUS", "TENSOR_PARALLEL_DEGREE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda *arguments: CliRunner().invoke(check, [*arguments], catch_exceptions=False)
+
+
+def test_a_model_that_would_start_says_with_what(run, tmp_path):
+    found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=hf")
+    assert (found.exit_code, found.stdout.splitlines()[-1]) == (
+        0,
+        "model: would be served by hf: option.rolling_batch=hf (command line -o rolling_batch)",
+    )
+
+
+def test_mistakes_in_the_configuration_and_in_the_files_come_together(run, tmp_path):
+    folder = write_model(tmp_path / "llama")
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "serving.properties").write_text("option.rolling_batch=hf\noption.dtpye=bf16\n")
+    found = run(str(folder), "--json")
+    content = json.loads(found.stdout)
+    assert (found.exit_code, content["is_valid"]) == (1, False)
+    assert [problem["code"] for problem in content["problems"]] == ["config.unknown-key", "tokenizer.missing"]
+    assert set(content["problems"][0]) == {"code", "severity", "message", "hint", "path", "source"}
+    assert content["problems"][0]["source"] == "serving.properties:2"
+
+
+def test_warnings_stop_nothing_and_are_counted(run, tmp_path):
+    folder = write_model(tmp_path / "llama")
+    found = run(str(folder), "-o", "rolling_batch=hf", "-o", "max_batch_delay=7", "-o", "gpu_memory_utilization=0.5")
+    assert found.exit_code == 0
+    assert "warning: [config.of-no-use] 'max_batch_delay=7' does nothing" in found.stdout
+    assert found.stdout.splitlines()[-1].endswith("(2 warnings)")
+
+
+def test_another_machine_may_be_asked_about(run, tmp_path):
+    folder = write_model(tmp_path / "llama")
+    flags = (str(folder), "-o", "rolling_batch=hf", "-o", "tensor_parallel_degree=8", "--devices")
+    assert (
+        "[device.too-few] tensor_parallel_degree=8, and this machine has 4 cuda devices" in run(*flags, "cuda:4").stdout
+    )
+    assert run(*flags, "cuda:8").exit_code == 0
+
+
+def test_each_of_several_models_is_checked(run, tmp_path):
+    one = write_model(tmp_path / "one")
+    found = run("-m", f"a={one},b={tmp_path / 'none'}", "-o", "rolling_batch=hf", "--json")
+    assert found.exit_code == 1
+    assert [(each["model"], each["is_valid"]) for each in json.loads(found.stdout)] == [("a", True), ("b", False)]
