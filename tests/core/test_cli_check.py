@@ -59,3 +59,10 @@ def test_each_of_several_models_is_checked(run, tmp_path):
     found = run("-m", f"a={one},b={tmp_path / 'none'}", "-o", "rolling_batch=hf", "--json")
     assert found.exit_code == 1
     assert [(each["model"], each["is_valid"]) for each in json.loads(found.stdout)] == [("a", True), ("b", False)]
+
+
+def test_warnings_are_told_beside_errors(run, tmp_path):
+    folder = write_model(tmp_path / "llama")
+    found = run(str(folder), "-o", "rolling_batch=hf", "-o", "max_batch_delay=7", "-o", "dtype=fp17", "--json")
+    severities = {problem["code"]: problem["severity"] for problem in json.loads(found.stdout)["problems"]}
+    assert severities == {"config.of-no-use": "warning", "config.invalid-value": "error"}

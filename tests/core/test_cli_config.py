@@ -105,3 +105,12 @@ def test_without_a_backend_the_keys_are_those_of_every_model_and_all_backends(ru
     assert "# every model" in printed and "| `job_queue_size` |" in printed
     assert "# echo" in printed and "| `option.step_delay_ms` |" in printed
     assert "| `option.cluster_size` | not supported" in printed
+
+
+def test_a_model_that_is_a_python_file_has_options_of_its_own(run, tmp_path):
+    (tmp_path / "model.py").write_text("def handle(inputs):\n    return None\n")
+    (tmp_path / "serving.properties").write_text("option.my_var=3\nminWorkers=2\n")
+    found = run(str(tmp_path), "--json")
+    content = json.loads(found.stdout)
+    assert (found.exit_code, content["backend"], content["workers"]) == (0, "custom", 2)
+    assert content["options"]["option.my_var"]["value"] == "3"

@@ -8,20 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmi.api import BackendConfig, LmiError, ModelArtifacts, Problem, Severity, Target
-from lmi.artifacts import is_local
-from lmi.checking import certain_problems_told, problems_of
+from lmi.api import BackendConfig, Problem, Severity, Target
 from lmi.config import ModelOptions, Settings
 from lmi.config.coerce import as_text
 from lmi.config.model_entries import ModelEntry
 from lmi.config.names import PREFIX, canonical, shown
 from lmi.config.settings import Setting
-from lmi.config.typed import field_settings, judge
-from lmi.devices.copies import copies_of
-from lmi.devices.degree import refusals_of, with_default_degree
-from lmi.loading import find_artifacts
+from lmi.config.typed import field_settings
 from lmi.plugins import Choice, Plugins
-from lmi.reading import DEFAULT_MODEL_FOLDER, read_configuration
+from lmi.reading import DEFAULT_MODEL_FOLDER
+from lmi.resolution import Resolution, resolve
 from lmi.target import too_few_devices
 
 
@@ -97,38 +93,29 @@ def effective(
         ArtifactError: the model is in an object store that cannot be read.
     """
     entry = model if isinstance(model, ModelEntry) else ModelEntry(url=model)
-    written = read_configuration(
-        entry, flags=flags, environ=environ, default_folder=default_folder, devices=devices, defaults=defaults
+    found = resolve(
+        entry, flags=flags, environ=environ, plugins=plugins, default_folder=default_folder, defaults=defaults,
+        devices=devices, needs_files=False,
+    )  # fmt: skip
+    shown_settings = {key: Value(each.shown, each.source, _beaten(each)) for key, each in found.settings.items()}
+    if found.parsed is not None and found.failure is None:
+        options, parsed = found.copies.applied(found.parsed.options), found.parsed
+        shown_settings |= {**_values(options, parsed.settings), **_values(parsed.config, parsed.settings)}
+    return Effective(
+        entry.name,
+        found.settings,
+        found.target,
+        choice=found.choice,
+        options=shown_settings,
+        slices=found.copies.slices,
+        n_workers=found.copies.n_min,
+        problems=[*found.problems, *_too_few(found)],
     )
-    folder, settings, target = written.folder, written.settings, written.target
-    found = Effective(entry.name, settings, target, problems=too_few_devices(settings, target))
-    found.options = {key: Value(each.shown, each.source, _beaten(each)) for key, each in settings.items()}
-    try:
-        with certain_problems_told(settings, plugins):
-            wanted = plugins.wanted(settings, target)
-            artifacts = None if wanted is not None else find_artifacts(settings, folder, None, weights=False)
-            found.choice = wanted or plugins.choose(settings, artifacts, target)
-        artifacts = artifacts or _artifacts_here(settings, folder, found.choice)
-        refusals = refusals_of(plugins, found.choice.info, artifacts, target)
-        settings = with_default_degree(settings, found.choice.info, target, refusals)
-    except LmiError as error:
-        found.problems += [*settings.problems, *problems_of(error)]
-        found.problems = list(dict.fromkeys(found.problems))
-        return found
-    types = plugins.config_types()
-    parsed, problems = judge(settings, found.choice.info, types.pop(found.choice.info.name), types)
-    found.problems += [*found.choice.warnings, *problems]
-    if parsed is None:
-        return found
-    degree = parsed.config.tensor_parallel_degree
-    copies = copies_of(settings, parsed.options, degree, found.choice.info, target, environ)
-    found.problems += copies.problems
-    found.options = {
-        **_values(copies.applied(parsed.options), parsed.settings),
-        **_values(parsed.config, parsed.settings),
-    }
-    found.n_workers, found.slices = copies.n_min, copies.slices
-    return found
+
+
+def _too_few(found: Resolution) -> list[Problem]:
+    """Too few devices for one copy, unless that was told with the rest."""
+    return [each for each in too_few_devices(found.settings, found.target) if each not in found.problems]
 
 
 def _values(options: ModelOptions | BackendConfig, settings: Settings) -> dict[str, Value]:
@@ -144,17 +131,6 @@ def _values(options: ModelOptions | BackendConfig, settings: Settings) -> dict[s
 
 def _beaten(setting: Any) -> tuple[str, ...]:
     return tuple(f"{each.shown} ({each.source})" for each in setting.overrode)
-
-
-def _artifacts_here(settings: Settings, folder: Path | None, choice: Choice) -> ModelArtifacts | None:
-    """The model's files where they are on this machine; what is wrong with them is for ``lmi check`` to say."""
-    model_id = settings.text("option.model_id")
-    if model_id is not None and not is_local(model_id, folder):
-        return None
-    try:
-        return find_artifacts(settings, folder, choice, weights=False)
-    except LmiError:
-        return None
 
 
 def as_variables(found: Effective) -> list[str]:

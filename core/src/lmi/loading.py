@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from lmi.api import (
-    ArtifactFormat,
     BackendConfig,
     BackendInfo,
     ConfigError,
@@ -28,27 +27,24 @@ from lmi.api import (
     PluginError,
     Problem,
     Progress,
-    Severity,
     Stepper,
     Target,
 )
 from lmi.api.errors import counted
-from lmi.artifacts import check, detect, is_local, locate
-from lmi.checking import certain_problems_told, found_problems, problems_of
-from lmi.config import ModelOptions, Parsed, Settings, parse
+from lmi.artifacts import check
+from lmi.checking import found_problems, problems_of
+from lmi.config import ModelOptions, Settings
 from lmi.config.model_entries import ModelEntry
-from lmi.config.properties import FILE_NAME
-from lmi.config.settings import Setting, is_placeholder
+from lmi.config.settings import Setting
 from lmi.config.typed import config_error
-from lmi.custom import options as custom_options
 from lmi.custom.extension import ModelExtension
-from lmi.custom.model_file import BESIDE, Found, Kind, ModelFile, find_model_file
-from lmi.devices.copies import Copies, copies_of, copies_of_custom
-from lmi.devices.degree import refusals_of, with_default_degree
+from lmi.custom.model_file import Kind, ModelFile
+from lmi.devices.copies import Copies
 from lmi.memory import too_little_memory
-from lmi.plugins import Choice, Plugins
+from lmi.plugins import Plugins
 from lmi.plugins.fit import cannot_load_yet
-from lmi.reading import DEFAULT_MODEL_FOLDER, Start, read_configuration
+from lmi.reading import DEFAULT_MODEL_FOLDER, Start
+from lmi.resolution import Resolution, find_artifacts, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,66 +96,53 @@ def plan(
     default_folder: Path = DEFAULT_MODEL_FOLDER,
     defaults: Sequence[Setting] = (),
     devices: str | None = None,
-    weights: bool = True,
 ) -> LoadPlan:
     """Find out what to load and how, and everything that would go wrong. A model from the hub is fetched.
 
     Args:
-        entry: what to load, and its name. Its URL is a folder, an object store's prefix, or ORG/NAME; None takes
-            ``option.model_id``, else ``default_folder`` if there is anything in it, else nothing, for backends that
-            need no model.
-        flags: keys and values of ``-o key=value``.
-        environ: environment variables.
-        plugins: what is installed.
-        default_folder: see ``entry``.
-        defaults: what config.properties says of every model.
-        devices: another machine than this one, as ``cuda:4``.
-        weights: False leaves the weights of a model that is elsewhere where they are, and unchecked.
+        entry, flags, environ, plugins, default_folder, defaults, devices: as ``resolve`` has them.
     Raises:
         ConfigError, ArtifactError: with every problem.
         PluginError: no backend, or not the wanted one, can be used.
     """
-    written = read_configuration(
-        entry, flags=flags, environ=environ, default_folder=default_folder, defaults=defaults, devices=devices
-    )
-    folder, settings, target = written.folder, written.settings, written.target
-    warnings = plugins.extension_problems()
-    found = find_model_file(folder, settings, environ)
-    warnings += found.warnings
-    if found.file is not None and found.file.kind is Kind.CUSTOM:
-        return _custom_plan(entry, found, settings, folder, target, warnings, environ)
-    given, settings = settings, found.settings
-
-    # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
-    with certain_problems_told(settings, plugins):
-        wanted = plugins.wanted(settings, target)
-    is_remote = _is_remote(settings, folder, wanted)
-    if wanted is not None and is_remote:
-        _typed(plugins, wanted, settings)
-    with certain_problems_told(settings, plugins):
-        artifacts = find_artifacts(settings, folder, wanted, weights=not is_remote)
-        choice = plugins.choose(settings, artifacts, target)
-    refusals = refusals_of(plugins, choice.info, artifacts, target)
-    settings = with_default_degree(settings, choice.info, target, refusals)
-    try:
-        parsed = _typed(plugins, choice, settings)
-    except ConfigError as error:
-        raise _joined(error, [] if is_remote else check(artifacts), artifacts) from error
-    if is_remote and weights:
-        artifacts = find_artifacts(settings, folder, wanted, weights=True)
-
-    warnings += [*choice.warnings, *parsed.warnings]
-    extension = ModelExtension(found.file) if found.file is not None and found.file.runs_in_server else None
-    degree = parsed.config.tensor_parallel_degree
-    copies = copies_of(settings, parsed.options, degree, choice.info, target, environ)
-    warnings += found_problems(
-        plugins, choice, artifacts, parsed.config, target, settings,
-        [*copies.problems, *(check(artifacts) if weights or not is_remote else [])], extension,
+    found = resolve(
+        entry, flags=flags, environ=environ, plugins=plugins, default_folder=default_folder, defaults=defaults,
+        devices=devices,
     )  # fmt: skip
+    return plan_of(found, plugins)
+
+
+def plan_of(found: Resolution, plugins: Plugins, *, weights: bool = True) -> LoadPlan:
+    """The plan of a configuration that was resolved with its files.
+
+    Args:
+        found: the configuration.
+        plugins: what is installed.
+        weights: False leaves the weights of a model that is elsewhere where they are, and unchecked.
+    Raises:
+        ConfigError, ArtifactError, PluginError: as ``plan`` does.
+    """
+    warnings = plugins.extension_problems()
+    is_checked = weights or not found.is_remote
+    if found.failure is not None:
+        raise _joined(found, is_checked=is_checked)
+    warnings += found.problems
+    choice, parsed, artifacts, file = found.choice, found.parsed, found.artifacts, found.model_file
+    assert choice is not None and parsed is not None and artifacts is not None  # noqa: S101 - nothing failed
+    extension = None
+    if file is None or file.kind is not Kind.CUSTOM:
+        if weights and found.is_remote:
+            artifacts = find_artifacts(found, weights=True)
+        extension = ModelExtension(file) if file is not None and file.runs_in_server else None
+        known = [*found.copies.problems, *(check(artifacts) if is_checked else [])]
+        known = found_problems(
+            plugins, choice, artifacts, parsed.config, found.target, found.settings, known, extension
+        )
+        warnings += [problem for problem in known if problem not in found.problems]
     return LoadPlan(
-        name=entry.name, version=entry.version, info=choice.info, reason=choice.reason,
-        options=copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, target=target,
-        settings=given, copies=copies, model_file=found.file, extension=extension, warnings=tuple(warnings),
+        name=found.entry.name, version=found.entry.version, info=choice.info, reason=choice.reason,
+        options=found.copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, target=found.target,
+        settings=found.given, copies=found.copies, model_file=file, extension=extension, warnings=tuple(warnings),
     )  # fmt: skip
 
 
@@ -208,27 +191,6 @@ def _stop_before_loading(made: LoadPlan, plugins: Plugins) -> None:
 def _of_model(name: str, error: LmiError) -> list[Problem]:
     found = problems_of(error)
     return [msgspec.structs.replace(problem, message=f"model '{name}': {problem.message}") for problem in found]
-
-
-def _custom_plan(
-    entry: ModelEntry,
-    found: Found,
-    settings: Settings,
-    folder: Path | None,
-    target: Target,
-    warnings: list[Problem],
-    environ: Mapping[str, str],
-) -> LoadPlan:
-    """The plan of a model that is a Python file of its own; no backend is asked."""
-    assert found.file is not None  # noqa: S101 - the caller looked
-    file, parsed = custom_options.parse_custom(found.settings, found.file, folder, target)
-    copies = copies_of_custom(settings, parsed.options, custom_options.INFO, target, environ)
-    return LoadPlan(
-        name=entry.name, version=entry.version, info=custom_options.INFO,
-        reason=f"{file.name} has the function {file.function}",
-        options=copies.applied(parsed.options), config=parsed.config, artifacts=ModelArtifacts(), target=target,
-        settings=settings, copies=copies, model_file=file, warnings=(*warnings, *parsed.warnings, *copies.problems),
-    )  # fmt: skip
 
 
 def load_engine(
@@ -284,41 +246,13 @@ def _absent_library(error: Exception, info: BackendInfo) -> str:
     return next((name for name in names if name.lower().replace("-", "_") == module.lower()), "")
 
 
-def _takes_files(choice: Choice | None) -> bool:
-    if choice is None or choice.info.needs_model:
-        return True
-    return any(each != ArtifactFormat.NONE.value for each in choice.info.artifact_formats)
-
-
-def _is_remote(settings: Settings, folder: Path | None, wanted: Choice | None) -> bool:
-    model_id = settings.text("option.model_id")
-    return model_id is not None and _takes_files(wanted) and not is_local(model_id, folder)
-
-
-def find_artifacts(settings: Settings, folder: Path | None, wanted: Choice | None, *, weights: bool) -> ModelArtifacts:
-    """The model's files; none for a backend that takes none, or where nothing but configuration and code is there."""
-    model_id = settings.text("option.model_id")
-    if not _takes_files(wanted):
-        return ModelArtifacts()
-    if model_id is not None and is_placeholder(model_id):  # it is not looked for in a network
-        raise config_error([each for each in settings.problems if each.severity is Severity.ERROR])
-    found = locate(model_id, settings.text("option.revision"), folder, weights=weights)
-    if found is None:
-        return ModelArtifacts()
-    visible = [path.name for path in found.iterdir() if not path.name.startswith(".")]
-    is_bare = bool(visible) and BESIDE.union({FILE_NAME}).issuperset(visible)
-    return ModelArtifacts() if model_id is None and is_bare else detect(found)
-
-
-def _typed(plugins: Plugins, choice: Choice, settings: Settings) -> Parsed:
-    types = plugins.config_types()
-    return parse(settings, choice.info, types.pop(choice.info.name), types)
-
-
-def _joined(error: ConfigError, file_problems: list[Problem], artifacts: ModelArtifacts) -> ConfigError:
-    """A configuration's problems and its model's, in one message."""
-    if not file_problems:
+def _joined(found: Resolution, *, is_checked: bool) -> LmiError:
+    """What stopped a configuration, with what is wrong with the model's files."""
+    error, artifacts = found.failure, found.artifacts
+    assert error is not None  # noqa: S101 - the caller looked
+    file_problems = check(artifacts) if artifacts is not None and is_checked else []
+    if not file_problems or artifacts is None or not isinstance(error, ConfigError):
         return error
-    found = counted(len(error.problems), "problem")
-    message = f"{found} in the configuration and {len(file_problems)} in {artifacts.folder}"
+    counted_errors = counted(len(error.problems), "problem")
+    message = f"{counted_errors} in the configuration and {len(file_problems)} in {artifacts.folder}"
     return ConfigError(error.code, f"{message}; nothing was loaded", [*error.problems, *file_problems])

@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
-from lmi.api import LmiError, Problem, ProblemsError, Severity
+from lmi.api import LmiError, Problem, Severity
 from lmi.api.errors import counted
+from lmi.checking import problems_of
 from lmi.cli.arguments import Asked, of_models
 from lmi.config.model_entries import ModelEntry
-from lmi.loading import LoadPlan, plan
+from lmi.loading import plan_of
 from lmi.plugins import Plugins
 from lmi.reading import Start
+from lmi.resolution import resolve
 
 _EXIT_PROBLEMS = 1
 
@@ -46,23 +48,22 @@ def check(devices: str | None, as_json: bool, **asked: Any) -> None:
 
 def _checked(entry: ModelEntry, start: Start, plugins: Plugins, devices: str | None) -> dict[str, Any]:
     """The stable form for programs: of one model; of several, the command prints a list of them."""
-    made: LoadPlan | None = None
+    found = resolve(
+        entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
+        default_folder=start.default_folder, devices=devices,
+    )  # fmt: skip
     try:
-        made = plan(
-            entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
-            default_folder=start.default_folder, devices=devices, weights=False,
-        )  # fmt: skip
-        problems = list(made.warnings)
-    except ProblemsError as error:
-        problems = list(error.problems) or [_of(error)]
+        problems = list(plan_of(found, plugins, weights=False).warnings)
+        is_valid = True
     except LmiError as error:
-        problems = [_of(error)]
+        problems = list(dict.fromkeys([*found.problems, *problems_of(error)]))
+        is_valid = False
     return {
         "model": entry.name,
-        "backend": None if made is None else made.info.name,
-        "reason": None if made is None else made.reason,
-        "format": None if made is None else made.artifacts.format.value,
-        "is_valid": made is not None,
+        "backend": None if found.choice is None else found.choice.info.name,
+        "reason": None if found.choice is None else found.choice.reason,
+        "format": None if found.artifacts is None else found.artifacts.format.value,
+        "is_valid": is_valid,
         "problems": [
             {
                 "code": problem.code,
@@ -75,10 +76,6 @@ def _checked(entry: ModelEntry, start: Start, plugins: Plugins, devices: str | N
             for problem in problems
         ],
     }
-
-
-def _of(error: LmiError) -> Problem:
-    return Problem(code=error.code, message=error.message, hint=error.hint)
 
 
 def _print(result: dict[str, Any]) -> None:

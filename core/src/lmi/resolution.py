@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration comes to: the backend, its options, the copies and their devices. No weight is read.
+
+One path for everybody: ``lmi serve`` and ``lmi check`` go on from here to the model's files, ``lmi config`` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmi.api import ArtifactFormat, BackendInfo, LmiError, ModelArtifacts, Problem, Severity, Target
+from lmi.artifacts import detect, is_local, locate
+from lmi.checking import certain_problems_told, problems_of
+from lmi.config import Parsed, Settings
+from lmi.config.model_entries import ModelEntry
+from lmi.config.properties import FILE_NAME
+from lmi.config.settings import Setting, is_placeholder
+from lmi.config.typed import config_error, judge
+from lmi.custom import options as custom_options
+from lmi.custom.model_file import BESIDE, Kind, ModelFile, find_model_file
+from lmi.devices.copies import Copies, copies_of, copies_of_custom
+from lmi.devices.degree import refusals_of, with_default_degree
+from lmi.plugins import Choice, Plugins
+from lmi.reading import DEFAULT_MODEL_FOLDER, read_configuration
+
+
+@dataclass
+class Resolution:
+    """What a configuration comes to, as far as it goes.
+
+    Args:
+        entry: the model.
+        folder: the one that may hold serving.properties, weights and code.
+        given: every setting, as it was written.
+        settings: those that hold on this machine, without what the model's own file uses up.
+        target: the machine.
+        model_file: the model's own Python file, if it has one.
+        choice: the backend; None where none could be chosen. A model that is a Python file has a stand-in.
+        artifacts: the model's files; None where they were not looked at.
+        parsed: the typed options; None where they do not hold.
+        copies: how many workers there are, and the devices of each.
+        problems: errors and warnings, in the order they were found.
+        failure: what stopped it; None where nothing did.
+    """
+
+    entry: ModelEntry
+    folder: Path | None
+    given: Settings
+    settings: Settings
+    target: Target
+    model_file: ModelFile | None = None
+    choice: Choice | None = None
+    artifacts: ModelArtifacts | None = None
+    parsed: Parsed | None = None
+    copies: Copies = field(default_factory=Copies)
+    problems: list[Problem] = field(default_factory=list)
+    failure: LmiError | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the model's files are to be fetched from elsewhere."""
+        model_id = self.settings.text("option.model_id")
+        return model_id is not None and _takes_files(self.choice) and not is_local(model_id, self.folder)
+
+
+def resolve(
+    entry: ModelEntry,
+    *,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    plugins: Plugins,
+    default_folder: Path = DEFAULT_MODEL_FOLDER,
+    defaults: Sequence[Setting] = (),
+    devices: str | None = None,
+    needs_files: bool = True,
+) -> Resolution:
+    """Resolve a configuration; what is wrong with it is kept in ``problems`` and ``failure``.
+
+    Args:
+        entry: what to load. Its URL is a folder, an object store's prefix, or ORG/NAME; None takes
+            ``option.model_id``, else ``default_folder`` if there is anything in it, else nothing, for backends that
+            need no model.
+        flags: keys and values of ``-o key=value``.
+        environ: environment variables.
+        plugins: what is installed.
+        default_folder: see ``entry``.
+        defaults: what config.properties says of every model.
+        devices: another machine than this one, as ``cuda:4``.
+        needs_files: False looks at the model's files only where the choice of a backend depends on them.
+    Raises:
+        ConfigError: ``devices`` is no machine.
+        ArtifactError: the entry is in an object store that cannot be read.
+    """
+    written = read_configuration(
+        entry, flags=flags, environ=environ, default_folder=default_folder, defaults=defaults, devices=devices
+    )
+    found = Resolution(entry, written.folder, written.settings, written.settings, written.target)
+    try:
+        model = find_model_file(written.folder, written.settings, environ)
+        found.problems += model.warnings
+        found.model_file, found.settings = model.file, model.settings
+        if model.file is not None and model.file.kind is Kind.CUSTOM:
+            _resolve_custom(found, model.file, environ)
+        else:
+            _choose(found, plugins, needs_files=needs_files)
+            _type(found, plugins)
+            _divide(found, environ)
+    except LmiError as error:
+        found.failure = error
+        # The settings' own problems are among those of typed options, but not of an error before those.
+        told = [*found.problems, *found.settings.problems, *problems_of(error)]
+        found.problems = list(dict.fromkeys(told))
+    return found
+
+
+def _resolve_custom(found: Resolution, file: ModelFile, environ: Mapping[str, str]) -> None:
+    """A model that is a Python file of its own; no backend is asked."""
+    file, parsed = custom_options.parse_custom(found.settings, file, found.folder, found.target)
+    found.model_file, found.parsed, found.artifacts = file, parsed, ModelArtifacts()
+    found.choice = Choice(custom_options.INFO, f"{file.name} has the function {file.function}")
+    found.copies = copies_of_custom(found.given, parsed.options, custom_options.INFO, found.target, environ)
+    found.problems += [*parsed.warnings, *found.copies.problems]
+
+
+def _choose(found: Resolution, plugins: Plugins, *, needs_files: bool) -> None:
+    """The backend, and the model's files as far as they are at hand."""
+    settings, target = found.settings, found.target
+    with certain_problems_told(settings, plugins):
+        found.choice = wanted = plugins.wanted(settings, target)
+    is_remote = found.is_remote
+    if wanted is not None and is_remote:
+        # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
+        _refuse_errors(_judged(found, plugins, wanted.info)[1])
+        if not needs_files:
+            found.problems += wanted.warnings
+            return
+    with certain_problems_told(settings, plugins):
+        try:
+            found.artifacts = find_artifacts(found, weights=not is_remote)
+        except LmiError:
+            if wanted is None or needs_files:
+                raise
+        found.choice = plugins.choose(settings, found.artifacts, target)
+    found.problems += found.choice.warnings
+
+
+def _type(found: Resolution, plugins: Plugins) -> None:
+    """The typed options, with the degree that holds where nothing sets one."""
+    info = _info(found)
+    refusals = refusals_of(plugins, info, found.artifacts, found.target)
+    found.settings = with_default_degree(found.settings, info, found.target, refusals)
+    found.parsed, problems = _judged(found, plugins, info)
+    found.problems += problems
+    _refuse_errors(problems)
+
+
+def _divide(found: Resolution, environ: Mapping[str, str]) -> None:
+    """The devices, among the copies."""
+    parsed = found.parsed
+    assert parsed is not None  # noqa: S101 - _type would have raised
+    degree = parsed.config.tensor_parallel_degree
+    found.copies = copies_of(found.settings, parsed.options, degree, _info(found), found.target, environ)
+    found.problems += found.copies.problems
+
+
+def _info(found: Resolution) -> BackendInfo:
+    assert found.choice is not None  # noqa: S101 - chosen before
+    return found.choice.info
+
+
+def _judged(found: Resolution, plugins: Plugins, info: BackendInfo) -> tuple[Parsed | None, list[Problem]]:
+    types = plugins.config_types()
+    return judge(found.settings, info, types.pop(info.name), types)
+
+
+def _refuse_errors(problems: Sequence[Problem]) -> None:
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    if errors:
+        raise config_error(errors)
+
+
+def _takes_files(choice: Choice | None) -> bool:
+    if choice is None or choice.info.needs_model:
+        return True
+    return any(each != ArtifactFormat.NONE.value for each in choice.info.artifact_formats)
+
+
+def find_artifacts(found: Resolution, *, weights: bool) -> ModelArtifacts:
+    """The model's files; none for a backend that takes none, or where nothing but configuration and code is there.
+
+    Args:
+        found: ``settings``, ``folder`` and ``choice`` are read.
+        weights: False leaves the weights of a model that is elsewhere where they are.
+    Raises:
+        ArtifactError: they are not there, or are no model.
+        ConfigError: nobody has filled in where they are.
+    """
+    model_id = found.settings.text("option.model_id")
+    if not _takes_files(found.choice):
+        return ModelArtifacts()
+    if model_id is not None and is_placeholder(model_id):  # it is not looked for in a network
+        _refuse_errors(found.settings.problems)
+    folder = locate(model_id, found.settings.text("option.revision"), found.folder, weights=weights)
+    if folder is None:
+        return ModelArtifacts()
+    visible = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    is_bare = bool(visible) and BESIDE.union({FILE_NAME}).issuperset(visible)
+    return ModelArtifacts() if model_id is None and is_bare else detect(folder)
