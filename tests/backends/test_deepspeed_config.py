@@ -22,6 +22,7 @@ from lmi.config import Parsed, parse, read_settings
 from lmi.plugins import Plugins
 from lmi_deepspeed.config import DeepSpeedConfig
 from lmi_deepspeed.contract import CASE
+from tests.backends.placing import placed
 from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 CPU = Target()
@@ -46,7 +47,8 @@ def model(model_type: str = "llama", **config: Any) -> ModelArtifacts:
 
 
 def problems(artifacts: ModelArtifacts, target: Target = CUDA, **options: Any) -> list[Problem]:
-    return list(lmi_deepspeed.lmi_validate_artifacts(artifacts, DeepSpeedConfig(**options), target))
+    found = lmi_deepspeed.lmi_validate_artifacts(artifacts, DeepSpeedConfig(**options), target)
+    return placed(found, DeepSpeedConfig)
 
 
 @pytest.fixture(scope="module")
@@ -197,18 +199,18 @@ def test_what_is_refused(lines, code, said, n_sources, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "code", "said"),
     [
-        ("quantize=smothquant", "config.conflict", "Did you mean 'smoothquant'"),
-        ("quantize=awq", "config.conflict", "awq is no method of deepspeed and is left out"),
-        ("smoothquant_alpha=0.5", "config.conflict", "does nothing: quantize is unset"),
-        ("smoothquant_alpha=0.5 quantize=dynamic_int8", "config.conflict", "quantize is dynamic_int8"),
+        ("quantize=smothquant", "config.no-effect", "Did you mean 'smoothquant'"),
+        ("quantize=awq", "config.no-effect", "awq is no method of deepspeed and is left out"),
+        ("smoothquant_alpha=0.5", "config.no-effect", "does nothing: quantize is unset"),
+        ("smoothquant_alpha=0.5 quantize=dynamic_int8", "config.no-effect", "quantize is dynamic_int8"),
         ("data_type=fp16", "config.deprecated", "'option.data_type' is an old name of 'option.dtype'"),
-        ("deepspeed_config_path=ds.json max_tokens=2048", "config.conflict", "max_tokens does nothing"),
-        ("deepspeed_config_path=ds.json enable_cuda_graph=true", "config.conflict", "enable_cuda_graph does nothing"),
-        ("deepspeed_config_path=ds.json triangular_masking=false", "config.conflict", "triangular_masking does"),
-        ("deepspeed_config_path=ds.json return_tuple=false", "config.conflict", "return_tuple does nothing"),
-        ("deepspeed_config_path=ds.json training_mp_size=2", "config.conflict", "training_mp_size does nothing"),
-        ("deepspeed_config_path=ds.json checkpoint=a.json", "config.conflict", "checkpoint does nothing"),
-        ("deepspeed_config_path=ds.json save_mp_checkpoint_path=/x", "config.conflict", "save_mp_checkpoint_path does"),
+        ("deepspeed_config_path=ds.json max_tokens=2048", "config.no-effect", "max_tokens does nothing"),
+        ("deepspeed_config_path=ds.json enable_cuda_graph=true", "config.no-effect", "enable_cuda_graph does nothing"),
+        ("deepspeed_config_path=ds.json triangular_masking=false", "config.no-effect", "triangular_masking does"),
+        ("deepspeed_config_path=ds.json return_tuple=false", "config.no-effect", "return_tuple does nothing"),
+        ("deepspeed_config_path=ds.json training_mp_size=2", "config.no-effect", "training_mp_size does nothing"),
+        ("deepspeed_config_path=ds.json checkpoint=a.json", "config.no-effect", "checkpoint does nothing"),
+        ("deepspeed_config_path=ds.json save_mp_checkpoint_path=/x", "config.no-effect", "path does nothing"),
     ],
 )
 def test_what_is_warned_about(lines, code, said, tmp_path):

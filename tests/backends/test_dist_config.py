@@ -22,6 +22,7 @@ from lmi.plugins import Plugins
 from lmi_hf import lmi_dist
 from lmi_hf.lmi_dist.config import DistConfig
 from lmi_hf.lmi_dist.contract import CASE
+from tests.backends.placing import placed
 from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 CPU = Target()
@@ -51,7 +52,7 @@ def compressed(method: str) -> ModelArtifacts:
 
 
 def problems(artifacts: ModelArtifacts, target: Target = CUDA, **options: Any) -> list[Problem]:
-    return list(lmi_dist.lmi_validate_artifacts(artifacts, DistConfig(**options), target))
+    return placed(lmi_dist.lmi_validate_artifacts(artifacts, DistConfig(**options), target), DistConfig)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,8 @@ DEFAULTS = {
     "quantize": None, "max_model_len": None, "max_rolling_batch_prefill_tokens": None, "load_format": "auto",
     "enforce_eager": False, "gpu_memory_utilization": 0.9, "enable_lora": False, "max_loras": 4, "max_lora_rank": 16,
     "lora_extra_vocab_size": 256, "max_cpu_loras": None, "speculative_draft_model": None, "draft_model_tp_size": 1,
-    "speculative_length": 5, "record_acceptance_rate": False, "disable_sliding_window": False, "max_logprobs": 20,
-    "use_passive_workers": True, "limit_mm_per_prompt": None,
+    "speculative_length": 5, "spec_length": 0, "record_acceptance_rate": False, "disable_sliding_window": False,
+    "max_logprobs": 20, "use_passive_workers": True, "limit_mm_per_prompt": None,
 }  # fmt: skip
 
 
@@ -107,9 +108,19 @@ def test_an_option_set_to_its_default_changes_nothing(name, tmp_path):
     assert (parsed.config.model_dump(), parsed.warnings) == (DEFAULTS, [])
 
 
-def test_the_documented_default_of_the_earlier_name_stops_no_start(tmp_path):
-    parsed = read(tmp_path, "spec_length=0")
-    assert parsed.config.speculative_length == 0
+@pytest.mark.parametrize(
+    ("lines", "n_proposed", "codes"),
+    [
+        ("spec_length=0", 0, []),
+        ("spec_length=0 speculative_draft_model=a/b", 5, []),
+        ("spec_length=0 speculative_draft_model=a/b speculative_length=4", 4, []),
+        ("spec_length=3 speculative_draft_model=a/b", 3, ["config.deprecated"]),
+        ("spec_length=3 speculative_draft_model=a/b speculative_length=3", 3, ["config.deprecated"]),
+    ],
+)
+def test_the_old_name_of_the_speculative_length_counts_unless_it_is_at_its_default(lines, n_proposed, codes, tmp_path):
+    parsed = read(tmp_path, lines)
+    assert (parsed.config.n_proposed, [each.code for each in parsed.warnings]) == (n_proposed, codes)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +180,10 @@ def test_what_goes_together(lines, tmp_path):
         ("quantize=bitsandbytes", "config.conflict", "was removed from lmi-dist", 1),
         ("quantize=BitsAndBytes8", "config.conflict", "option.quantize=bitsandbytes8", 1),
         ("quantize=SqueezeLLM", "config.conflict", "compressed with gptq or awq", 1),
+        (
+            "speculative_draft_model=a/b spec_length=3 speculative_length=5",
+            "config.conflict", "spec_length=3 and speculative_length=5 are two names", 2,
+        ),
         ("quantize=gguf", "config.invalid-value", "Choices: awq, gptq.", 1),
         ("load_format=safetensor", "config.invalid-value", "Did you mean 'safetensors'", 1),
         ("dtype=fp8", "config.invalid-value", "Choices: auto, bf16, fp16, fp32", 1),
@@ -197,15 +212,15 @@ def test_what_is_refused(lines, code, said, n_sources, tmp_path):
     [
         ("data_type=fp16", "config.deprecated", "Write option.dtype=fp16"),
         ("draft_model_id=a/b", "config.deprecated", "Write option.speculative_draft_model=a/b"),
-        ("spec_length=5", "config.deprecated", "Write option.speculative_length=5"),
-        ("speculative_length=3", "config.conflict", "no speculative_draft_model is set"),
-        ("record_acceptance_rate=true", "config.conflict", "no speculative_draft_model is set"),
-        ("speculative_draft_model=a/b speculative_length=0", "config.conflict", "speculative_length is 0"),
-        ("max_loras=8", "config.conflict", "max_loras=8 does nothing: enable_lora is false"),
-        ("max_lora_rank=8", "config.conflict", "max_lora_rank=8 does nothing"),
-        ("lora_extra_vocab_size=0", "config.conflict", "lora_extra_vocab_size=0 does nothing"),
-        ("max_cpu_loras=8", "config.conflict", "max_cpu_loras=8 does nothing"),
-        ("max_logprobs=5", "config.conflict", "there is no such limit here"),
+        ("spec_length=5", "config.no-effect", "spec_length=5 does nothing: no speculative_draft_model is set"),
+        ("speculative_length=3", "config.no-effect", "no speculative_draft_model is set"),
+        ("record_acceptance_rate=true", "config.no-effect", "no speculative_draft_model is set"),
+        ("speculative_draft_model=a/b speculative_length=0", "config.no-effect", "speculative_length is 0"),
+        ("max_loras=8", "config.no-effect", "max_loras=8 does nothing: enable_lora is false"),
+        ("max_lora_rank=8", "config.no-effect", "max_lora_rank=8 does nothing"),
+        ("lora_extra_vocab_size=0", "config.no-effect", "lora_extra_vocab_size=0 does nothing"),
+        ("max_cpu_loras=8", "config.no-effect", "max_cpu_loras=8 does nothing"),
+        ("max_logprobs=5", "config.no-effect", "there is no such limit here"),
     ],
 )
 def test_what_is_warned_about(lines, code, said, tmp_path):

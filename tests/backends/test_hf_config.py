@@ -95,24 +95,24 @@ def test_what_contradicts_is_refused_with_every_source(text: str, said: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "method"),
+    ("text", "code", "said", "method"),
     [
-        ("load_in_8bit=true", "write option.quantize=bitsandbytes8", "bitsandbytes8"),
-        ("load_in_4bit=true", "write option.quantize=bitsandbytes4", "bitsandbytes4"),
-        ("load_in_8bit=true quantize=bitsandbytes8", "old form of quantize=bitsandbytes8", "bitsandbytes8"),
-        ("quantize=bitsandbytes", "Write option.quantize=bitsandbytes8", "bitsandbytes8"),
-        ("data_type=bf16", "Write option.dtype=bf16", None),
-        ("multi_gpu=True", "device_map and tensor_parallel_degree spread a model", None),
-        ("max_sparsity=0.5", "never padded", None),
-        ("max_splits=5", "never split", None),
-        ("disable_flash_attn=false", "PyTorch's own attention kernels", None),
-        ("low_cpu_mem_usage=false", "without a second copy", None),
+        ("load_in_8bit=true", "config.deprecated", "write option.quantize=bitsandbytes8", "bitsandbytes8"),
+        ("load_in_4bit=true", "config.deprecated", "write option.quantize=bitsandbytes4", "bitsandbytes4"),
+        ("load_in_8bit=true quantize=bitsandbytes8", "config.deprecated", "old form of quantize", "bitsandbytes8"),
+        ("quantize=bitsandbytes", "config.deprecated", "Write option.quantize=bitsandbytes8", "bitsandbytes8"),
+        ("data_type=bf16", "config.deprecated", "Write option.dtype=bf16", None),
+        ("multi_gpu=True", "config.deprecated", "device_map and tensor_parallel_degree spread a model", None),
+        ("max_sparsity=0.5", "config.no-effect", "never padded", None),
+        ("max_splits=5", "config.no-effect", "never split", None),
+        ("disable_flash_attn=false", "config.no-effect", "PyTorch's own attention kernels", None),
+        ("low_cpu_mem_usage=false", "config.no-effect", "without a second copy", None),
     ],
 )
-def test_what_is_old_or_does_nothing_is_warned_about(text: str, said: str, method: str | None) -> None:
+def test_what_is_old_or_does_nothing_is_warned_about(text: str, code: str, said: str, method: str | None) -> None:
     parsed = typed(text)
     (warning,) = parsed.warnings
-    assert warning.severity is Severity.WARNING
+    assert (warning.code, warning.severity) == (code, Severity.WARNING)
     assert said in str(warning)
     assert warning.source == f"command line -o {text.partition('=')[0]}"
     config = parsed.config

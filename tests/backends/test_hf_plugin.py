@@ -16,6 +16,7 @@ import lmi_hf
 from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Target
 from lmi_hf import checks
 from lmi_hf.config import HFConfig
+from tests.backends.placing import placed
 from tests.limits import limit_s
 
 CPU = Target()
@@ -36,7 +37,7 @@ def llama(**changes: Any) -> ModelArtifacts:
 
 
 def problems(artifacts: ModelArtifacts, target: Target = CPU, **options: Any) -> list[Problem]:
-    return list(lmi_hf.lmi_validate_artifacts(artifacts, HFConfig(**options), target))
+    return placed(lmi_hf.lmi_validate_artifacts(artifacts, HFConfig(**options), target), HFConfig)
 
 
 def only(found: list[Problem]) -> Problem:
@@ -148,7 +149,8 @@ def test_a_model_that_does_not_continue_texts_is_refused_by_name() -> None:
 
 def test_code_that_comes_with_a_model_needs_permission_unless_transformers_knows_the_model() -> None:
     own = {"model_type": "acme-lm", "architectures": ["AcmeForCausalLM"], "auto_map": {"AutoConfig": "acme.Config"}}
-    assert only(problems(llama(config=own))).code == "model.remote-code"
+    problem = only(problems(llama(config=own)))
+    assert (problem.code, problem.fields) == ("model.remote-code", ("trust_remote_code",))
     assert problems(llama(config=own), trust_remote_code=True) == []
     assert problems(llama(config={"auto_map": {"AutoConfig": "llama.Config"}})) == []
 
@@ -157,8 +159,11 @@ def test_a_missing_quantization_library_is_named_with_its_install_line(monkeypat
     monkeypatch.setattr(checks, "_is_installed", lambda module: module in ("torch", "transformers"))
     problem = only(problems(llama(), CUDA, quantize="bitsandbytes8"))
     assert (problem.code, problem.hint) == ("engine.library-missing", "pip install bitsandbytes")
+    assert problem.fields == ("quantize",)
+    assert only(problems(llama(), CUDA, load_in_4bit=True)).fields == ("load_in_4bit",)
     gptq = llama(config={"quantization_config": {"quant_method": "gptq"}})
-    assert "quantization gptq needs the Python package gptqmodel" in only(problems(gptq)).message
+    problem = only(problems(gptq, quantize="gptq"))  # the checkpoint wants it, whatever the option says
+    assert ("quantization gptq needs the Python package gptqmodel" in problem.message, problem.fields) == (True, ())
 
 
 def test_libraries_are_not_judged_where_the_engine_runs_under_another_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,22 +216,22 @@ def test_options_that_go_together_are_taken(tmp_path: Path, text: str) -> None:
 
 
 WARNINGS = [
-    ("option.model_loader=optimum;option.fuse_qkv=true", "model_loader=optimum is left out"),
-    ("option.model_loader=optimum;option.partition_schema=legacy", "Set option.partition_schema=optimum"),
-    ("option.rolling_batch=disable;option.rolling_batch_strategy=naive_rolling_batch", "continuous batching is off"),
-    ("option.speculative_length=3", "does nothing without speculative_draft_model"),
-    ("option.draft_model_compiled_path=s3://bucket/x", "does nothing without speculative_draft_model"),
-    ("option.height=256", "height=256 does nothing"),
-    ("option.num_images_per_prompt=2", "num_images_per_prompt=2 does nothing"),
-    ("option.entryPoint=djl_python.transformersneuronx", "Write option.entryPoint=djl_python.transformers_neuronx"),
-    ("option.data_type=bf16", "Write option.dtype=bf16"),
+    ("option.model_loader=optimum;option.fuse_qkv=true", "config.no-effect", "model_loader=optimum is left out"),
+    ("option.model_loader=optimum;option.partition_schema=legacy", "config.no-effect", "partition_schema=optimum"),
+    ("option.rolling_batch=disable;option.rolling_batch_strategy=naive_rolling_batch", "config.no-effect", "is off"),
+    ("option.speculative_length=3", "config.no-effect", "does nothing without speculative_draft_model"),
+    ("option.draft_model_compiled_path=s3://bucket/x", "config.no-effect", "without speculative_draft_model"),
+    ("option.height=256", "config.no-effect", "height=256 does nothing"),
+    ("option.num_images_per_prompt=2", "config.no-effect", "num_images_per_prompt=2 does nothing"),
+    ("option.entryPoint=djl_python.transformersneuronx", "config.deprecated", "djl_python.transformers_neuronx"),
+    ("option.data_type=bf16", "config.deprecated", "Write option.dtype=bf16"),
 ]
 
 
-@pytest.mark.parametrize(("text", "words"), WARNINGS)
-def test_what_does_nothing_or_has_a_new_name_is_warned_about(tmp_path: Path, text: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "code", "words"), WARNINGS)
+def test_what_does_nothing_or_has_a_new_name_is_warned_about(tmp_path: Path, text: str, code: str, words: str) -> None:
     (warning,) = read(tmp_path, text).warnings
-    assert warning.severity is Severity.WARNING
+    assert (warning.code, warning.severity) == (code, Severity.WARNING)
     assert "serving.properties:1" in warning.source
     assert words in str(warning)
 

@@ -25,6 +25,7 @@ from lmi.plugins import Plugins
 from lmi.testing.kit import Kit
 from lmi_neuronx.config import NeuronxConfig
 from lmi_neuronx.contract import CASE
+from tests.backends.placing import placed
 from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 INFO = lmi_neuronx.lmi_describe_backend()
@@ -58,7 +59,7 @@ def model(family: str = "llama", **config: Any) -> ModelArtifacts:
 
 
 def problems(artifacts: ModelArtifacts, **options: Any) -> list[Problem]:
-    return list(lmi_neuronx.lmi_validate_artifacts(artifacts, NeuronxConfig(**options), NEURON))
+    return placed(lmi_neuronx.lmi_validate_artifacts(artifacts, NeuronxConfig(**options), NEURON), NeuronxConfig)
 
 
 COMPILED = {"num_cores": 2, "sequence_length": 2048, "batch_size": 4, "auto_cast_type": "bf16"}
@@ -91,16 +92,20 @@ def test_what_a_model_does_not_take_is_refused(artifacts: ModelArtifacts, option
 
 
 @pytest.mark.parametrize(
-    ("artifacts", "options", "code"),
+    ("artifacts", "options", "code", "first"),
     [
-        (model(limit=64), {}, "config.n-positions"),
-        (model("bloom"), {"model_loader": "optimum"}, "config.model-loader"),
-        (model(), {"group_query_attention": "shard-over-heads"}, "config.no-effect"),
+        (model(limit=64), {}, "config.n-positions", "n_positions"),
+        (model("bloom"), {"model_loader": "optimum"}, "config.model-loader", "model_loader"),
+        (
+            model(), {"group_query_attention": "shard-over-heads"}, "config.no-effect", "group_query_attention",
+        ),
     ],
-)
-def test_what_stops_no_model_is_a_warning(artifacts: ModelArtifacts, options: dict[str, Any], code: str) -> None:
+)  # fmt: skip
+def test_what_stops_no_model_is_a_warning(
+    artifacts: ModelArtifacts, options: dict[str, Any], code: str, first: str
+) -> None:
     (problem,) = problems(artifacts, **options)
-    assert (problem.code, problem.severity) == (code, Severity.WARNING)
+    assert (problem.code, problem.severity, problem.fields[0]) == (code, Severity.WARNING, first)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ SAMPLES = {
         backend="trtllm",
         workers=1,
         options={"tensor_parallel_degree": "4"},
-        warnings=frozenset({"config.conflict"}),
+        warnings=frozenset({"config.deprecated"}),
     ),
     # ------------------------------------------------------------------------------------------ vLLM
     "vllm: a small file": Sample(
@@ -274,7 +274,7 @@ SAMPLES = {
         backend="hf",
         workers=1,
         options={"device_map": "auto", "load_in_8bit": "true", "task": "text-generation"},
-        warnings=frozenset({"config.conflict"}),
+        warnings=frozenset({"config.deprecated"}),
     ),
     "hf: 4 bits": Sample(
         file="engine=Python\noption.model_id={model}\noption.rolling_batch=scheduler\noption.tensor_parallel_degree=2\n"
@@ -312,7 +312,7 @@ SAMPLES = {
         backend="neuronx",
         workers=6,
         options={"tensor_parallel_degree": "2"},
-        warnings=frozenset({"config.conflict"}),
+        warnings=frozenset({"config.deprecated"}),
     ),
     "neuronx: the name of later versions": Sample(
         file="option.model_id={model}\noption.rolling_batch=tnx\noption.tensor_parallel_degree=max\n"

@@ -17,6 +17,7 @@ from lmi.plugins import Plugins
 from lmi_trtllm.config import TrtllmConfig
 from lmi_trtllm.contract import CASE
 from lmi_trtllm.families import ARCHITECTURES
+from tests.backends.placing import placed
 from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 INFO = lmi_trtllm.lmi_describe_backend()
@@ -61,7 +62,7 @@ def built(**config: Any) -> ModelArtifacts:
 
 
 def checked(artifacts: ModelArtifacts, text: str = "") -> list[Problem]:
-    return list(lmi_trtllm.lmi_validate_artifacts(artifacts, typed(text).config, CUDA))
+    return placed(lmi_trtllm.lmi_validate_artifacts(artifacts, typed(text).config, CUDA), TrtllmConfig)
 
 
 DEFAULTS = {
@@ -157,29 +158,29 @@ def test_options_that_contradict_each_other(text, fields, said):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "code", "said"),
     [
-        ("smoothquant_alpha=0.5", "smoothquant_alpha=0.5 is only applied under quantize=smoothquant"),
-        ("smoothquant_per_token=true", "only applied under quantize=smoothquant; quantize is not set"),
-        ("smoothquant_per_channel=true quantize=awq", "only applied under quantize=smoothquant; quantize=awq"),
-        ("multi_query_mode=true", "only applied under quantize=smoothquant"),
-        ("calib_size=64", "only applied under quantize=awq or fp8"),
-        ("calib_size=64 quantize=smoothquant", "only applied under quantize=awq or fp8; quantize=smoothquant"),
-        ("calib_batch_size=8", "only applied under quantize=awq or fp8"),
-        ("use_fp8_context_fmha=true quantize=awq", "only applied under quantize=fp8"),
-        ("num_checkpoint_workers=4", "changes nothing"),
-        ("load_by_shard=true", "changes nothing"),
-        ("trtllm_checkpoint_path=/x", "option.model_id"),
-        ("logits_dtype=fp16", "T5"),
-        ("rolling_batch=tensorrtllm", "old spelling"),
-        ("data_type=bf16", "old name of 'option.dtype'"),
-        ("awq_format=int4_awq quantize=awq", "old name of 'option.q_format'"),
-        ("awq_calib_size=64 quantize=awq", "old name of 'option.calib_size'"),
+        ("smoothquant_alpha=0.5", "config.no-effect", "smoothquant_alpha=0.5 is only applied under"),
+        ("smoothquant_per_token=true", "config.no-effect", "under quantize=smoothquant; quantize is not set"),
+        ("smoothquant_per_channel=true quantize=awq", "config.no-effect", "smoothquant; quantize=awq"),
+        ("multi_query_mode=true", "config.no-effect", "only applied under quantize=smoothquant"),
+        ("calib_size=64", "config.no-effect", "only applied under quantize=awq or fp8"),
+        ("calib_size=64 quantize=smoothquant", "config.no-effect", "quantize=awq or fp8; quantize=smoothquant"),
+        ("calib_batch_size=8", "config.no-effect", "only applied under quantize=awq or fp8"),
+        ("use_fp8_context_fmha=true quantize=awq", "config.no-effect", "only applied under quantize=fp8"),
+        ("num_checkpoint_workers=4", "config.no-effect", "changes nothing"),
+        ("load_by_shard=true", "config.no-effect", "changes nothing"),
+        ("trtllm_checkpoint_path=/x", "config.no-effect", "option.model_id"),
+        ("logits_dtype=fp16", "config.no-effect", "T5"),
+        ("rolling_batch=tensorrtllm", "config.deprecated", "old spelling"),
+        ("data_type=bf16", "config.deprecated", "old name of 'option.dtype'"),
+        ("awq_format=int4_awq quantize=awq", "config.deprecated", "old name of 'option.q_format'"),
+        ("awq_calib_size=64 quantize=awq", "config.deprecated", "old name of 'option.calib_size'"),
     ],
 )
-def test_warnings(text, said):
+def test_warnings(text, code, said):
     (warning,) = typed(text).warnings
-    assert warning.severity is Severity.WARNING
+    assert (warning.code, warning.severity) == (code, Severity.WARNING)
     assert said in warning.message
     assert f"-o {text.partition('=')[0]}" in warning.source
     assert warning.hint

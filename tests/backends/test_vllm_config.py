@@ -14,6 +14,7 @@ from lmi_vllm import lmi_describe_backend, lmi_load_engine, lmi_validate_artifac
 from lmi_vllm.arguments import read_arguments
 from lmi_vllm.config import VLLMConfig
 from lmi_vllm.contract import CASE
+from tests.backends.placing import placed
 from tests.backends.static_lane import STATIC_RULES, keep, kit_of
 
 SPECULATION = '{"method": "ngram", "num_speculative_tokens": 3}'
@@ -192,20 +193,20 @@ def test_two_names_of_one_setting_agree_or_are_refused(lmi_name, engine_name):
     ("settings", "code", "said"),
     [
         ({"data_type": "bf16"}, "config.deprecated", "option.dtype=bf16"),
-        ({"lora_extra_vocab_size": 512}, "config.conflict", "no adapters that add tokens"),
-        ({"max_loras": 8}, "config.conflict", "enable_lora is false"),
-        ({"max_lora_rank": 64}, "config.conflict", "enable_lora is false"),
-        ({"max_cpu_loras": 8}, "config.conflict", "enable_lora is false"),
-        ({"fully_sharded_loras": True}, "config.conflict", "enable_lora is false"),
-        ({"lora_dtype": "float16"}, "config.conflict", "enable_lora is false"),
-        ({"tool_call_parser": "hermes"}, "config.conflict", "enable_auto_tool_choice is false"),
-        ({"enable_reasoning": False, "reasoning_parser": "qwen3"}, "config.conflict", "turns reasoning on"),
-        ({"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 1 << 30}, "config.conflict", "sizes the cache"),
-        ({"enforce_eager": True, "cudagraph_capture_sizes": "1,2"}, "config.conflict", "captures no graphs"),
+        ({"lora_extra_vocab_size": 512}, "config.no-effect", "no adapters that add tokens"),
+        ({"max_loras": 8}, "config.no-effect", "enable_lora is false"),
+        ({"max_lora_rank": 64}, "config.no-effect", "enable_lora is false"),
+        ({"max_cpu_loras": 8}, "config.no-effect", "enable_lora is false"),
+        ({"fully_sharded_loras": True}, "config.no-effect", "enable_lora is false"),
+        ({"lora_dtype": "float16"}, "config.no-effect", "enable_lora is false"),
+        ({"tool_call_parser": "hermes"}, "config.no-effect", "enable_auto_tool_choice is false"),
+        ({"enable_reasoning": False, "reasoning_parser": "qwen3"}, "config.no-effect", "turns reasoning on"),
+        ({"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 1 << 30}, "config.no-effect", "sizes the cache"),
+        ({"enforce_eager": True, "cudagraph_capture_sizes": "1,2"}, "config.no-effect", "captures no graphs"),
         ({"logprobs_mode": "raw_logits"}, "config.conflict", "raw log probabilities"),
         (
             {"lmcache_config_file": "/c.yaml", "kv_transfer_config": '{"kv_connector": "NixlConnector"}'},
-            "config.conflict",
+            "config.no-effect",
             "NixlConnector",
         ),
     ],
@@ -280,7 +281,7 @@ def checked(settings, config=(), target=GPUS, **further):
         architectures=("LlamaForCausalLM",),
         **{"config": {"num_attention_heads": 12, **dict(config)}, "model_type": "llama", **further},
     )
-    return lmi_validate_artifacts(artifacts, config_of(**settings), target)
+    return placed(lmi_validate_artifacts(artifacts, config_of(**settings), target), VLLMConfig)
 
 
 AWQ = {"quantization_config": {"quant_method": "awq"}}

@@ -37,6 +37,7 @@ def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterato
             code="config.tensor-parallel",
             message=f"tensor_parallel_degree is {n}, the model has {heads} attention heads to share",
             hint=f"Set option.tensor_parallel_degree={heads} or less",
+            fields=("tensor_parallel_degree",),
         )
 
 
@@ -48,6 +49,7 @@ def _check_context(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterat
             message=f"max_tokens is {asked} tokens, the model takes {limit}, and that holds",
             hint=f"Set option.max_tokens={limit} or less",
             severity=Severity.WARNING,
+            fields=("max_tokens",),
         )
 
 
@@ -63,6 +65,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> I
             message=f"quantize is {asked}, but the checkpoint is already compressed with {found}",
             hint="Remove option.quantize, or use the checkpoint with whole weights",
             path=artifacts.folder,
+            fields=("quantize",),
         )
     if asked == "smoothquant" and artifacts.model_type and artifacts.model_type not in SMOOTHQUANT_TYPES:
         yield Problem(
@@ -71,6 +74,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> I
             f"{artifacts.model_type}",
             hint="Use option.quantize=dynamic_int8, or remove it",
             path=artifacts.folder,
+            fields=("quantize",),
         )
 
 
@@ -82,6 +86,7 @@ def _check_injection(artifacts: ModelArtifacts, config: DeepSpeedConfig, target:
             code="config.cuda-only",
             message=f"enable_cuda_graph is true, but the model is meant for {target.accelerator.value}",
             hint="Remove option.enable_cuda_graph",
+            fields=("enable_cuda_graph",),
         )
     is_known = not artifacts.model_type or artifacts.model_type in INJECTED_TYPES
     if is_cuda and is_known:
@@ -92,6 +97,7 @@ def _check_injection(artifacts: ModelArtifacts, config: DeepSpeedConfig, target:
             code="config.kernel-injection",
             message=f"checkpoint is {config.checkpoint}, which only DeepSpeed's own kernels load, and {why}",
             hint="Remove option.checkpoint and load the whole model",
+            fields=("checkpoint",),
         )
     for name in ("save_mp_checkpoint_path", "training_mp_size", "triangular_masking", "return_tuple"):
         if config.is_changed(name):
@@ -101,6 +107,7 @@ def _check_injection(artifacts: ModelArtifacts, config: DeepSpeedConfig, target:
                 f"and {why}",
                 hint=f"Remove option.{name}",
                 severity=Severity.WARNING,
+                fields=(name,),
             )
 
 
@@ -117,4 +124,5 @@ def _check_files(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator
             message=f"{name} is {given}, and there is no such file in the model's folder",
             hint=f"Put it there, or correct option.{name}",
             path=artifacts.folder,
+            fields=(name,),
         )

@@ -189,6 +189,7 @@ class DeepSpeedConfig(BackendConfig):
                 message=f"quantize={self.quantize} is no method of deepspeed and is left out: nothing is quantized",
                 hint=f"{question}Choices: {', '.join(QUANTIZATIONS)}. Leave it out for weights as they are",
                 severity=Severity.WARNING,
+                code="config.no-effect",
             )
 
     def _about_injection(self) -> Iterator[Conflict]:
@@ -214,6 +215,7 @@ class DeepSpeedConfig(BackendConfig):
                 f"{self.quantize or 'unset'}, not smoothquant",
                 hint="Remove it, or set option.quantize=smoothquant",
                 severity=Severity.WARNING,
+                code="config.no-effect",
             )
         if self.deepspeed_config_path is None:
             return
@@ -224,4 +226,5 @@ class DeepSpeedConfig(BackendConfig):
                 "configuration it is written to",
                 hint=f"Put it into that file, and remove option.{name}",
                 severity=Severity.WARNING,
+                code="config.no-effect",
             )

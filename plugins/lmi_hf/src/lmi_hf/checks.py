@@ -49,6 +49,7 @@ def _check_device(config: HFConfig, target: Target) -> Iterator[Problem]:
             code="config.tensor-parallel",
             message=f"tensor_parallel_degree is {n}; hf on {target.accelerator.value} takes 1",
             hint="Set option.tensor_parallel_degree=1; one copy uses all cores",
+            fields=("tensor_parallel_degree",),
         )
 
 
@@ -56,19 +57,21 @@ def _check_device_map(config: HFConfig, target: Target) -> Iterator[Problem]:
     """On CUDA there is always one: the options', or that of the devices of this copy."""
     if target.accelerator is Accelerator.CUDA:
         return
-    device_map, method = config.device_map, config.quantization or ""
+    device_map, (name, value) = config.device_map, config.quantization_asked
     if device_map is not None and device_map not in DEVICE_MAPS and not device_map.startswith("cpu"):
         yield Problem(
             code="config.device-map",
             message=f"device_map is '{device_map}', but the model is meant for {target.accelerator.value}",
             hint="Leave option.device_map out",
+            fields=("device_map",),
         )
-    elif device_map is None and method.startswith("bitsandbytes"):
+    elif device_map is None and (config.quantization or "").startswith("bitsandbytes"):
         yield Problem(
             code="config.device-map",
-            message=f"quantize={method} needs a device map, and {target.accelerator.value} has none of its own",
+            message=f"{name}={value} needs a device map, and {target.accelerator.value} has none of its own",
             hint="Serve the model on a GPU, set option.device_map=cpu to compress it on the processor all the same, or "
-            "remove option.quantize",
+            f"remove option.{name}",
+            fields=(name,),
         )
 
 
@@ -89,6 +92,7 @@ def _check_architecture(artifacts: ModelArtifacts, config: HFConfig) -> Iterator
             message=f"model_type '{artifacts.model_type}' runs Python files that come with the model",
             hint="Read them, then set option.trust_remote_code=true",
             path=artifacts.folder,
+            fields=("trust_remote_code",),
         )
 
 
@@ -99,21 +103,23 @@ def _check_context(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Prob
             code="config.max-model-len",
             message=f"max_model_len is {asked} tokens, the model takes {limit}",
             hint=f"Set option.max_model_len={limit} or leave it out",
+            fields=("max_model_len",),
         )
 
 
 def _check_quantization(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
-    asked = config.quantization
+    asked, (name, value) = config.quantization, config.quantization_asked
     found = _method_of(artifacts)
     wanted = asked[:-1] if asked and asked.startswith("bitsandbytes") else asked
     if found and wanted and found != wanted:
-        yield _conflict(f"quantize is {asked}, but the checkpoint is compressed with {found}")
+        yield _conflict(name, f"{name} is {value}, but the checkpoint is compressed with {found}")
     elif asked in ("gptq", "awq") and not found:
         yield Problem(
             code="model.not-quantized",
             message=f"quantize is {asked}, but config.json has no quantization_config",
             hint="Use a checkpoint that was compressed so, or quantize=bitsandbytes4",
             path=artifacts.folder,
+            fields=("quantize",),
         )
     method = found or wanted or ""
     modules = _LIBRARIES.get(method, ())
@@ -122,6 +128,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: HFConfig) -> Iterator
             code="engine.library-missing",
             message=f"quantization {method} needs the Python package {' or '.join(modules)}, which is not installed",
             hint=f"pip install {modules[0]}",
+            fields=() if found else (name,),
         )
 
 
@@ -134,6 +141,7 @@ def _check_adapter(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Prob
             + ("an adapter (adapter_config.json)" if is_adapter else "a whole model (config.json)"),
             hint="Leave option.is_peft_model out",
             path=artifacts.folder,
+            fields=("is_peft_model",),
         )
     if not is_adapter:
         return
@@ -178,9 +186,9 @@ def _method_of(artifacts: ModelArtifacts) -> str:
     return str(given.get("quant_method") or "") if isinstance(given, dict) else ""
 
 
-def _conflict(message: str) -> Problem:
-    hint = "Remove option.quantize: a compressed checkpoint says itself how it is read"
-    return Problem(code="config.quantize", message=message, hint=hint)
+def _conflict(name: str, message: str) -> Problem:
+    hint = f"Remove option.{name}: a compressed checkpoint says itself how it is read"
+    return Problem(code="config.quantize", message=message, hint=hint, fields=(name,))
 
 
 def _is_unknown(model_type: str) -> bool:

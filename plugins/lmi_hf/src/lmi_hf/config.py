@@ -140,6 +140,12 @@ class HFConfig(BackendConfig):
             return "bitsandbytes4"
         return next((name for name in get_args(Quantization) if name == self.quantize), None)
 
+    @property
+    def quantization_asked(self) -> tuple[str, str]:
+        """The option that asks for ``quantization``, and its value as a user writes it."""
+        old = next((name for name in ("load_in_8bit", "load_in_4bit") if getattr(self, name)), "")
+        return (old, "true") if old and self.quantize is None else ("quantize", str(self.quantize).lower())
+
     def conflicts(self) -> Iterator[Conflict]:
         """What does not go together, and what is old or has no effect."""
         from lmi_hf.conflicts import conflicts_of

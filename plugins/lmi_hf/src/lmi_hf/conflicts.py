@@ -17,7 +17,6 @@ _OLD_SWITCHES = {"load_in_8bit": "bitsandbytes8", "load_in_4bit": "bitsandbytes4
 _IDLE = {
     "max_sparsity": "it was for the original's scheduler, and a batch is never padded here",
     "max_splits": "it was for the original's scheduler, and a batch is never split here",
-    "multi_gpu": "it was for the original's scheduler; device_map and tensor_parallel_degree spread a model",
     "disable_flash_attn": "PyTorch's own attention kernels are used, not the flash-attn package",
     "low_cpu_mem_usage": "weights are always loaded without a second copy",
 }
@@ -31,7 +30,13 @@ def conflicts_of(config: HFConfig) -> Iterator[Conflict]:
     for name, reason in _IDLE.items():
         value = getattr(config, name)
         if value != type(config).model_fields[name].default:
-            yield _warning(name, f"{name}={_text(value)} changes nothing: {reason}", f"Remove option.{name}")
+            yield Conflict(
+                fields=(name,),
+                message=f"{name}={_text(value)} changes nothing: {reason}",
+                hint=f"Remove option.{name}",
+                severity=Severity.WARNING,
+                code="config.no-effect",
+            )
 
 
 def _contradictions(config: HFConfig) -> Iterator[Conflict]:
@@ -59,21 +64,28 @@ def _contradictions(config: HFConfig) -> Iterator[Conflict]:
 def _old_forms(config: HFConfig) -> Iterator[Conflict]:
     for name, method in _OLD_SWITCHES.items():
         if getattr(config, name):
-            yield _warning(
+            yield _deprecated(
                 name,
                 f"{name}=true is an old form of quantize={method}",
                 f"Remove option.{name} and write option.quantize={method}",
             )
     if config.quantize == "bitsandbytes":
-        yield _warning(
+        yield _deprecated(
             "quantize",
             "quantize=bitsandbytes is an old name of quantize=bitsandbytes8",
             "Write option.quantize=bitsandbytes8",
         )
+    if config.multi_gpu is not None:
+        yield _deprecated(
+            "multi_gpu",
+            f"multi_gpu={config.multi_gpu} is an old option of the original's scheduler; device_map and "
+            "tensor_parallel_degree spread a model",
+            "Remove option.multi_gpu, and set option.tensor_parallel_degree or option.device_map",
+        )
 
 
-def _warning(name: str, message: str, hint: str) -> Conflict:
-    return Conflict(fields=(name,), message=message, hint=hint, severity=Severity.WARNING)
+def _deprecated(name: str, message: str, hint: str) -> Conflict:
+    return Conflict(fields=(name,), message=message, hint=hint, severity=Severity.WARNING, code="config.deprecated")
 
 
 def _text(value: Any) -> str:

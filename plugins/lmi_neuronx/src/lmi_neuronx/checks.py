@@ -67,6 +67,7 @@ def _check_loader(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[
             message=f"{written(config, *reasons)} means the loader tnx, which does not take {family} models",
             hint=f"Remove {', '.join(f'option.{each}' for each in reasons)}; optimum loads them",
             path=artifacts.folder,
+            fields=tuple(reasons),
         )
     elif loader == "optimum" and family in FORMER_OPTIMUM_FAMILIES:
         yield Problem(
@@ -75,6 +76,7 @@ def _check_loader(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[
             hint="Set option.model_loader=tnx and leave option.partition_schema out",
             path=artifacts.folder,
             severity=Severity.WARNING,
+            fields=("model_loader", "partition_schema"),
         )
     elif loader == "optimum" and family not in OPTIMUM_FAMILIES:
         asked = "model_loader" if config.model_loader else "partition_schema"
@@ -83,6 +85,7 @@ def _check_loader(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[
             message=f"{written(config, asked)} means the loader optimum, which does not take {family} models",
             hint=f"Remove option.{asked}; tnx loads them",
             path=artifacts.folder,
+            fields=(asked,),
         )
 
 
@@ -98,6 +101,7 @@ def _check_batching(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterato
             f"is a {family} model",
             hint="Set option.rolling_batch_strategy=naive_rolling_batch, or leave it out",
             path=artifacts.folder,
+            fields=("rolling_batch_strategy",),
         )
     elif strategy is None and is_continuous and not estimate_suits_continuous_batching(config):
         yield Problem(
@@ -105,6 +109,7 @@ def _check_batching(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterato
             message=estimate_complaint(config),
             hint=estimate_hint(config),
             path=artifacts.folder,
+            fields=("context_length_estimate", "n_positions"),
         )
 
 
@@ -119,6 +124,7 @@ def _check_context(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator
             hint=f"Set option.n_positions={limit}",
             path=artifacts.folder,
             severity=Severity.WARNING if is_default else Severity.ERROR,
+            fields=("n_positions",),
         )
 
 
@@ -133,6 +139,7 @@ def _check_heads(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[P
             hint="Remove option.group_query_attention",
             path=artifacts.folder,
             severity=Severity.WARNING,
+            fields=("group_query_attention",),
         )
 
 
@@ -158,6 +165,7 @@ def _check_split_weights(artifacts: ModelArtifacts, config: NeuronxConfig) -> It
             message=f"{SPLIT_WEIGHTS} is a folder, so the weights are split, and load_split_model is not true",
             hint="Set option.load_split_model=true",
             path=artifacts.folder,
+            fields=("load_split_model",),
         )
     elif config.load_split_model and not is_split:
         yield Problem(
@@ -165,6 +173,7 @@ def _check_split_weights(artifacts: ModelArtifacts, config: NeuronxConfig) -> It
             message=f"load_split_model=true, but there is no folder {SPLIT_WEIGHTS}",
             hint="Remove option.load_split_model, or use the folder that splitting wrote",
             path=artifacts.folder,
+            fields=("load_split_model",),
         )
 
 
@@ -177,6 +186,7 @@ def _check_compiled_graph(artifacts: ModelArtifacts, config: NeuronxConfig) -> I
                 message=f"{name}={path} is no folder inside the model's, and no s3:// prefix",
                 hint=missing_graph_hint(),
                 path=artifacts.folder,
+                fields=(name,),
             )
 
 
@@ -200,6 +210,7 @@ def _check_compiled_settings(artifacts: ModelArtifacts, config: NeuronxConfig) -
                 message=f"the model was compiled with {key}={there}, {name} is {asked}",
                 hint=f"Set option.{name}={built} or leave it out, or serve the uncompiled model",
                 path=artifacts.folder,
+                fields=(name,),
             )
 
 

@@ -72,6 +72,7 @@ def _strategy_without_continuous_batching(config: NeuronxConfig) -> Iterator[Con
             message=f"{written(config, 'rolling_batch_strategy')} does nothing: continuous batching is off",
             hint="Remove option.rolling_batch_strategy",
             severity=Severity.WARNING,
+            code="config.no-effect",
         )
 
 
@@ -141,6 +142,7 @@ def _loader_and_schema(config: NeuronxConfig) -> Iterator[Conflict]:
             message=f"model_loader=optimum is left out: {written(config, *forced)} is of the loader tnx alone",
             hint="Set option.model_loader=tnx or remove it",
             severity=Severity.WARNING,
+            code="config.no-effect",
         )
     elif config.model_loader == "optimum" and config.partition_schema == "compile_only":
         yield Conflict(
@@ -160,6 +162,7 @@ def _default_schema_of_optimum(config: NeuronxConfig) -> Iterator[Conflict]:
             message="partition_schema=legacy is of the loader tnx; model_loader=optimum writes the schema optimum",
             hint="Set option.partition_schema=optimum or option.model_loader=tnx",
             severity=Severity.WARNING,
+            code="config.no-effect",
         )
 
 
@@ -173,6 +176,7 @@ def _speculation_needs_a_draft_model(config: NeuronxConfig) -> Iterator[Conflict
                 message=f"{written(config, name)} does nothing without speculative_draft_model",
                 hint=f"Set option.speculative_draft_model, or remove option.{name}",
                 severity=Severity.WARNING,
+                code="config.no-effect",
             )
 
 
@@ -184,6 +188,7 @@ def _pictures(config: NeuronxConfig) -> Iterator[Conflict]:
                 message=f"{written(config, name)} does nothing: it is of diffusion models, which are not served",
                 hint=f"Remove option.{name}",
                 severity=Severity.WARNING,
+                code="config.no-effect",
             )
     if config.use_auth_token:
         yield Conflict(
@@ -191,6 +196,7 @@ def _pictures(config: NeuronxConfig) -> Iterator[Conflict]:
             message="use_auth_token does nothing for language models",
             hint="Set the variable HF_TOKEN and remove option.use_auth_token",
             severity=Severity.WARNING,
+            code="config.no-effect",
         )
 
 
@@ -201,6 +207,7 @@ def _misspelt_entry_point(config: NeuronxConfig) -> Iterator[Conflict]:
             message=f"entryPoint={_MISSPELT} is a misspelling of djl_python.transformers_neuronx, and taken for it",
             hint="Write option.entryPoint=djl_python.transformers_neuronx",
             severity=Severity.WARNING,
+            code="config.deprecated",
         )
 
 

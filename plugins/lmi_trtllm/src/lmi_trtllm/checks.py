@@ -88,6 +88,7 @@ def _check_architecture(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iter
             code="config.conflict",
             message=f"rolling_batch=disable is for T5, which trtllm does not serve; this model is {_kind(artifacts)}",
             hint="Remove option.rolling_batch, or set it to trtllm",
+            fields=("rolling_batch",),
         )
 
 
@@ -103,6 +104,7 @@ def _check_families(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator
                 message=f"{said(config, name)} is for {_listed(families)} only; this model is {_kind(artifacts)}",
                 hint=f"Remove option.{name}",
                 path=artifacts.folder,
+                fields=(name,),
             )
     if config.multi_block_mode and family == "qwen":
         yield Problem(
@@ -110,6 +112,7 @@ def _check_families(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator
             message=f"multi_block_mode=true is not for qwen; this model is {_kind(artifacts)}",
             hint="Remove option.multi_block_mode",
             path=artifacts.folder,
+            fields=("multi_block_mode",),
         )
 
 
@@ -122,6 +125,7 @@ def _check_versions(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator
                 message=f"{said(config, name)} is for {owner} only; this model is {_kind(artifacts)}",
                 hint=f"Remove option.{name}",
                 severity=Severity.WARNING,
+                fields=(name,),
             )
     if family == "chatglm" and config.chatglm_model_version == "unspecified" and not is_built(artifacts):
         yield Problem(
@@ -131,6 +135,7 @@ def _check_versions(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator
             hint="Set option.chatglm_model_version to chatglm_6b, chatglm2_6b, chatglm2_6b_32k, chatglm3_6b, "
             "chatglm3_6b_base, chatglm3_6b_32k or glm_10b",
             path=artifacts.folder,
+            fields=("chatglm_model_version",),
         )
 
 
@@ -165,6 +170,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iter
             "quantization_config",
             hint="Leave option.backend out, or use a checkpoint that was compressed so",
             path=artifacts.folder,
+            fields=("backend", "quantize"),
         )
 
 
@@ -177,6 +183,7 @@ def _check_built(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator[Pr
             message=f"quantize={config.quantize} is applied while a model is built; this one is built already",
             hint="Remove option.quantize, unless the model is to be built anew",
             severity=Severity.WARNING,
+            fields=("quantize",),
         )
     if config.backend == "pytorch":
         yield Problem(
@@ -184,6 +191,7 @@ def _check_built(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator[Pr
             message="backend=pytorch loads weights, and this model is built engines",
             hint="Remove option.backend, or name the model that the engines were built from",
             path=artifacts.folder,
+            fields=("backend",),
         )
     mapping = _section(_section(artifacts.config, "pretrained_config"), "mapping")
     n_built = mapping.get("tp_size")
@@ -193,6 +201,7 @@ def _check_built(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator[Pr
             message=f"tensor_parallel_degree is {config.tensor_parallel_degree}, the engines were built for {n_built}",
             hint=f"Set option.tensor_parallel_degree={n_built}, or build the engines anew",
             path=artifacts.folder,
+            fields=("tensor_parallel_degree",),
         )
     plugins = _section(_section(artifacts.config, "build_config"), "plugin_config")
     if config.enable_kv_cache_reuse and plugins.get("use_paged_context_fmha") is False:
@@ -201,6 +210,7 @@ def _check_built(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator[Pr
             message="enable_kv_cache_reuse=true, but the engines were built without use_paged_context_fmha",
             hint="Remove option.enable_kv_cache_reuse, or build the engines with --use_paged_context_fmha enable",
             path=artifacts.folder,
+            fields=("enable_kv_cache_reuse",),
         )
 
 
@@ -215,6 +225,7 @@ def _check_split(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator[Pr
             "equal parts",
             hint=f"Set option.tensor_parallel_degree to one of {', '.join(fitting)}",
             path=artifacts.folder,
+            fields=("tensor_parallel_degree",),
         )
 
 
@@ -240,7 +251,7 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _wrong_method(artifacts: ModelArtifacts, message: str, hint: str) -> Problem:
-    return Problem(code="config.quantize", message=message, hint=hint, path=artifacts.folder)
+    return Problem(code="config.quantize", message=message, hint=hint, path=artifacts.folder, fields=("quantize",))
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -45,6 +45,7 @@ def conflicts_of(config: TrtllmConfig) -> Iterator[Conflict]:
             message="rolling_batch=tensorrtllm is an old spelling",
             hint="Write option.rolling_batch=trtllm",
             severity=Severity.WARNING,
+            code="config.deprecated",
         )
     for name, methods in _ONLY_WITH_QUANTIZE.items():
         if config.quantize not in methods and differs(config, name):
@@ -54,6 +55,7 @@ def conflicts_of(config: TrtllmConfig) -> Iterator[Conflict]:
                 f"{said(config, 'quantize')}",
                 hint=f"Remove option.{name}, or set option.quantize={methods[0]}",
                 severity=Severity.WARNING,
+                code="config.no-effect",
             )
     for name, reason in _NEVER.items():
         if differs(config, name):
@@ -62,6 +64,7 @@ def conflicts_of(config: TrtllmConfig) -> Iterator[Conflict]:
                 message=f"{said(config, name)} changes nothing: {reason}",
                 hint=f"Remove option.{name}",
                 severity=Severity.WARNING,
+                code="config.no-effect",
             )
 
 

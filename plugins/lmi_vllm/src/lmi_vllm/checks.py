@@ -34,6 +34,7 @@ def _check_devices(artifacts: ModelArtifacts, config: VLLMConfig, target: Target
             message=f"tensor_parallel_degree is {degree} on CPU; vLLM then wants to be told each rank's cores",
             hint="Set the variable VLLM_CPU_OMP_THREADS_BIND (0-3|4-7), or option.tensor_parallel_degree=1",
             severity=Severity.WARNING,
+            fields=("tensor_parallel_degree",),
         )
     n_heads = _of_text(artifacts, "num_attention_heads")
     if isinstance(n_heads, int) and n_heads > 0 and n_heads % degree:
@@ -43,6 +44,7 @@ def _check_devices(artifacts: ModelArtifacts, config: VLLMConfig, target: Target
             message=f"tensor_parallel_degree is {degree}, which does not divide the model's {n_heads} attention heads",
             hint=f"Set option.tensor_parallel_degree={most}, or another divisor of {n_heads}",
             path=artifacts.folder,
+            fields=("tensor_parallel_degree",),
         )
 
 
@@ -54,6 +56,7 @@ def _check_context(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Pr
             code="config.max-model-len",
             message=f"max_model_len is {asked} tokens, the model takes {limit}",
             hint=f"Set option.max_model_len={limit} or leave it out",
+            fields=("max_model_len",),
         )
 
 
@@ -68,6 +71,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterat
             message=f"quantize is {asked}, but the checkpoint is compressed with {found}",
             hint="Leave option.quantize out; vLLM finds the method in config.json",
             path=artifacts.folder,
+            fields=("quantize",),
         )
     elif not found and family_of(asked) in COMPRESSED and not (artifacts.path / "quantize_config.json").is_file():
         yield Problem(
@@ -75,6 +79,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterat
             message=f"quantize is {asked}, but config.json has no quantization_config",
             hint="Use a checkpoint that was compressed so, or quantize=fp8, which compresses while loading",
             path=artifacts.folder,
+            fields=("quantize",),
         )
 
 
@@ -85,6 +90,7 @@ def _check_dtype(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Prob
             message=f"dtype is fp16, in which {artifacts.model_type} models overflow; vLLM refuses it",
             hint="Set option.dtype=bf16 or leave it out",
             path=artifacts.folder,
+            fields=("dtype",),
         )
 
 

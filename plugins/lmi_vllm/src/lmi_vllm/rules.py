@@ -192,4 +192,5 @@ def _no_effect(name: str, value: Any, reason: str, other: str = "") -> Conflict:
         message=f"{name}={shown} changes nothing: {reason}",
         hint=f"Remove option.{name}" + (f", or change option.{other}" if other else ""),
         severity=Severity.WARNING,
+        code="config.no-effect",
     )

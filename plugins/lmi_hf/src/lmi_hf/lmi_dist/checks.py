@@ -39,6 +39,7 @@ def _check_degree(artifacts: ModelArtifacts, config: DistConfig) -> Iterator[Pro
         hint=f"Set option.tensor_parallel_degree to one of {', '.join(map(str, fitting))}, or use "
         "option.rolling_batch=deepspeed, which splits unevenly",
         path=artifacts.folder,
+        fields=("tensor_parallel_degree",),
     )
 
 
@@ -55,6 +56,7 @@ def _check_context(artifacts: ModelArtifacts, config: DistConfig) -> Iterator[Pr
             code="config.max-model-len",
             message=f"max_model_len is {asked} tokens, the model takes {limit}",
             hint=f"Set option.max_model_len={limit} or leave it out",
+            fields=("max_model_len",),
         )
 
 
@@ -75,6 +77,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: DistConfig) -> Iterat
             message=f"quantize is {asked}, but config.json has no quantization_config",
             hint="Use a checkpoint that was compressed so, or remove option.quantize",
             path=artifacts.folder,
+            fields=("quantize",),
         )
     elif asked is not None and asked != found:
         yield Problem(
@@ -82,4 +85,5 @@ def _check_quantization(artifacts: ModelArtifacts, config: DistConfig) -> Iterat
             message=f"quantize is {asked}, but the checkpoint is compressed with {found}",
             hint="Remove option.quantize",
             path=artifacts.folder,
+            fields=("quantize",),
         )

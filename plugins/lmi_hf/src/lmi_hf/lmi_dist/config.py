@@ -17,7 +17,7 @@ _Removed = Annotated[str, Field(pattern=r"^(bitsandbytes8?|squeezellm)$")]
 """Values of earlier versions, taken here to be refused with what replaced them."""
 
 _OF_LORA = ("max_loras", "max_lora_rank", "lora_extra_vocab_size", "max_cpu_loras")
-_OF_SPECULATION = ("speculative_length", "draft_model_tp_size", "record_acceptance_rate")
+_OF_SPECULATION = ("speculative_length", "spec_length", "draft_model_tp_size", "record_acceptance_rate")
 
 
 class DistConfig(BackendConfig):
@@ -118,7 +118,9 @@ class DistConfig(BackendConfig):
         description="Tokens the draft model proposes at a time; lower it where few are accepted. 0 turns it off.",
         unit="tokens",
         ge=0,
-        old_names=("spec_length",),
+    )
+    spec_length: int = option(
+        0, description="Old name of speculative_length; at 0 that one holds.", unit="tokens", ge=0
     )
     record_acceptance_rate: bool = option(
         False, description="Log the share of proposed tokens that are accepted. Turn on to choose speculative_length."
@@ -155,6 +157,11 @@ class DistConfig(BackendConfig):
         if value != cls.model_fields[info.field_name].default:
             raise ValueError("this is not supported by lmi-dist; remove it, or use option.rolling_batch=vllm")
         return value
+
+    @property
+    def n_proposed(self) -> int:
+        """Tokens the draft model proposes at a time, by either name; 0 where there is no draft model."""
+        return 0 if self.speculative_draft_model is None else self.spec_length or self.speculative_length
 
     def is_changed(self, name: str) -> bool:
         """Whether a field has another value than its default."""
@@ -231,9 +238,28 @@ class DistConfig(BackendConfig):
         if self.speculative_draft_model is None:
             for name in filter(self.is_changed, _OF_SPECULATION):
                 yield _idle(name, getattr(self, name), "no speculative_draft_model is set")
-        elif self.speculative_length == 0:
+        elif self.n_proposed == 0:
             reason = "speculative_length is 0"
             yield _idle("speculative_draft_model", self.speculative_draft_model, reason, "speculative_length")
+        if self.spec_length:
+            yield from self._about_the_old_length(self.spec_length)
+
+    def _about_the_old_length(self, n: int) -> Iterator[Conflict]:
+        if "speculative_length" in self.model_fields_set and self.speculative_length != n:
+            yield Conflict(
+                fields=("spec_length", "speculative_length"),
+                message=f"spec_length={n} and speculative_length={self.speculative_length} are two names of one option "
+                "with different values",
+                hint="Remove option.spec_length",
+            )
+        elif self.speculative_draft_model is not None:  # else it is said to do nothing
+            yield Conflict(
+                fields=("spec_length",),
+                message=f"spec_length={n} is an old name of speculative_length",
+                hint=f"Write option.speculative_length={n} and remove option.spec_length",
+                severity=Severity.WARNING,
+                code="config.deprecated",
+            )
 
 
 def _idle(name: str, value: Any, reason: str, *others: str) -> Conflict:
@@ -244,4 +270,5 @@ def _idle(name: str, value: Any, reason: str, *others: str) -> Conflict:
         message=f"{name}={shown} does nothing: {reason}",
         hint=f"Remove option.{name}" + (f", or change option.{others[0]}" if others else ""),
         severity=Severity.WARNING,
+        code="config.no-effect",
     )
