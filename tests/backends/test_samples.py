@@ -57,7 +57,7 @@ SAMPLES = {
         devices="neuron:12",
         backend="neuronx",
         workers=3,
-        options={"tensor_parallel_degree": "4", "max_rolling_batch_size": "8", "model_loading_timeout": "1600.0"},
+        options={"tensor_parallel_degree": "4", "max_rolling_batch_size": "8", "model_loading_timeout": "1600"},
     ),
     "the guide of Transformers-NeuronX: variables": Sample(
         environ={
@@ -73,7 +73,7 @@ SAMPLES = {
         devices="neuron:12",
         backend="neuronx",
         workers=3,
-        options={"tensor_parallel_degree": "4", "max_rolling_batch_size": "8", "model_loading_timeout": "1600.0"},
+        options={"tensor_parallel_degree": "4", "max_rolling_batch_size": "8", "model_loading_timeout": "1600"},
     ),
     "the tutorial on compiling for TensorRT-LLM: variables": Sample(
         environ={

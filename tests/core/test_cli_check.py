@@ -66,3 +66,31 @@ def test_warnings_are_told_beside_errors(run, tmp_path):
     found = run(str(folder), "-o", "rolling_batch=hf", "-o", "max_batch_delay=7", "-o", "dtype=fp17", "--json")
     severities = {problem["code"]: problem["severity"] for problem in json.loads(found.stdout)["problems"]}
     assert severities == {"config.of-no-use": "warning", "config.invalid-value": "error"}
+
+
+def test_a_backend_that_cannot_load_yet_would_not_start(run, tmp_path):
+    found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=vllm", "--devices", "cuda:4")
+    assert (found.exit_code, found.stdout.count("engine.not-implemented")) == (1, 1)
+
+
+def test_memory_that_is_not_there_is_told_for_this_machine_alone(run, tmp_path):
+    flags = (str(write_model(tmp_path / "llama")), "-o", "rolling_batch=hf", "-o", "required_memory_mb=99999999")
+    assert "memory.too-little" in run(*flags).stdout
+    assert run(*flags, "--devices", "cpu").exit_code == 0
+
+
+def test_what_is_doubtful_about_the_server_is_told_too(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVING_MANAGEMENT_ADDRESS", "http://127.0.0.1:8081")
+    found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=hf", "--json")
+    assert [problem["code"] for problem in json.loads(found.stdout)["problems"]] == ["config.of-no-use"]
+
+
+def test_no_model_is_said(run):
+    assert run("-m", "NONE").stdout == "no model: load_models says so\n"
+
+
+def test_models_that_would_share_devices_are_told(run, tmp_path):
+    models = f"a={write_model(tmp_path / 'one')},b={write_model(tmp_path / 'two')}"
+    found = run("-m", models, "-o", "rolling_batch=hf", "--devices", "cuda:2", "--json")
+    told = {each["model"]: [problem["code"] for problem in each["problems"]] for each in json.loads(found.stdout)}
+    assert (told["a"], told["b"]) == ([], ["device.shared"])

@@ -7,13 +7,11 @@ from lmi.api import ConfigError, Severity
 from lmi.config.server import (
     NOT_SUPPORTED,
     OF_NO_USE,
-    ServerOptions,
     defaults_of_models,
     named_file,
     read_server_settings,
     server_options,
 )
-from lmi.serving.address import bind, unbind, wanted_address
 
 
 @pytest.fixture
@@ -125,62 +123,3 @@ def test_the_file_of_the_servers_home_is_found(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/config.properties").write_text("load_models=NONE")
     assert read_server_settings({"MODEL_SERVER_HOME": str(tmp_path)}).text("load_models") == "NONE"
-
-
-# --------------------------------------------------------------------------------------------------------- addresses
-
-
-def address_of(text="http://0.0.0.0:8080", environ=(), **flags):
-    options = ServerOptions(inference_address=text)
-    return wanted_address(options, read_server_settings({}), dict(environ), **flags)
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port", "path"),
-    [
-        ("http://127.0.0.1:8081", "127.0.0.1", 8081, ""),
-        ("http://localhost", "localhost", 8080, ""),
-        ("http://[::1]:9000/", "::1", 9000, ""),
-        ("unix:/run/lmi.sock", "0.0.0.0", 8080, "/run/lmi.sock"),
-        ("unix:///run/lmi.sock", "0.0.0.0", 8080, "/run/lmi.sock"),
-    ],
-)
-def test_an_address_is_read(text, host, port, path):
-    found = address_of(text)
-    assert (found.host, found.port, found.path) == (host, port, path)
-
-
-@pytest.mark.parametrize(
-    ("environ", "flags", "port"),
-    [
-        ({}, {}, 8081),
-        ({"SAGEMAKER_BIND_TO_PORT": "9000"}, {}, 9000),
-        ({"SAGEMAKER_BIND_TO_PORT": "9000"}, {"port": 9001}, 9001),
-    ],
-)
-def test_the_port_is_that_of_the_flag_else_of_sagemaker_else_of_the_address(environ, flags, port):
-    found = address_of("http://127.0.0.1:8081", environ, **flags)
-    assert (found.host, found.port) == ("127.0.0.1", port)
-
-
-@pytest.mark.parametrize("text", ["8080", "ftp://0.0.0.0:1", "http://0.0.0.0:99999", "http://:8080", "unix:"])
-def test_what_is_no_address_is_refused(text):
-    with pytest.raises(ConfigError, match=f"inference_address={text}"):
-        address_of(text)
-
-
-@pytest.mark.parametrize("text", ["", "x", "0", "65536"])
-def test_a_port_of_sagemaker_that_is_none_is_refused(text):
-    with pytest.raises(ConfigError, match=f"SAGEMAKER_BIND_TO_PORT='{text}' is no port"):
-        address_of(environ={"SAGEMAKER_BIND_TO_PORT": text})
-
-
-def test_a_unix_socket_that_nobody_answers_is_replaced_and_one_in_use_is_not(tmp_path):
-    address = address_of(f"unix:{tmp_path}/s")
-    bind(address).close()  # as a server leaves it that died
-    with bind(address) as listener:
-        assert address.url(listener) == f"unix:{tmp_path}/s"
-        with pytest.raises(ConfigError, match=r"server\.cannot-bind"):
-            bind(address)
-    unbind(address)
-    assert not (tmp_path / "s").exists()

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from lmi.api import BackendConfig, BackendInfo, ConfigError, Conflict, option
 from lmi.config import parse, read_settings
-from lmi.config.typed import keys_of
+from lmi.config.typed import judge, keys_of
 
 
 class Speed(Enum):
@@ -274,3 +274,24 @@ def test_a_variable_of_another_server_that_the_backend_has_no_use_for_is_a_warni
     assert (warning.code, warning.source) == ("config.of-no-use", "HF_MODEL_QUANTIZE")
     assert "which acme does not have" in warning.message
     assert problems_of(environ={"OPTION_QUANTIZE": "awq"})[0].code == "config.unknown-key"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("enigne", "engine"), ("engin", "engine"), ("ENGINE", "engine"), ("batchsize", "batch_size"),
+        ("minWorker", "minWorkers"), ("minworkers", "minWorkers"), ("option.enigne", "engine"),
+        ("job_queue_sise", "job_queue_size"), ("option.model-id", "option.model_id"), ("modelid", "option.model_id"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_is_compared_without_the_prefix_that_most_keys_share(written, meant):
+    info = BackendInfo(name="plain", summary="")
+    settings = read_settings(model_folder=None, environ={}, flags={written: "1"})
+    _, problems = judge(settings, info, BackendConfig, {})
+    assert [problem.hint for problem in problems] == [f"Did you mean '{meant}'?"]
+
+
+def test_a_wrong_number_of_workers_is_told_once():
+    settings = read_settings(model_folder=None, environ={}, flags={"minWorkers": "0"})
+    _, problems = judge(settings, BackendInfo(name="plain", summary=""), BackendConfig, {})
+    assert [problem.code for problem in problems] == ["config.invalid-value"]

@@ -20,7 +20,7 @@ def shown(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
     def _shown(devices, *options, model=None):
-        arguments = [*([str(model)] if model else []), "--devices", devices]
+        arguments = [str(model or "org/name"), "--devices", devices]
         arguments += [part for option in options for part in ("-o", option)]
         table = CliRunner().invoke(config, arguments, catch_exceptions=False)
         return json.loads(CliRunner().invoke(config, [*arguments, "--json"]).stdout), table.stdout
@@ -56,7 +56,7 @@ def test_the_default_degree_is_shown_with_the_reason_and_goes_with_the_model(sho
     for n_devices, degree, source in (
         (2, "2", "default: max of 2 devices"),
         (4, "2", "default: the most that goes, of 4 devices"),
-        (5, "1", "default"),
+        (5, "1", "default: the most that goes, of 5 devices"),
     ):
         content, _ = shown(f"cuda:{n_devices}", "rolling_batch=vllm", model=folder)
         assert content["options"]["option.tensor_parallel_degree"] == {
@@ -70,3 +70,53 @@ def test_a_default_of_all_devices_never_contradicts_an_option_that_is_set(shown)
     assert (content["workers"], content["problems"]) == (4, [])
     content, _ = shown("cuda:4", "rolling_batch=deepspeed")
     assert (content["workers"], content["options"]["option.tensor_parallel_degree"]["value"]) == (1, "4")
+
+
+def test_a_degree_under_another_of_its_names_is_not_contradicted_by_the_default(shown):
+    content, _ = shown("cuda:4", "rolling_batch=vllm", "tensor_parallel_size=2")
+    assert (content["workers"], content["problems"]) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("devices", "options", "problem"),
+    [
+        (
+            "cuda:4",
+            ["rolling_batch=echo", "device=neuron"],
+            "[device.missing] option.device=neuron, but this machine has no such device (command line -o device)",
+        ),
+        (
+            "cpu",
+            ["rolling_batch=echo", "device=cuda"],
+            "[device.missing] option.device=cuda, but this machine has no such device (command line -o device)",
+        ),
+        (
+            "cuda:4",
+            ["rolling_batch=vllm", "tensor_parallel_degree=4", "load_on_devices=0;3"],
+            "[device.too-few] tensor_parallel_degree=4, and 2 of the 4 cuda devices may be used (load_on_devices, "
+            "command line -o load_on_devices) (command line -o tensor_parallel_degree)",
+        ),
+        ("cuda:4", ["rolling_batch=neuronx"], "[backend.misfit] neuronx runs on neuron, not on cuda"),
+        (
+            "cuda:4",
+            ["rolling_batch=neuronx", "tensor_parallel_degree=8"],
+            "[backend.misfit] neuronx runs on neuron, not on cuda",
+        ),
+        (
+            "cuda:4",
+            ["rolling_batch=neuronx", "tensor_parallel_degree=3", "minWorkers=7"],
+            "[backend.misfit] neuronx runs on neuron, not on cuda",
+        ),
+    ],
+)
+def test_a_wrong_kind_of_device_or_too_few_of_it_is_said_once(shown, devices, options, problem):
+    content, _ = shown(devices, *options)
+    [found] = content["problems"]
+    assert found.startswith(problem)
+    assert not any("[device." in each for each in content["warnings"])
+
+
+@pytest.mark.parametrize("option", ["device=cpu", "load_on_devices=cpu"])
+def test_a_model_that_is_to_run_on_cpu_gets_no_device_of_another_machine(shown, option):
+    content, _ = shown("cuda:4", "rolling_batch=echo", option)
+    assert (content["devices"], content["slices"], content["problems"]) == ("cpu:1", [], [])

@@ -53,6 +53,22 @@ def test_everything_that_is_no_entry_is_told_at_once():
     assert SOURCE in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (",,", "Write it like test::Python=/opt/ml/model"),
+        ("test:Python=/m", "Python stands where the version belongs: test::Python=URL"),
+        ("test::Python:/m", "The names end with = before the URL"),
+        ("test:/m", "The names end with = before the URL"),
+    ],
+)
+def test_an_entry_that_was_meant_otherwise_says_how(text, hint):
+    with pytest.raises(ConfigError) as caught:
+        parse_load_models(text, SOURCE)
+    [problem] = caught.value.problems
+    assert problem.code == "config.bad-model-entry" and problem.hint.startswith(hint)
+
+
 def test_two_models_of_one_name_are_refused():
     with pytest.raises(ConfigError, match=r"/x and /y are both called 'a'"):
         parse_load_models("a:1=/x,a:2=/y", SOURCE)
@@ -76,6 +92,7 @@ def test_a_model_without_a_name_is_called_after_its_url(url, name):
 def test_a_folder_of_folders_and_archives_holds_a_model_each(tmp_path):
     for name in ("a", "b", ".hidden", "empty"):
         (tmp_path / name).mkdir()
+    (tmp_path / "empty" / ".gitkeep").write_text("")
     for name in ("a/config.json", "b/config.json", "c.tar.gz", ".DS_Store"):
         (tmp_path / name).write_text("{}")
     assert [(each.name, each.url) for each in models_in(tmp_path, "")] == [

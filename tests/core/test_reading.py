@@ -3,7 +3,7 @@
 
 import pytest
 
-from lmi.api import ConfigError
+from lmi.api import ConfigError, Severity
 from lmi.config.model_entries import ModelEntry
 from lmi.reading import read_configuration, read_start
 
@@ -141,6 +141,36 @@ def test_the_containers_folder_as_foreign_model_id_is_read_and_merged(tmp_path):
     (tmp_path / "serving.properties").write_text("option.dtype=bf16")
     found = written(environ={"HF_MODEL_ID": str(tmp_path), "OPTION_DTYPE": "fp16"}, default_folder=tmp_path)
     assert (found.settings.text("dtype"), codes(found)) == ("bf16", [])
+
+
+def test_a_folder_whose_model_is_not_served_because_a_variable_names_another_is_told(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    found = written(str(tmp_path), environ={"HF_MODEL_ID": "org/other"})
+    [problem] = found.settings.problems
+    assert (problem.code, problem.severity) == ("config.overruled", Severity.WARNING)
+    assert f"the model in {tmp_path} is not served: HF_MODEL_ID names org/other" in problem.message
+    assert written(str(tmp_path), environ={"HF_MODEL_ID": str(tmp_path)}).settings.problems == ()
+
+
+def test_a_file_that_is_hardly_called_as_it_should_be_is_told(tmp_path):
+    (tmp_path / "serving.propertis").write_text("option.dtype=bf16")
+    [problem] = written(str(tmp_path)).settings.problems
+    assert (problem.code, problem.hint) == ("config.file-not-read", "Rename it to serving.properties")
+
+
+def test_a_model_of_the_command_line_may_be_a_file_url(entries, tmp_path):
+    assert entries(f"file://{tmp_path}") == [("model", str(tmp_path))]
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "/" + "x" * 5000, "a\0b", "~nobody-here/m"])
+def test_a_text_that_can_be_no_path_is_none(text):
+    assert written(text).settings.text("model_id") == text
+    assert written(environ={"HF_MODEL_ID": text}).settings.text("model_id") == text
+
+
+def test_what_a_start_knows_is_not_printed_with_its_secrets():
+    start = read_start("org/model", environ={"HF_TOKEN": "hush"}, flags={"hf_token": "hush"})
+    assert "hush" not in repr(start)
 
 
 # ------------------------------------------------------------------------------------------------ in an object store

@@ -6,8 +6,8 @@ import pytest
 
 from lmi.api import Accelerator, BackendConfig, BackendInfo, Launch, Target
 from lmi.config import parse, read_settings
+from lmi.config.settings import Setting
 from lmi.devices.copies import copies_of
-from lmi.devices.degree import with_default_degree
 from lmi.target import DEGREE, on_machine, too_few_devices, with_devices
 
 
@@ -23,12 +23,6 @@ CPU = machine(1, Accelerator.CPU)
 NEURON = machine(12, Accelerator.NEURON)
 INFO = BackendInfo(name="any", summary="anything", accelerators=tuple(Accelerator))
 MPI = BackendInfo(name="any", summary="one process a rank", accelerators=tuple(Accelerator), launch=Launch.CORE_MPI)
-
-
-def degree_of(target, info=INFO, refusals=lambda settings: set(), **environ):
-    """Degree and source that hold where these variables are set; (None, None) where nothing sets one."""
-    found = with_default_degree(with_devices(settings(**environ), target), info, target, refusals).get(DEGREE)
-    return (None, None) if found is None else (found.value, found.source)
 
 
 def copies(target, degree=1, info=INFO, **environ):
@@ -69,49 +63,7 @@ def test_what_is_enough_or_judged_elsewhere_is_no_problem(degree, target):
     assert too_few_devices(settings(OPTION_TENSOR_PARALLEL_DEGREE=degree), target) == []
 
 
-# ------------------------------------------------------------------------------------------- the degree nobody sets
-
-
-@pytest.mark.parametrize(
-    ("target", "info", "environ", "degree"),
-    [
-        (machine(4), INFO, {}, ("4", "default: max of 4 devices")),
-        (machine(4), INFO, {"OPTION_ENGINE": "Python"}, (None, None)),
-        (machine(4), INFO, {"OPTION_ENGINE": "MPI"}, ("4", "default: max of 4 devices")),
-        (machine(4), INFO, {"OPTION_ENGINE": "Python", "OPTION_MPI_MODE": "true"}, ("4", "default: max of 4 devices")),
-        (machine(4), MPI, {"OPTION_ENGINE": "Python"}, ("4", "default: max of 4 devices")),
-        (machine(4), INFO, {"OPTION_TENSOR_PARALLEL_DEGREE": "2"}, ("2", "OPTION_TENSOR_PARALLEL_DEGREE")),
-        (machine(4), INFO, {"SM_NUM_GPUS": "1"}, ("1", "SM_NUM_GPUS")),
-        (machine(1), INFO, {}, (None, None)),
-        (machine(0), INFO, {}, (None, None)),
-        (NEURON, INFO, {}, ("12", "default: max of 12 devices")),
-        (NEURON, INFO, {"OPTION_ENGINE": "Python"}, (None, None)),
-        (NEURON, INFO, {"OPTION_ENGINE": "MPI"}, (None, None)),
-        (CPU, INFO, {}, (None, None)),
-        (CPU, MPI, {"OPTION_ENGINE": "MPI"}, (None, None)),
-    ],
-)
-def test_the_default_degree_is_all_devices_but_1_for_python(target, info, environ, degree):
-    assert degree_of(target, info, **environ) == degree
-
-
-def test_a_default_that_does_not_go_with_the_model_gives_way_to_the_largest_divisor_that_does():
-    def refusals(tried):
-        n = int(tried.text(DEGREE))
-        return {"always wrong"} | ({f"9 heads are no multiple of {n}"} if 9 % n else set())
-
-    source = "default: the most that goes, of 6 devices"
-    assert degree_of(machine(6), refusals=refusals) == ("3", source)
-    assert degree_of(machine(4), refusals=refusals) == (None, None)
-    assert degree_of(machine(4), refusals=refusals, TENSOR_PARALLEL_DEGREE="4")[0] == "4"
-
-
-def test_parts_of_gpus_are_never_put_together_by_default():
-    target = msgspec.structs.replace(machine(2), devices=("MIG-a", "MIG-b"))
-    assert degree_of(target) == (None, None)
-
-
-# -------------------------------------------------------------------------------------------- copies and their devices
+# ------------------------------------------------------------------------------------------- copies and their devices
 
 
 @pytest.mark.parametrize(
@@ -127,7 +79,9 @@ def test_devices_are_divided_in_their_order_and_every_slice_has_a_copy(devices, 
     found = copies(msgspec.structs.replace(machine(len(devices)), devices=devices), degree)
     assert (found.slices, found.n_min, found.n_max, found.problems) == (slices, len(slices), len(slices), ())
     for index, each in enumerate(slices):
-        assert found.environ_of(index) == {"CUDA_VISIBLE_DEVICES": ",".join(each)}
+        assert found.environ_of(index) == {
+            "CUDA_VISIBLE_DEVICES": ",".join(each), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"
+        }  # fmt: skip
         assert found.label_of(index) == f"cuda:{','.join(each)}"
 
 
@@ -162,6 +116,40 @@ def test_a_remainder_stays_idle_and_is_named():
 def test_the_numbers_of_copies_are_what_is_set_else_what_the_devices_hold(target, environ, n_min, n_max):
     found = copies(target, **environ)
     assert (found.n_min, found.n_max, found.problems) == (n_min, n_max, ())
+
+
+LAYERS = ("config.properties", "SERVING_", "OPTION_", "serving.properties", "SAGEMAKER_NUM_MODEL_WORKERS", "-o")
+"""From the lowest to the highest."""
+
+
+def in_layers(folder, **layers):
+    """Settings with ``{layer: (key, value)}`` set."""
+    environ, flags, defaults = {}, {}, []
+    for layer, (key, value) in layers.items():
+        if layer == "config.properties":
+            defaults.append(Setting(key, value, "/opt/config.properties:1", written=key))
+        elif layer == "serving.properties":
+            (folder / layer).write_text(f"{key}={value}\n")
+        elif layer == "-o":
+            flags[key] = value
+        elif layer.startswith("SAGEMAKER"):
+            environ[layer] = value
+        else:
+            environ[layer + key.replace("minW", "min_W").replace(".", "_").upper()] = value
+    return read_settings(model_folder=folder, environ=environ, flags=flags, defaults=defaults)
+
+
+@pytest.mark.parametrize("own", [layer for layer in LAYERS if not layer.startswith("SAGEMAKER")])
+@pytest.mark.parametrize("bare", LAYERS)
+def test_the_form_for_this_kind_of_device_beats_the_bare_one_but_of_a_higher_layer(tmp_path, bare, own):
+    if bare == own:
+        (tmp_path / "serving.properties").write_text("minWorkers=2\ngpu.minWorkers=3\n")
+        given = read_settings(model_folder=tmp_path, environ={}, flags={})
+    else:
+        given = in_layers(tmp_path, **{bare: ("minWorkers", "2"), own: ("gpu.minWorkers", "3")})
+    found = with_devices(given, machine(4))["minWorkers"]
+    values = ("3", "2") if LAYERS.index(own) >= LAYERS.index(bare) else ("2", "3")
+    assert (found.value, *(each.value for each in found.overrode)) == values
 
 
 def test_the_form_for_this_kind_of_device_says_what_it_overrode():
@@ -243,12 +231,31 @@ def test_a_user_who_sets_what_lmi_sets_for_each_copy_is_told_of_both(target, var
     [problem] = copies(target, OPTION_ENV=f"{variable}=1").problems
     assert (problem.code, problem.source) == ("config.conflict", "OPTION_ENV")
     assert problem.message.startswith(f"option.env sets {variable}=1, which LMI sets for each copy")
-    assert copies(CPU, OPTION_ENV=f"{variable}=1").problems == ()
 
 
-def test_on_cpu_nothing_is_divided():
+@pytest.mark.parametrize(
+    ("variable", "is_problem"),
+    [
+        ("CUDA_VISIBLE_DEVICES=1", True),
+        ("CUDA_VISIBLE_DEVICES=-1", False),
+        ("NEURON_RT_VISIBLE_CORES=1", False),
+        ("CUDA_DEVICE_ORDER=FASTEST_FIRST", False),
+    ],
+)
+def test_a_user_who_shows_a_gpu_to_a_model_on_cpu_is_told_that_it_is_hidden(variable, is_problem):
+    problems = copies(CPU, OPTION_ENV=variable).problems
+    assert [problem.code for problem in problems] == ["config.conflict"] * is_problem
+    assert all(problem.message.endswith("is to run on CPU, where LMI hides every GPU") for problem in problems)
+
+
+@pytest.mark.parametrize("given", [{"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, {"OPTION_ENV": "CUDA_DEVICE_ORDER=X"}])
+def test_an_order_of_gpus_that_the_user_sets_is_kept(given):
+    assert copies(machine(2), **given).environ_of(0) == {"CUDA_VISIBLE_DEVICES": "0"}
+
+
+def test_on_cpu_nothing_is_divided_and_every_gpu_is_hidden():
     found = copies(CPU, 2, SERVING_MIN_WORKERS="2")
-    assert (found.slices, found.environ_of(1), found.label_of(1)) == ((), {}, "")
+    assert (found.slices, found.environ_of(1), found.label_of(1)) == ((), {"CUDA_VISIBLE_DEVICES": ""}, "")
 
 
 def test_load_on_devices_counts_before_max_does():

@@ -13,7 +13,9 @@ from lmi.cli.check import check
 from lmi.cli.config import config
 from lmi.cli.serve import serve
 from lmi.config.server import CONFIG_FILES, ServerOptions
+from lmi.effective import effective
 from lmi.plugins import Plugins
+from tests.core.model_folders import CONFIG, write_json, write_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
 
@@ -48,3 +50,24 @@ def test_the_places_of_config_properties_are_those_of_the_page() -> None:
 @pytest.mark.parametrize("key", ServerOptions.model_fields)
 def test_every_key_of_the_server_is_on_the_page(key: str) -> None:
     assert f"| `{key}` |" in PAGE
+
+
+def test_the_default_degree_is_the_largest_divisor_that_goes_as_the_page_says(tmp_path: Path) -> None:
+    said = re.search(r"(\d+) of (\d+)\s+GPUs for a\s+model with (\d+)\s+attention heads", PAGE)
+    assert said is not None
+    folder = write_model(tmp_path)
+    shape = {"num_attention_heads": int(said[3]), "num_key_value_heads": int(said[3]), "hidden_size": 768}
+    write_json(folder / "config.json", {**CONFIG, **shape})
+    found = effective(
+        str(folder),
+        flags={"rolling_batch": "vllm"},
+        environ={},
+        plugins=Plugins.discover({}),
+        devices=f"cuda:{said[2]}",
+    )
+    assert found.options["option.tensor_parallel_degree"].value == said[1]
+
+
+def test_the_long_tables_come_last() -> None:
+    titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    assert titles[-1] == "Options of each backend"

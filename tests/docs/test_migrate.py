@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,10 @@ from lmi.imports import Fate, Translation, server_names, table_of, translate
 from lmi.plugins import Plugins
 from tests.core.model_folders import write_model
 from tests.limits import limit_s
+from tests.servers import ServerProcess, serve
 
-PAGE = (Path(__file__).parents[2] / "docs" / "migrate-from-lmi.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "migrate-from-lmi.md").read_text(encoding="utf-8")
 PLUGINS = Plugins.discover({})
 
 
@@ -98,6 +101,12 @@ def test_every_command_prints_what_the_page_shows(folder: Path, command: str, sh
         ("lmi config model --devices cuda:4 -o tensor_paralel_degree=4", 1),
         ("sed -i /paralel/d model/serving.properties; lmi config model --devices cuda:4", 0),
         ("lmi config model --devices gpus", 2),
+        ("lmi config model -o dtype", 2),
+        ("lmi config --no-such-flag", 2),
+        ("sed -i /paralel/d model/serving.properties; lmi check model --devices cuda:4", 1),  # vllm loads nothing yet
+        ("sed -i /paralel/d model/serving.properties; lmi check model -o rolling_batch=echo", 0),
+        ("lmi check model --devices gpus", 2),
+        ("lmi check model -o dtype", 2),
     ],
 )
 def test_exit_codes_are_those_of_the_page(folder: Path, command: str, exit_code: int) -> None:
@@ -120,7 +129,26 @@ def test_what_selects_a_backend_selects_this_one(tmp_path: Path, row: list[str])
     assert found.choice.info.name == code(backend)[0]
     assert found.choice.info.is_loadable is (loads == "yes")
     [record] = [each for each in PLUGINS.records if each.name == found.choice.info.name]
-    assert f"pip install {record.distribution}" in install
+    folder = re.search(r"pip install \./(\S+)`", install)
+    assert folder is not None
+    project = (ROOT / folder[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'name = "{record.distribution}"' in project
+
+
+@pytest.mark.parametrize("option", ["gpu_memory_utilization=0.8", "enable_chunked_prefill=true", "enable_lora=true"])
+def test_auto_takes_what_loads_and_options_of_others_are_warnings(tmp_path: Path, option: str) -> None:
+    found = resolved(tmp_path, "option.rolling_batch=auto", f"option.{option}")
+    assert found.choice is not None
+    assert found.choice.info.name == "hf"
+    assert [(each.code, each.severity) for each in found.problems] == [("config.other-backend", Severity.WARNING)]
+
+
+def test_weights_in_an_object_store_are_refused_before_anything_is_asked_for(tmp_path: Path) -> None:
+    flags = {"model_id": "s3://bucket/model", "rolling_batch": "hf"}
+    (tmp_path / "serving.properties").write_text("engine=Python")
+    found = effective(str(tmp_path), flags=flags, environ={}, plugins=PLUGINS, devices="cpu")
+    assert "model.unsupported-location" in [each.code for each in found.problems]
+    assert "`model.unsupported-location`" in PAGE
 
 
 @pytest.mark.parametrize("row", rows("Names that have a successor"), ids=lambda row: row[0])
@@ -138,6 +166,59 @@ def test_a_key_does_nothing_or_is_refused_as_the_page_says(tmp_path: Path, row: 
     [problem] = resolved(tmp_path, line).problems
     expected = {"does": ("config.of-no-use", Severity.WARNING), "is": ("config.not-supported", Severity.ERROR)}
     assert (problem.code, problem.severity) == expected[row[1].split()[0]]
+
+
+# ------------------------------------------------------------------------------------------------------------ clients
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with serve("-o", "rolling_batch=echo", "-o", "max_model_len=64") as process:
+        yield process
+
+
+def noticed(start: str) -> str:
+    """What the page says that such a client gets."""
+    [answer] = [row[1] for row in rows("What clients notice") if row[0].startswith(start)]
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("row", "body", "named"),
+    [
+        ('sends `{"inputs"', {"inputs": ["one", "two"]}, "inputs"),
+        ('sends `{"messages"', {"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
+        ("sets `max_tokns`", {"inputs": "a", "parameters": {"max_tokns": 3}}, "max_new_tokens"),
+        ("sends a prompt that is too long", {"inputs": "a" * 60, "parameters": {"max_new_tokens": 9}}, "too-long"),
+        *(
+            ("sets `n`", {"inputs": "a", "parameters": {name: 2}}, name)
+            for name in code(rows("What clients notice")[3][0])
+        ),
+    ],
+)
+def test_a_request_that_lmi_took_is_refused_as_the_page_says(
+    server: ServerProcess, row: str, body: dict[str, Any], named: str
+) -> None:
+    answer = server.post(body)
+    assert noticed(row).startswith(f"{answer.status_code}")
+    assert answer.status_code == 400
+    assert named in answer.text
+    assert {"code", "error", "message"} == set(answer.json())
+
+
+@pytest.mark.parametrize(
+    ("row", "method", "path"),
+    [
+        ("posts to", "POST", "/v1/chat/completions"),
+        ("posts to", "POST", "/v1/completions"),
+        ("asks for `/models`", "GET", "/models"),
+    ],
+)
+def test_a_route_that_is_not_there_is_404(server: ServerProcess, row: str, method: str, path: str) -> None:
+    assert path in next(cells[0] for cells in rows("What clients notice") if cells[0].startswith(row))
+    with server.client() as client:
+        answer = client.request(method, path)
+    assert noticed(row).startswith(f"{answer.status_code}:")
 
 
 IMPORTED = [

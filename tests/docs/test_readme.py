@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from examples import demo_model
 
+from lmi.cli.main import COMMANDS
 from lmi.cli.serve import serve as serve_command
 from lmi.serving.lmi import parse
 from tests.servers import ServerProcess, serve
@@ -59,6 +60,22 @@ def test_every_make_target_exists(page: Path) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(set(named) - set(targets)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_folder_that_is_to_be_installed_is_a_project_with_these_extras(page: Path) -> None:
+    installed = re.findall(r"pip install ([^\n`#]*)", page.read_text(encoding="utf-8"))
+    for folder, extras in re.findall(r"\./(core|plugins/\w+)(?:\[([\w,]+)\])?", " ".join(installed)):
+        project = (ROOT / folder / "pyproject.toml").read_text(encoding="utf-8")
+        offered = re.findall(r"^(\w+) = \[", project.partition("[project.optional-dependencies]")[2], re.MULTILINE)
+        assert {each for each in extras.split(",") if each} <= set(offered)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_of_lmi_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:`|^\$ |^)lmi ([a-z]+)\b", text, re.MULTILINE))
+    assert sorted(named - set(COMMANDS)) == []
 
 
 def test_every_curl_body_of_the_readme_is_a_valid_request() -> None:

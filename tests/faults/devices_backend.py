@@ -18,12 +18,14 @@ from lmi.api import (
     hookimpl,
 )
 
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NEURON_RT_VISIBLE_CORES")
+
 
 class DevicesEngine(Engine):
     limits = EngineLimits(max_context_tokens=4096, max_batch_size=4, vocab_size=256)
 
     async def generate(self, request):
-        shown = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "NEURON_RT_VISIBLE_CORES")}
+        shown = {name: os.environ.get(name) for name in VARIABLES}
         ids = list(" ".join(f"{name}={value}" for name, value in shown.items() if value is not None).encode())
         yield TokenChunk(ids, finish=Finish(FinishReason.LENGTH), usage=Usage(len(request.prompt_ids), len(ids)))
 

@@ -52,12 +52,12 @@ def play(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def run(scenario, devices, **options):
+    def run(scenario, devices, environ=None, **options):
         flags = {"rolling_batch": "devices", **{key: str(value) for key, value in options.items()}}
         made = plan(
             ModelEntry(),
             flags=flags,
-            environ={},
+            environ=environ or {},
             plugins=Plugins.discover({}),
             default_folder=tmp_path / "none",
             devices=devices,
@@ -78,7 +78,10 @@ def play(tmp_path, monkeypatch):
 
 
 def test_each_copy_has_its_devices_also_after_its_process_was_killed(play, caplog):
-    expected = {"model/0": "CUDA_VISIBLE_DEVICES=0,1", "model/1": "CUDA_VISIBLE_DEVICES=2,3"}
+    expected = {
+        f"model/{number}": f"CUDA_VISIBLE_DEVICES={slice_} CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        for number, slice_ in enumerate(("0,1", "2,3"))
+    }
 
     async def scenario(machine: Machine) -> None:
         assert await machine.shown(2) == expected
@@ -109,3 +112,36 @@ def test_a_further_copy_takes_a_free_slice(play):
         assert len([await answer.end() for answer in answers]) == 40
 
     play(scenario, "neuron:12", tensor_parallel_degree=4, minWorkers=1, maxWorkers=2)
+
+
+@pytest.mark.parametrize(
+    ("devices", "option"),
+    [
+        ("cuda:4", {"device": "cpu"}),
+        ("cuda:4", {"load_on_devices": "cpu"}),
+        ("neuron:4", {"device": "cpu"}),
+        ("cpu", {}),
+    ],
+)
+def test_a_copy_that_is_to_run_on_cpu_is_shown_no_gpu(play, monkeypatch, devices, option):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+
+    async def scenario(machine: Machine) -> None:
+        assert await machine.shown(1) == {"model/0": "CUDA_VISIBLE_DEVICES="}
+
+    play(scenario, devices, **option)
+
+
+@pytest.mark.parametrize("order", [None, "FASTEST_FIRST"])
+def test_a_copy_counts_gpus_as_the_driver_does_unless_the_user_says_how(play, monkeypatch, order):
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    environ = {} if order is None else {"CUDA_DEVICE_ORDER": order}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    async def scenario(machine: Machine) -> None:
+        assert await machine.shown(1) == {
+            "model/0": f"CUDA_VISIBLE_DEVICES=1 CUDA_DEVICE_ORDER={order or 'PCI_BUS_ID'}"
+        }
+
+    play(scenario, "cuda:4", environ, load_on_devices="gpu1")

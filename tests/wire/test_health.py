@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.servers import ServerProcess, eventually
+from tests.buckets import CREDENTIALS
+from tests.servers import ServerProcess, eventually, serve
 from tests.wire.conftest import send, serve_echo
 
 
@@ -48,6 +52,45 @@ def test_ping_answers_while_requests_run_and_wait(slow: ServerProcess) -> None:
     with slow.client() as client:
         assert client.get("/ping").status_code == 200
     stream.close()
+
+
+PING_WHILE_LOADING = [
+    ({}, 503),
+    ({"SERVING_ALLOW_MULTI_STATUS": "true"}, 503),
+    ({"SERVING_WAIT_MODEL_LOADING": "false"}, 200),
+    ({"SERVING_WAIT_MODEL_LOADING": "false", "SERVING_ALLOW_MULTI_STATUS": "true"}, 207),
+]
+
+
+@pytest.mark.parametrize(("environ", "status"), PING_WHILE_LOADING)
+def test_ping_says_from_the_first_second_whether_somebody_is_to_wait_for_the_models(
+    environ: dict[str, str], status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "model.py").write_text("import time\n\ndef handle(inputs):\n    time.sleep(600)\n")
+    with serve(str(tmp_path), environ=environ, is_ready=False) as server, server.client() as client:
+        statuses = []
+
+        def loading() -> dict[str, Any]:
+            answer = client.get("/ping")
+            statuses.append(answer.status_code)
+            model: dict[str, Any] = answer.json().get("model", {})
+            return model
+
+        assert eventually(loading)["status"] == "PENDING"
+        assert set(statuses) == {status}
+
+
+@pytest.mark.parametrize(("environ", "status"), PING_WHILE_LOADING)
+def test_ping_tells_the_stage_while_the_models_are_looked_for(environ: dict[str, str], status: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # an object store that takes connections and never answers
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environ = {"AWS_ENDPOINT_URL": endpoint, **CREDENTIALS, **environ}
+        with serve("s3://bucket/models/echo", environ=environ, is_ready=False) as server, server.client() as client:
+            assert server.url
+            silent.accept()[0].close()  # it is asked: the models are being looked for
+            answer = client.get("/ping")
+            assert (answer.status_code, answer.json()) == (status, {"stage": "check configuration"})
+            assert server.post({"inputs": "abc"}).json()["error"] == "model.loading"
 
 
 def test_health_tells_the_state_of_model_and_worker(echo: ServerProcess) -> None:

@@ -25,9 +25,9 @@ from lmi.config import ModelOptions, Settings
 from lmi.config.strangers import certain
 from lmi.config.typed import config_error, sources_of
 from lmi.custom.extension import ModelExtension
+from lmi.devices.fitting import device_problems
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
-from lmi.target import too_few_devices
 
 
 def found_problems(
@@ -57,7 +57,7 @@ def found_problems(
     """
     if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
         raise no_model(f"{choice.info.name} needs a model and none was given")
-    problems = [*_device_problems(choice, artifacts, target, settings), *known]
+    problems = [*_misfits(choice, artifacts, target, settings), *known]
     problems += _placed(_validated(plugins, choice, artifacts, config, target), type(config), settings)
     if extension is not None:
         problems += extension.validate(artifacts, config, target)
@@ -69,21 +69,18 @@ def found_problems(
     return problems
 
 
-def _device_problems(choice: Choice, artifacts: ModelArtifacts, target: Target, settings: Settings) -> list[Problem]:
+def _misfits(choice: Choice, artifacts: ModelArtifacts, target: Target, settings: Settings) -> list[Problem]:
     """What the backend's own description says against this machine and these files."""
-    device = settings.get("option.device")
-    if target.n_devices == 0 and device is not None:
-        return [
-            Problem(
-                code="device.missing",
-                message=f"option.device={device.value}, but this machine has no such device",
-                hint="Take the option out, or start on a machine that has one",
-                source=device.source,
-            )
-        ]
-    return too_few_devices(settings, target) + [
-        Problem(code="backend.misfit", message=f"{choice.info.name} {reason}", hint="Choose another backend")
-        for reason in misfits(choice.info, artifacts, target, architectures=False)
+    found = device_problems(settings, choice.info, target)
+    reasons = misfits(choice.info, artifacts, target, architectures=False)
+    if target.n_devices == 0:
+        return found
+    said = [problem.message for problem in found]
+    messages = [f"{choice.info.name} {reason}" for reason in reasons]
+    return found + [
+        Problem(code="backend.misfit", message=message, hint="Choose another backend")
+        for message in messages
+        if message not in said
     ]
 
 

@@ -12,13 +12,16 @@ from lmi.api import BackendConfig, Problem, Severity, Target
 from lmi.config import ModelOptions, Settings
 from lmi.config.coerce import as_text
 from lmi.config.model_entries import ModelEntry
-from lmi.config.names import PREFIX, canonical, shown
+from lmi.config.names import canonical, shown
 from lmi.config.settings import Setting
 from lmi.config.typed import field_settings
+from lmi.devices.copies import Copies
 from lmi.plugins import Choice, Plugins
+from lmi.plugins.choice import not_loadable
 from lmi.reading import DEFAULT_MODEL_FOLDER
 from lmi.resolution import Resolution, resolve
-from lmi.target import too_few_devices
+
+"""What ``lmi.target`` says of a degree that was written as ``max``."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,12 @@ class Value:
     """One option as it holds.
 
     Args:
-        value: as text, secrets masked.
+        value: as text, secrets masked; None where it is unset.
         source: where it was set; "default" where nothing sets it.
         overrode: "value (source)" of each setting that it beat, highest first.
     """
 
-    value: str
+    value: str | None
     source: str
     overrode: tuple[str, ...] = ()
 
@@ -42,7 +45,9 @@ class Effective:
 
     Args:
         name: of the model.
-        settings: what was read.
+        settings: what holds on the machine.
+        given: what was read, as it was written.
+        model_place: the model's folder, absolute, where nothing but the command line or ``load_models`` names it.
         target: the machine.
         choice: the backend; None if none could be chosen.
         options: every option by its key, ``option.dtype`` or ``job_queue_size``.
@@ -61,6 +66,9 @@ class Effective:
     n_workers: int = 1
     slices: tuple[tuple[str, ...], ...] = ()
     problems: list[Problem] = field(default_factory=list)
+    given: Settings = field(default_factory=Settings)
+    copies: Copies = field(default_factory=Copies)
+    model_place: str = ""
 
     @property
     def is_valid(self) -> bool:
@@ -97,25 +105,28 @@ def effective(
         entry, flags=flags, environ=environ, plugins=plugins, default_folder=default_folder, defaults=defaults,
         devices=devices, needs_files=False,
     )  # fmt: skip
-    shown_settings = {key: Value(each.shown, each.source, _beaten(each)) for key, each in found.settings.items()}
+    return Effective(
+        entry.name, found.settings, found.target, choice=found.choice, options=_shown(found),
+        slices=found.copies.slices, n_workers=found.copies.n_min, given=found.written,
+        copies=found.copies,
+        problems=list(dict.fromkeys([*found.problems, *_not_loadable(found)])),
+        model_place=_place(found, default_folder),
+    )  # fmt: skip
+
+
+def _shown(found: Resolution) -> dict[str, Value]:
+    """What is set, and where it holds, every option there is."""
+    values = {key: Value(each.shown, each.source, _beaten(each)) for key, each in found.settings.items()}
     if found.parsed is not None and found.failure is None:
         options, parsed = found.copies.applied(found.parsed.options), found.parsed
-        shown_settings |= {**_values(options, parsed.settings), **_values(parsed.config, parsed.settings)}
-    return Effective(
-        entry.name,
-        found.settings,
-        found.target,
-        choice=found.choice,
-        options=shown_settings,
-        slices=found.copies.slices,
-        n_workers=found.copies.n_min,
-        problems=[*found.problems, *_too_few(found)],
-    )
+        values |= {**_values(options, parsed.settings), **_values(parsed.config, parsed.settings)}
+    return values
 
 
-def _too_few(found: Resolution) -> list[Problem]:
-    """Too few devices for one copy, unless that was told with the rest."""
-    return [each for each in too_few_devices(found.settings, found.target) if each not in found.problems]
+def _place(found: Resolution, default_folder: Path) -> str:
+    is_default = found.folder is None or found.folder.resolve() == default_folder.resolve()
+    is_said = found.entry.url is None or found.given.text("option.model_id") is not None
+    return "" if found.folder is None or is_default or is_said else str(found.folder.resolve())
 
 
 def _values(options: ModelOptions | BackendConfig, settings: Settings) -> dict[str, Value]:
@@ -123,40 +134,21 @@ def _values(options: ModelOptions | BackendConfig, settings: Settings) -> dict[s
     values = {}
     for name, info in type(options).model_fields.items():
         key = canonical(info.alias or name)
-        text = shown(key, as_text(getattr(options, name)))
-        setting = set_by.get(name)
+        value, setting = getattr(options, name), set_by.get(name)
+        text = None if value is None else shown(key, _number_or_text(value))
         values[key] = Value(text, "default") if setting is None else Value(text, setting.source, _beaten(setting))
     return values
+
+
+def _number_or_text(value: Any) -> str:
+    """A number as people write it: 3600, not 3600.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else as_text(value)
 
 
 def _beaten(setting: Any) -> tuple[str, ...]:
     return tuple(f"{each.shown} ({each.source})" for each in setting.overrode)
 
 
-def as_variables(found: Effective) -> list[str]:
-    """What was set, as lines of variables: ``OPTION_DTYPE=bf16``."""
-    lines = []
-    for key, setting in found.settings.items():
-        prefix = "OPTION_" if key.startswith(PREFIX) else "SERVING_"
-        name = key.removeprefix(PREFIX).replace(".", "_").upper()
-        lines.append(f"{prefix}{name}={setting.shown}")
-    return sorted(lines)
-
-
-def as_properties(found: Effective) -> list[str]:
-    """What was set, as lines of serving.properties."""
-    return sorted(f"{key}={_escaped(setting.shown)}" for key, setting in found.settings.items())
-
-
-def _escaped(text: str) -> str:
-    """A value as a properties file has it; a ``#`` behind a blank would begin a comment."""
-    for character, written in (
-        ("\\", "\\\\"),
-        ("\n", "\\n"),
-        ("\r", "\\r"),
-        ("\t", "\\t"),
-        ("\f", "\\f"),
-        (" #", " \\#"),
-    ):
-        text = text.replace(character, written)
-    return text
+def _not_loadable(found: Resolution) -> tuple[Problem, ...]:
+    """What a start would end with, however right the configuration is."""
+    return () if found.choice is None else not_loadable(found.choice.info)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from lmi.config.typed import config_error
 from lmi.custom.extension import ModelExtension
 from lmi.custom.model_file import Kind, ModelFile
 from lmi.devices.copies import Copies
+from lmi.devices.sharing import shared_devices
 from lmi.memory import too_little_memory
 from lmi.plugins import Plugins
 from lmi.plugins.fit import cannot_load_yet
@@ -159,7 +160,7 @@ def plan_all(start: Start, plugins: Plugins) -> list[LoadPlan]:
                 entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
                 default_folder=start.default_folder,
             )  # fmt: skip
-            _stop_before_loading(made, plugins)
+            refuse_start(made, plugins)
             plans.append(made)
         except LmiError as error:
             errors[entry.name] = error
@@ -171,19 +172,24 @@ def plan_all(start: Start, plugins: Plugins) -> list[LoadPlan]:
             f"{len(errors)} of {len(start.entries)} models cannot be loaded; nothing was loaded",
             [each for name, error in errors.items() for each in _of_model(name, error)],
         )
-    return plans
+    shared = shared_devices({made.name: made.copies for made in plans})
+    return [replace(made, warnings=(*made.warnings, *shared[made.name])) for made in plans]
 
 
-def _stop_before_loading(made: LoadPlan, plugins: Plugins) -> None:
+def refuse_start(made: LoadPlan, plugins: Plugins, *, is_here: bool = True) -> None:
     """Say at once what a worker would find out later.
 
+    Args:
+        made: the plan.
+        plugins: what is installed.
+        is_here: whether the plan is for this machine, whose free memory counts.
     Raises:
         EngineLoadError: the backend cannot load models yet.
         ConfigError: there is less memory than the model is said to need.
     """
     if not made.info.is_loadable:
         raise cannot_load_yet(made.info, made.reason, made.artifacts, made.target, plugins.backends.values())
-    problems = too_little_memory(made.options, made.settings, made.target)
+    problems = too_little_memory(made.options, made.settings, made.target) if is_here else []
     if problems:
         raise config_error(problems)
 

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmi.api import ArtifactError, ConfigError, Problem, Severity, Target
-from lmi.artifacts import is_object_url, model_root, read_object
-from lmi.config import Settings, read_settings
-from lmi.config.model_entries import ModelEntry, check_names, models_in, parse_load_models
+from lmi.artifacts import exists, is_folder, is_object_url, model_root, read_object
+from lmi.config import Settings, names, read_settings
+from lmi.config.model_entries import ModelEntry, check_names, models_in, parse_load_models, path_of
 from lmi.config.properties import FILE_NAME, PropertiesFile, parse_properties
 from lmi.config.server import (
     ServerOptions,
@@ -31,6 +32,8 @@ _GLANCE_S = 2.0
 """Longest time for a look whose result is no more than a warning."""
 
 _NOT_GIVEN = "command line"
+_STORE = "model store"
+"""Source of an entry that nobody wrote: the store, while a variable names the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,13 @@ class Written:
 
     Args:
         folder: the folder that may hold serving.properties, weights and code; None where there is none.
-        settings: every setting, ``option.model_id`` among them.
+        written: every setting, ``option.model_id`` among them.
+        settings: the same as they hold on this machine: numbers of devices instead of ``max``.
         target: the machine they are for.
     """
 
     folder: Path | None
+    written: Settings
     settings: Settings
     target: Target
 
@@ -68,8 +73,8 @@ class Start:
     server_settings: Settings
     warnings: tuple[Problem, ...]
     defaults: tuple[Setting, ...]
-    flags: Mapping[str, str]
-    environ: Mapping[str, str]
+    flags: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str] = field(repr=False)
     default_folder: Path = DEFAULT_MODEL_FOLDER
 
 
@@ -118,7 +123,7 @@ def _entries(
     default_folder: Path,
 ) -> list[ModelEntry]:
     if model is not None:
-        return [ModelEntry(url=model)]
+        return [ModelEntry(url=path_of(model))]
     # Its text, because NONE as a value would mean that nothing is set.
     wanted = settings.text("load_models")
     if wanted is not None and wanted.upper() == "NONE":
@@ -136,13 +141,13 @@ def _in_store(
     store = default_folder if server.model_store is None else Path(server.model_store)
     store_setting = server_settings.get("model_store")
     source = _NOT_GIVEN if store_setting is None else store_setting.source
-    if not store.is_dir() and store_setting is not None:
+    if not is_folder(store) and store_setting is not None:
         raise ConfigError(
             "config.no-model-store", f"model_store={store} ({source}) is not a folder", (), "Correct it, or remove it"
         )
     if _MODEL_ID in given:
-        return [ModelEntry(url=str(store) if store.is_dir() else None)]
-    found = models_in(store, source) if store.is_dir() else []
+        return [ModelEntry(url=str(store) if is_folder(store) else None, source=_STORE)]
+    found = models_in(store, source) if is_folder(store) else []
     check_names(found, source)
     # Asked for everything, nothing is an answer; asked for nothing, the user is told that there is no model.
     return found or ([] if is_asked else [ModelEntry()])
@@ -195,28 +200,29 @@ def read_configuration(
     elif url is not None:
         given = read_settings(model_folder=None, environ=environ, flags=flags).get(_MODEL_ID)
         if given is not None and _is_path(url):
-            problems = [_nothing_there(entry, given)]
+            problems = [] if entry.source == _STORE else [_nothing_there(entry, given)]
         else:
             model = Setting(_MODEL_ID, url, entry.source)
     settings = read_settings(
         model_folder=folder, environ=environ, flags=flags, model=model, file=file, defaults=defaults,
         entry=entry.settings,
     )  # fmt: skip
-    settings = settings.with_problems([*problems, *_unread_file(settings, folder, url)])
-    settings, target = on_machine(settings, environ, devices)
-    return Written(folder=folder, settings=settings, target=target)
+    problems += [*_unread_file(settings, folder, url), *_beside(entry, settings, folder)]
+    settings = settings.with_problems(problems)
+    here, target = on_machine(settings, environ, devices)
+    return Written(folder=folder, written=settings, settings=here, target=target)
 
 
 def _folder(entry: ModelEntry, default_folder: Path) -> Path | None:
     """The folder that may hold serving.properties; an empty one is none."""
     folder = default_folder if entry.url is None else Path(entry.url)
-    is_filled = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    is_filled = is_folder(folder) and any(not path.name.startswith(".") for path in folder.iterdir())
     return model_root(folder) if is_filled else None
 
 
 def _is_path(url: str) -> bool:
     """Whether it can be nothing but a path; ORG/NAME can be an id of the hub."""
-    return url.startswith(("/", "./", "../", "~")) or Path(url).exists()
+    return url.startswith(("/", "./", "../", "~")) or exists(Path(url))
 
 
 def _remote_file(url: str) -> PropertiesFile:
@@ -224,8 +230,45 @@ def _remote_file(url: str) -> PropertiesFile:
     return PropertiesFile() if content is None else parse_properties(content, f"{url.rstrip('/*')}/{FILE_NAME}")
 
 
+def _beside(entry: ModelEntry, settings: Settings, folder: Path | None) -> list[Problem]:
+    """What is doubtful about the folder: weights that are not served, a file that is hardly called as it should be."""
+    if folder is None:
+        return []
+    problems = []
+    setting = settings.get(_MODEL_ID)
+    is_elsewhere = setting is not None and setting.source in (*names.FOREIGN_VARIABLES, "OPTION_MODEL_ID")
+    if setting is not None and is_elsewhere and (folder / "config.json").is_file() and not _is_same(setting, folder):
+        problems.append(
+            Problem(
+                code="config.overruled",
+                message=f"the model in {folder} is not served: {setting.source} names {setting.shown}",
+                hint=f"Unset {setting.source} to serve the folder's own",
+                source=entry.source,
+                severity=Severity.WARNING,
+            )
+        )
+    if not os.path.lexists(folder / FILE_NAME):
+        for each in folder.iterdir():
+            if names.nearly(each.name, [FILE_NAME]):
+                problems.append(
+                    Problem(
+                        code="config.file-not-read",
+                        message=f"{each} is not read: the name is {FILE_NAME}",
+                        hint=f"Rename it to {FILE_NAME}",
+                        path=str(each),
+                        severity=Severity.WARNING,
+                    )
+                )
+    return problems
+
+
+def _is_same(setting: Setting, folder: Path) -> bool:
+    path = Path(setting.value)
+    return is_folder(path) and model_root(path).resolve() == folder.resolve()
+
+
 def _nothing_there(entry: ModelEntry, given: Setting) -> Problem:
-    is_empty = Path(entry.url or "").is_dir()
+    is_empty = is_folder(Path(entry.url or ""))
     return Problem(
         code="config.empty-folder",
         message=f"{entry.url} {'is empty' if is_empty else 'does not exist'}; {given.value} is served, as "
@@ -248,8 +291,8 @@ def _unread_file(settings: Settings, folder: Path | None, url: str | None) -> li
         except ArtifactError:  # which is told when the model is wanted
             is_there = False
     else:
-        path = Path(where).expanduser()
-        is_there = (path / FILE_NAME).is_file() and (folder is None or path.resolve() != folder.resolve())
+        path = Path(where)
+        is_there = exists(path / FILE_NAME) and (folder is None or path.resolve() != folder.resolve())
     if not is_there:
         return []
     return [

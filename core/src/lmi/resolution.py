@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmi.api import ArtifactFormat, BackendInfo, LmiError, ModelArtifacts, Problem, Severity, Target
-from lmi.artifacts import detect, is_local, locate
+from lmi.artifacts import detect, is_local, locate, refused_location
 from lmi.checking import certain_problems_told, problems_of
 from lmi.config import Parsed, Settings
 from lmi.config.model_entries import ModelEntry
@@ -22,7 +22,9 @@ from lmi.custom import options as custom_options
 from lmi.custom.model_file import BESIDE, Kind, ModelFile, find_model_file
 from lmi.devices.copies import Copies, copies_of, copies_of_custom
 from lmi.devices.degree import refusals_of, with_default_degree
+from lmi.devices.fitting import device_problems, missing_device
 from lmi.plugins import Choice, Plugins
+from lmi.plugins.choice import no_model
 from lmi.reading import DEFAULT_MODEL_FOLDER, read_configuration
 
 
@@ -33,8 +35,9 @@ class Resolution:
     Args:
         entry: the model.
         folder: the one that may hold serving.properties, weights and code.
-        given: every setting, as it was written.
-        settings: those that hold on this machine, without what the model's own file uses up.
+        written: every setting, as it was written.
+        given: the same as they hold on this machine.
+        settings: those without what the model's own file uses up, with the degree that holds where nothing sets it.
         target: the machine.
         model_file: the model's own Python file, if it has one.
         choice: the backend; None where none could be chosen. A model that is a Python file has a stand-in.
@@ -47,6 +50,7 @@ class Resolution:
 
     entry: ModelEntry
     folder: Path | None
+    written: Settings
     given: Settings
     settings: Settings
     target: Target
@@ -96,27 +100,46 @@ def resolve(
     written = read_configuration(
         entry, flags=flags, environ=environ, default_folder=default_folder, defaults=defaults, devices=devices
     )
-    found = Resolution(entry, written.folder, written.settings, written.settings, written.target)
+    found = Resolution(entry, written.folder, written.written, written.settings, written.settings, written.target)
     try:
-        model = find_model_file(written.folder, written.settings, environ)
-        found.problems += model.warnings
-        found.model_file, found.settings = model.file, model.settings
-        if model.file is not None and model.file.kind is Kind.CUSTOM:
-            _resolve_custom(found, model.file, environ)
-        else:
-            _choose(found, plugins, needs_files=needs_files)
-            _type(found, plugins)
-            _divide(found, environ)
+        _resolve(found, plugins, environ, needs_files=needs_files)
     except LmiError as error:
         found.failure = error
         # The settings' own problems are among those of typed options, but not of an error before those.
         told = [*found.problems, *found.settings.problems, *problems_of(error)]
         found.problems = list(dict.fromkeys(told))
+    _judge_devices(found)
     return found
+
+
+def _resolve(found: Resolution, plugins: Plugins, environ: Mapping[str, str], *, needs_files: bool) -> None:
+    model = find_model_file(found.folder, found.given, environ)
+    found.problems += model.warnings
+    found.model_file, found.settings = model.file, model.settings
+    if model.file is not None and model.file.kind is Kind.CUSTOM:
+        _resolve_custom(found, model.file, environ)
+        return
+    with certain_problems_told(found.settings, plugins):
+        found.choice = plugins.wanted(found.settings, found.target)
+    if found.choice is not None and found.is_remote:
+        # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
+        before, settings = list(found.problems), found.settings
+        _type(found, plugins)
+        if not needs_files:
+            found.problems += [*found.choice.warnings, *_refused_place(found)]
+            _divide(found, environ)
+            return
+        found.problems, found.settings = before, settings
+    _look(found, plugins, needs_files=needs_files)
+    _type(found, plugins)
+    _divide(found, environ)
+    if _info(found).needs_model and found.artifacts is not None and found.artifacts.format is ArtifactFormat.NONE:
+        raise no_model(f"{_info(found).name} needs a model and none was given")
 
 
 def _resolve_custom(found: Resolution, file: ModelFile, environ: Mapping[str, str]) -> None:
     """A model that is a Python file of its own; no backend is asked."""
+    _refuse_errors(missing_device(found.settings, found.target))
     file, parsed = custom_options.parse_custom(found.settings, file, found.folder, found.target)
     found.model_file, found.parsed, found.artifacts = file, parsed, ModelArtifacts()
     found.choice = Choice(custom_options.INFO, f"{file.name} has the function {file.function}")
@@ -124,26 +147,25 @@ def _resolve_custom(found: Resolution, file: ModelFile, environ: Mapping[str, st
     found.problems += [*parsed.warnings, *found.copies.problems]
 
 
-def _choose(found: Resolution, plugins: Plugins, *, needs_files: bool) -> None:
-    """The backend, and the model's files as far as they are at hand."""
-    settings, target = found.settings, found.target
-    with certain_problems_told(settings, plugins):
-        found.choice = wanted = plugins.wanted(settings, target)
-    is_remote = found.is_remote
-    if wanted is not None and is_remote:
-        # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
-        _refuse_errors(_judged(found, plugins, wanted.info)[1])
-        if not needs_files:
-            found.problems += wanted.warnings
-            return
-    with certain_problems_told(settings, plugins):
+def _look(found: Resolution, plugins: Plugins, *, needs_files: bool) -> None:
+    """The model's files as far as they are at hand, and the backend that is for them."""
+    with certain_problems_told(found.settings, plugins):
         try:
-            found.artifacts = find_artifacts(found, weights=not is_remote)
+            found.artifacts = find_artifacts(found, weights=not found.is_remote)
         except LmiError:
-            if wanted is None or needs_files:
+            if found.choice is None or needs_files:
                 raise
-        found.choice = plugins.choose(settings, found.artifacts, target)
+        found.choice = plugins.choose(found.settings, found.artifacts, found.target)
     found.problems += found.choice.warnings
+
+
+def _refused_place(found: Resolution) -> list[Problem]:
+    """Why a model cannot be had from where it is said to be, without asking for it."""
+    refusal = refused_location(found.settings.text("option.model_id") or "")
+    if refusal is None:
+        return []
+    source = found.settings["option.model_id"].source
+    return [Problem(code=refusal.code, message=refusal.message, hint=refusal.hint, source=source)]
 
 
 def _type(found: Resolution, plugins: Plugins) -> None:
@@ -163,6 +185,15 @@ def _divide(found: Resolution, environ: Mapping[str, str]) -> None:
     degree = parsed.config.tensor_parallel_degree
     found.copies = copies_of(found.settings, parsed.options, degree, _info(found), found.target, environ)
     found.problems += found.copies.problems
+
+
+def _judge_devices(found: Resolution) -> None:
+    """Tell what speaks against the devices, whatever else is wrong; it stops nobody who only wants to see."""
+    if found.model_file is not None and found.model_file.kind is Kind.CUSTOM:
+        return
+    told = device_problems(found.settings, None if found.choice is None else found.choice.info, found.target)
+    found.problems += [problem for problem in told if problem not in found.problems]
+    found.settings = found.settings.with_problems(told)
 
 
 def _info(found: Resolution) -> BackendInfo:

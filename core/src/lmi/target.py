@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +12,45 @@ import msgspec
 
 from lmi.api import Accelerator, ConfigError, Problem, Target
 from lmi.api.errors import counted
-from lmi.config.names import did_you_mean
+from lmi.config.names import OVERRIDING_VARIABLES, nearest
+from lmi.config.properties import FILE_NAME
 from lmi.config.settings import Setting, Settings
 from lmi.devices.cuda import visible_gpus
 from lmi.devices.neuron import device_name, visible_cores
 
 DEGREE = "option.tensor_parallel_degree"
+DEVICE = "option.device"
 LOAD_ON = "load_on_devices"
+MOST_DEVICES = 1024
+"""That ``--devices`` takes; more than any machine has."""
 
 PREFIXES = {Accelerator.CUDA: "gpu", Accelerator.NEURON: "nc", Accelerator.CPU: "cpu"}
 """What LMI calls each kind of device: ``gpu.minWorkers``, ``load_on_devices=nc0``."""
+
+_NO_DEVICE = ("cpu", "-1")
+_KINDS = tuple(each.value for each in Accelerator)
+_ALMOST_KINDS = {
+    Accelerator.CUDA: ("gpu", "gpus", "nvidia", "cudas"),
+    Accelerator.NEURON: ("nc", "ncs", "neurons", "neuroncore", "neuroncores", "inferentia", "trainium", "inf", "trn"),
+}
+"""What people call the kinds, too."""
+
+_INSTANCE = re.compile(r"(?:ml\.)?(?:inf|trn)\d[a-z]*(?:\.\w+)?")
+"""A type of machine with Neuron devices: ``inf2``, ``ml.trn1.32xlarge``."""
+
+
+_ALMOST = re.compile(r"(?P<kind>[a-z]+)[\s:=_*-]*(?P<number>[0-9]{1,4})?|(?P<first>[0-9]{1,4})\s*x?\s*(?P<last>[a-z]+)")
+"""``gpu4``, ``cuda 4``, ``4 gpus``."""
+
+
+class Part(Target, frozen=True, kw_only=True):
+    """A machine of which a model may have some devices.
+
+    Args:
+        n_there: devices there are.
+    """
+
+    n_there: int
 
 
 def on_machine(settings: Settings, environ: Mapping[str, str], devices: str | None = None) -> tuple[Settings, Target]:
@@ -34,9 +63,9 @@ def on_machine(settings: Settings, environ: Mapping[str, str], devices: str | No
     Raises:
         ConfigError: ``devices`` is no machine.
     """
-    device = settings.text("option.device")
+    device = settings.text(DEVICE)
     if devices:
-        target, problems = parse_devices(devices), []
+        target, problems = _of_kind(parse_devices(devices), device), []
     else:
         target, problems = detect_target(environ, device), visible_problems(environ, device)
     target, unknown = loaded_on(settings, target)
@@ -61,6 +90,14 @@ def detect_target(environ: Mapping[str, str], device: str | None = None, root: P
         if target.n_devices or wanted == kind.value:
             return target
     return Target()
+
+
+def _of_kind(target: Target, device: str | None) -> Target:
+    """What ``option.device`` leaves of a machine: 0 devices where that has another kind; the CPU is always there."""
+    wanted = (device or "").lower()
+    if wanted not in _KINDS or wanted == target.accelerator.value:
+        return target
+    return Target(accelerator=Accelerator(wanted), n_devices=int(wanted == Accelerator.CPU.value))
 
 
 def _cuda(environ: Mapping[str, str], root: Path) -> Target:
@@ -103,15 +140,28 @@ def parse_devices(text: str) -> Target:
         ConfigError: it is no such thing.
     """
     kind, sign, number = text.strip().lower().partition(":")
-    kinds = [each.value for each in Accelerator]
-    is_number = number.isdecimal() and int(number) > 0
-    if kind in kinds and (is_number or not sign):
-        return Target(accelerator=Accelerator(kind), n_devices=int(number) if is_number else 1)
-    hint = "Write cuda:4, neuron:12 or cpu"
-    raise ConfigError(
-        "device.unknown", f"--devices {text!r} is no kind of device with a number", (),
-        hint if kind in kinds else did_you_mean(kind, kinds, hint),
-    )  # fmt: skip
+    if kind not in _KINDS or bool(sign) != (re.fullmatch("[0-9]+", number) is not None):
+        message = f"--devices {text!r} is no kind of device with a number"
+        raise ConfigError("device.unknown", message, (), _meant(text.strip().lower()))
+    if sign and (len(number) > len(str(MOST_DEVICES)) or not 0 < int(number) <= MOST_DEVICES):
+        message = f"--devices {text!r} asks for {number} devices; it takes 1 to {MOST_DEVICES}"
+        raise ConfigError("device.unknown", message, (), f"Write a number of devices that machines have: {kind}:4")
+    return Target(accelerator=Accelerator(kind), n_devices=int(number or 1))
+
+
+def _meant(text: str) -> str:
+    """The hint for what is no machine: the nearest one with the number that was given."""
+    if _INSTANCE.fullmatch(text):
+        return "Did you mean 'neuron'? Write neuron:2 with the number of cores: 2 on inf2.xlarge, 12 on inf2.24xlarge"
+    found = _ALMOST.fullmatch(text)
+    if found is not None:
+        name, number = found["kind"] or found["last"], found["number"] or found["first"]
+        kinds = [kind.value for kind, names in _ALMOST_KINDS.items() if name in names]
+        near = nearest(name, _KINDS) if not kinds else kinds[0]
+        if near:
+            machine = near if near == Accelerator.CPU.value else f"{near}:{number or 1}"
+            return f"Write {machine}" if near == name else f"Did you mean '{near}'? Write {machine}"
+    return "Write cuda:4, neuron:12 or cpu"
 
 
 def devices_of(target: Target) -> tuple[str, ...]:
@@ -126,21 +176,45 @@ def loaded_on(settings: Settings, target: Target) -> tuple[Target, list[Problem]
     """
     setting = settings.get(LOAD_ON)
     entries = [] if setting is None else [each.strip().lower() for each in re.split("[;,]", setting.value)]
-    if setting is None or "*" in entries:
+    if setting is None or "*" in entries or not target.n_devices:  # no device at all is told by itself
         return target, []
-    if all(entry in ("cpu", "-1") for entry in entries):
-        return Target(), []
+    if all(entry in _NO_DEVICE for entry in entries):
+        return Target(), _against_device(settings, setting, (Accelerator.CUDA, Accelerator.NEURON))
     numbers = {entry: _device_number(entry, target) for entry in entries}
     unknown = [entry for entry, number in numbers.items() if number is None]
+    if unknown and target.accelerator is Accelerator.CPU:
+        told = _against_device(settings, setting, (Accelerator.CPU,))
+        return target, told or [_not_there(unknown, setting, "It has cpu alone")]
     if unknown:
         prefix = PREFIXES[target.accelerator]
         there = f"{prefix}0 to {prefix}{target.n_devices - 1}" if target.n_devices > 1 else f"{prefix}0"
-        has = f"It has {there}; * means all" if target.accelerator is not Accelerator.CPU else "It has cpu alone"
-        message = f"load_on_devices names {', '.join(map(repr, unknown))}, which this machine does not have"
-        return target, [Problem(code="device.unknown", message=message, hint=has, source=setting.source)]
+        return target, [_not_there(unknown, setting, f"It has {there}; * means all")]
     devices = devices_of(target)
     kept = tuple(devices[number] for number in dict.fromkeys(numbers.values()) if number is not None)
-    return msgspec.structs.replace(target, devices=kept, n_devices=len(kept)), []
+    target_left = msgspec.structs.replace(target, devices=kept, n_devices=len(kept))
+    if len(kept) == target.n_devices:
+        return target_left, []
+    return Part(**msgspec.structs.asdict(target_left), n_there=target.n_devices), []
+
+
+def _not_there(entries: Sequence[str], setting: Setting, hint: str) -> Problem:
+    message = f"load_on_devices names {', '.join(map(repr, entries))}, which this machine does not have"
+    return Problem(code="device.unknown", message=message, hint=hint, source=setting.source)
+
+
+def _against_device(settings: Settings, load_on: Setting, kinds: Sequence[Accelerator]) -> list[Problem]:
+    """A problem where ``option.device`` wants one of these kinds and ``load_on_devices`` has none of it."""
+    device = settings.get(DEVICE)
+    if device is None or device.value.lower() not in [kind.value for kind in kinds]:
+        return []
+    return [
+        Problem(
+            code="config.conflict",
+            message=f"load_on_devices={load_on.value} and option.device={device.value} leave no device",
+            hint="Take one of them out, or let both name one kind of device",
+            source=f"{load_on.source}, {device.source}",
+        )
+    ]
 
 
 def _device_number(entry: str, target: Target) -> int | None:
@@ -155,19 +229,36 @@ def with_devices(settings: Settings, target: Target) -> Settings:
     """The settings as they hold on a machine.
 
     ``tensor_parallel_degree=max`` becomes the number it stands for, all devices there are, and ``gpu.minWorkers``
-    (``cpu.``, ``nc.``) takes the place of ``minWorkers`` on its kind of device.
+    (``cpu.``, ``nc.``) takes the place of ``minWorkers`` on its kind of device, unless that is set in a higher layer.
     """
     for key in ("minWorkers", "maxWorkers"):
         bare, own = settings.get(key), settings.get(f"{PREFIXES[target.accelerator]}.{key}")
-        if own is not None and own.value.isdecimal():
-            beaten = () if bare is None else (replace(bare, overrode=()), *bare.overrode)
-            settings = settings.replaced(Setting(key, own.value, own.source, (*own.overrode, *beaten), own.key))
+        if own is None or not own.value.isdecimal():
+            continue
+        if bare is not None and _layer(bare) > _layer(own):
+            beaten = (*bare.overrode, replace(own, overrode=()), *own.overrode)
+            settings = settings.replaced(replace(bare, overrode=beaten))
+            continue
+        beaten = () if bare is None else (replace(bare, overrode=()), *bare.overrode)
+        settings = settings.replaced(Setting(key, own.value, own.source, (*own.overrode, *beaten), own.key))
     setting = settings.get(DEGREE)
     if setting is None or setting.value.lower() != "max":
         return settings
     n_devices = max(1, target.n_devices)
     source = f"{setting.source}, max of {counted(n_devices, 'device')}"
     return settings.replaced(replace(setting, value=str(n_devices), source=source))
+
+
+def _layer(setting: Setting) -> int:
+    """The place of the layer that a plain key was set in, as ``read_settings`` has them; a higher one beats a lower."""
+    if setting.source.startswith("command line"):
+        return 5
+    if setting.written in OVERRIDING_VARIABLES:
+        return 4
+    for place, prefix in ((2, "OPTION_"), (1, "SERVING_")):
+        if setting.source.startswith(prefix):
+            return place
+    return 3 if FILE_NAME in setting.source else 0
 
 
 def too_few_devices(settings: Settings, target: Target) -> list[Problem]:
@@ -178,7 +269,15 @@ def too_few_devices(settings: Settings, target: Target) -> list[Problem]:
     wanted = int(setting.value)
     if wanted <= target.n_devices or not target.n_devices:
         return []
-    kind = target.accelerator.value
-    message = f"tensor_parallel_degree={wanted}, and this machine has {target.n_devices} {kind} devices"
+    if any(problem.code == "backend.misfit" for problem in settings.problems):
+        return []  # the number is no matter
+    devices = counted(target.n_devices, f"{target.accelerator.value} device")
+    message = f"tensor_parallel_degree={wanted}, and this machine has {devices}"
     hint = f"Set it to {target.n_devices} or less, to max, or start on a machine with more"
+    if isinstance(target, Part):
+        load_on = settings.get(LOAD_ON)
+        source = f"load_on_devices, {load_on.source}" if load_on is not None else "load_on_devices"
+        there = counted(target.n_there, f"{target.accelerator.value} device")
+        message = f"tensor_parallel_degree={wanted}, and {target.n_devices} of the {there} may be used ({source})"
+        hint = f"Set it to {target.n_devices} or less, to max, or let load_on_devices name more"
     return [Problem(code="device.too-few", message=message, hint=hint, source=setting.source)]

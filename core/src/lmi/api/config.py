@@ -11,7 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmi.api.errors import Severity
 
-_DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+_DTYPE_NAMES = {
+    "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "f16": "fp16", "float32": "fp32", "float": "fp32",
+    "f32": "fp32",
+}  # fmt: skip
 
 
 def dtype_name(value: Any) -> Any:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 from lmi.api import ArtifactError
+from lmi.config.coerce import likely_mistake
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -46,26 +48,58 @@ def locate(
     local = _local(model_id, model_folder)
     if local is not None:
         return model_root(local)
-    scheme = _URL.match(model_id)
-    if scheme is not None:
-        message = f"models from {scheme[1].lower()}:// are not supported yet: {model_id}"
-        raise _failed("model.unsupported-location", message, "Copy the files to this machine and name their folder")
-    if Path(model_id).is_file() or model_id.endswith(_ARCHIVES):
-        raise _failed("model.not-a-folder", f"'{model_id}' is not a folder", "Unpack it and name the folder")
-    if not _HUB_ID.fullmatch(model_id):
-        raise _failed("model.not-found", f"there is no folder '{model_id}'", "Check the path")
+    refusal = refused_location(model_id)
+    if refusal is not None:
+        raise refusal
     from lmi.artifacts.hub import fetch
 
     return fetch(model_id, revision, weights=weights)
 
 
+def refused_location(model_id: str) -> ArtifactError | None:
+    """Why no model can be had from a place that is no folder here; None where the hub can be asked for it."""
+    scheme = _URL.match(model_id)
+    if scheme is not None:
+        message = f"models from {scheme[1].lower()}:// are not supported yet: {model_id}"
+        return _failed("model.unsupported-location", message, "Copy the files to this machine and name their folder")
+    if model_id.endswith(_ARCHIVES):
+        return _failed("model.not-a-folder", f"'{model_id}' is not a folder", "Unpack it and name the folder")
+    if exists(Path(model_id)):
+        return _failed(
+            "model.not-a-folder", f"'{model_id}' is not a folder", f"Name the folder it is in, {Path(model_id).parent}"
+        )
+    if not _HUB_ID.fullmatch(model_id):
+        hint = likely_mistake(model_id) or "Check the path"
+        return _failed("model.not-found", f"there is no folder '{model_id}'", hint)
+    return None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a text that can be no path is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything under that path."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _local(model_id: str, beside: Path | None) -> Path | None:
     if _URL.match(model_id):
         return None
-    candidates = [Path(model_id).expanduser()]
+    candidates = [Path(model_id)]
+    if model_id.startswith("~"):
+        with contextlib.suppress(RuntimeError):  # there is no such user
+            candidates = [Path(model_id).expanduser()]
     if beside is not None:
         candidates.append(beside / model_id)
-    return next((path for path in candidates if path.is_dir()), None)
+    return next((path for path in candidates if is_folder(path)), None)
 
 
 def _failed(code: str, message: str, hint: str) -> ArtifactError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,10 +15,11 @@ from lmi.api.errors import counted
 from lmi.checking import problems_of
 from lmi.cli.arguments import Asked, of_models
 from lmi.config.model_entries import ModelEntry
-from lmi.loading import plan_of
+from lmi.devices.sharing import shared_devices
+from lmi.loading import plan_of, refuse_start
 from lmi.plugins import Plugins
 from lmi.reading import Start
-from lmi.resolution import resolve
+from lmi.resolution import Resolution, resolve
 
 _EXIT_PROBLEMS = 1
 
@@ -34,32 +36,47 @@ def check(devices: str | None, as_json: bool, **asked: Any) -> None:
     """
     plugins = Plugins.discover(os.environ)
     start = Asked(**asked).read(os.environ)
-    results = [_checked(entry, start, plugins, devices) for entry in start.entries]
+    found = {entry.name: _resolved(entry, start, plugins, devices) for entry in start.entries}
+    shared = shared_devices({name: each.copies for name, each in found.items()})
+    results = [
+        _checked(each, [*start.warnings, *shared[name]], plugins, is_here=devices is None)
+        for name, each in found.items()
+    ]
     if as_json:
         click.echo(json.dumps(results[0] if len(results) == 1 else results, indent=1))
+    elif not results:
+        click.echo("no model: load_models says so")
     else:
-        for problem in start.warnings:
-            click.echo(f"{problem.severity.value}: {problem}")
         for result in results:
             _print(result)
     if not all(result["is_valid"] for result in results):
         raise SystemExit(_EXIT_PROBLEMS)
 
 
-def _checked(entry: ModelEntry, start: Start, plugins: Plugins, devices: str | None) -> dict[str, Any]:
-    """The stable form for programs: of one model; of several, the command prints a list of them."""
-    found = resolve(
+def _resolved(entry: ModelEntry, start: Start, plugins: Plugins, devices: str | None) -> Resolution:
+    return resolve(
         entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
         default_folder=start.default_folder, devices=devices,
     )  # fmt: skip
+
+
+def _checked(found: Resolution, known: Sequence[Problem], plugins: Plugins, *, is_here: bool) -> dict[str, Any]:
+    """The stable form for programs: of one model; of several, the command prints a list of them."""
+    problems = [*known, *found.problems]
     try:
-        problems = list(plan_of(found, plugins, weights=False).warnings)
+        made = plan_of(found, plugins, weights=False)
+        problems += made.warnings
+        refuse_start(made, plugins, is_here=is_here)
         is_valid = True
     except LmiError as error:
-        problems = list(dict.fromkeys([*found.problems, *problems_of(error)]))
+        errors = problems_of(error)
+        told = {problem.code for problem in errors}
+        problems = [problem for problem in problems if problem.code not in told or problem.severity is Severity.ERROR]
+        problems += errors
         is_valid = False
+    problems = list(dict.fromkeys(problems))
     return {
-        "model": entry.name,
+        "model": found.entry.name,
         "backend": None if found.choice is None else found.choice.info.name,
         "reason": None if found.choice is None else found.choice.reason,
         "format": None if found.artifacts is None else found.artifacts.format.value,

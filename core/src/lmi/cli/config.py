@@ -10,18 +10,22 @@ from typing import Any
 
 import click
 
-from lmi.api import NotFoundError, Severity
+from lmi.api import NotFoundError, Problem, Severity
 from lmi.cli.arguments import Asked, of_models
+from lmi.cli.config_export import print_form
 from lmi.cli.config_import import WithImport
 from lmi.config.names import SERVER_KEYS, did_you_mean
 from lmi.config.options import ModelOptions
 from lmi.config.tables import options_table, unsupported_table
-from lmi.effective import Effective, as_properties, as_variables, effective
+from lmi.config.writing import Form
+from lmi.devices.sharing import shared_devices
+from lmi.effective import Effective, effective
 from lmi.plugins import Plugins
 from lmi.reading import Start
 
 _EXIT_PROBLEMS = 1
 _ALL = "*"
+_UNSET = "unset"
 
 
 @click.command(cls=WithImport)
@@ -52,7 +56,8 @@ def config(
     """Show what a configuration comes to, and everything that is wrong with it.
 
     MODEL is a folder, an s3:// prefix, or ORG/NAME; without it, what SERVING_LOAD_MODELS or option.model_id says, else
-    what the container's model folder holds. Nothing is loaded. Exit code 1: there are problems.
+    what the container's model folder holds. Nothing is loaded. Exit code 1: there are problems, or --env
+    or --properties has no words for a value.
 
     lmi config import [FILE] rewrites the variables of an endpoint, of another server too, as a configuration.
     """
@@ -60,30 +65,35 @@ def config(
     if keys or schema:
         click.echo(options_of(plugins, keys) if keys else _schema_of(plugins, schema or ""))
         return
+    if as_env + as_file + as_json > 1:
+        raise click.UsageError("--json, --env and --properties exclude each other")
     start = Asked(**asked).read(os.environ)
+    found = _effective(start, plugins, devices)
+    is_whole = True
+    if as_json:
+        dicts = [as_dict(each, start.warnings) for each in found]
+        click.echo(json.dumps(dicts[0] if len(dicts) == 1 else dicts, indent=1))
+    elif as_env or as_file:
+        is_whole = print_form(found, start, Form.VARIABLES if as_env else Form.FILE)
+    else:
+        _print_tables(found, start, shows_all=shows_all)
+    if not as_json:
+        _tell(found, start)
+    if not is_whole or not all(each.is_valid for each in found):
+        raise SystemExit(_EXIT_PROBLEMS)
+
+
+def _effective(start: Start, plugins: Plugins, devices: str | None) -> list[Effective]:
     found = [
         effective(
             entry, flags=start.flags, environ=start.environ, plugins=plugins, devices=devices, defaults=start.defaults
         )
         for entry in start.entries
     ]
-    if as_json:
-        dicts = [as_dict(each) for each in found]
-        click.echo(json.dumps(dicts[0] if len(dicts) == 1 else dicts, indent=1))
-    elif as_env or as_file:
-        for each in found:
-            _print_heading(each, found, "# ")
-            click.echo("\n".join(as_variables(each) if as_env else as_properties(each)))
-    else:
-        _print_server(start)
-        for each in found:
-            _print_heading(each, found)
-            _print_table(each, shows_all=shows_all)
-    if not as_json:
-        for problem in [*start.warnings, *(problem for each in found for problem in each.problems)]:
-            click.echo(f"{problem.severity.value}: {problem}", err=True)
-    if not all(each.is_valid for each in found):
-        raise SystemExit(_EXIT_PROBLEMS)
+    shared = shared_devices({each.name: each.copies for each in found})
+    for each in found:
+        each.problems += shared[each.name]
+    return found
 
 
 def options_of(plugins: Plugins, backend: str) -> str:
@@ -104,9 +114,26 @@ def _schema_of(plugins: Plugins, backend: str) -> str:
     return json.dumps(plugins.config_type(_known(plugins, backend)).model_json_schema(), indent=1)
 
 
-def _print_heading(one: Effective, found: Sequence[Effective], mark: str = "") -> None:
+def _tell(found: Sequence[Effective], start: Start) -> None:
+    """Every problem on standard error; of several models, with the model's name."""
+    for problem in start.warnings:
+        click.echo(f"{problem.severity.value}: {problem}", err=True)
+    for each in found:
+        model = f"model '{each.name}': " if len(found) > 1 else ""
+        for problem in each.problems:
+            click.echo(f"{problem.severity.value}: {model}{problem}", err=True)
+
+
+def _print_tables(found: Sequence[Effective], start: Start, *, shows_all: bool) -> None:
+    _print_server(start)
+    for each in found:
+        _print_heading(each, found)
+        _print_table(each, shows_all=shows_all)
+
+
+def _print_heading(one: Effective, found: Sequence[Effective]) -> None:
     if len(found) > 1:
-        click.echo(f"\n{mark}model    {one.name}")
+        click.echo(f"\nmodel    {one.name}")
 
 
 def _print_server(start: Start) -> None:
@@ -119,14 +146,14 @@ def _print_server(start: Start) -> None:
             click.echo(f"server   {setting.key}={setting.shown}  {setting.source}{beaten}")
 
 
-def as_dict(found: Effective) -> dict[str, Any]:
+def as_dict(found: Effective, of_server: Sequence[Problem] = ()) -> dict[str, Any]:
     """The stable form for programs: of one model; of several, the command prints a list of them.
 
     ``slices`` are the devices of each copy, ``[["0", "1"], ["2", "3"]]``, by the names that the variables of their kind
     give them. The first ``workers`` of them start at once, the rest is for further copies. None on CPU.
     """
     texts: dict[Severity, list[str]] = {severity: [] for severity in Severity}
-    for problem in found.problems:
+    for problem in (*of_server, *found.problems):
         texts[problem.severity].append(str(problem))
     return {
         "model": found.name,
@@ -161,7 +188,7 @@ def _print_table(found: Effective, *, shows_all: bool) -> None:
     for number, devices in enumerate(found.slices[: found.n_workers]):
         click.echo(f"{number:>9}  {found.target.accelerator.value}:{','.join(devices)}")
     rows = [
-        (key, each.value, each.source, ", ".join(each.overrode))
+        (key, _UNSET if each.value is None else each.value, each.source, ", ".join(each.overrode))
         for key, each in found.options.items()
         if shows_all or each.source != "default"
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmi.api import BackendInfo, Problem, Severity
+from lmi.config.coerce import is_true
 from lmi.config.settings import Setting, Settings
 
 OFF = "disable"
@@ -54,5 +55,5 @@ def turned_off_by(settings: Settings, info: BackendInfo) -> Setting | None:
 
 def _is_async(settings: Settings, info: BackendInfo) -> bool:
     entry_point = (settings.text("option.entryPoint") or "").lower()
-    is_on = (settings.text("option.async_mode") or "").lower() in ("true", "1", "yes", "on")
+    is_on = is_true(settings.text("option.async_mode") or "")
     return is_on or entry_point in (each.lower() for each in info.async_entry_points)

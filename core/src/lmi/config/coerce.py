@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 
 from lmi.config.names import did_you_mean
 
+_TRUE = frozenset({"true", "1", "yes", "on", "y", "t"})
+
 
 def coerce(text: str, annotation: Any) -> Any:
     """Turn text into what a field of this type takes; text that does not fit is returned as it is, to be refused.
@@ -36,6 +38,11 @@ def coerce(text: str, annotation: Any) -> Any:
         if issubclass(origin, (Sequence, set, frozenset)):
             return _list(text)
     return text
+
+
+def is_true(text: str) -> bool:
+    """Whether a switch is on, as pydantic reads it: ``true``, ``1``, ``yes``, ``on``, ``y`` or ``t``, in any case."""
+    return text.strip().lower() in _TRUE
 
 
 def as_text(value: Any) -> str:

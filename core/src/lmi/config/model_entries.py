@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmi.api import ConfigError, Problem
+from lmi.config.modes import ENGINE_MODES
 from lmi.config.settings import Setting
 
 DEFAULT_NAME = "model"
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".mar")
 
 _ENTRY = re.compile(r"(?:\[?(?P<names>[^?\[\]/]*?)\]?=)?(?P<url>.+)")
+_WITHOUT_SIGN = re.compile(r"[\w.-]*(:[\w.;*-]*){1,3}:?/(?!/)")
+"""``test::Python:/opt/ml/model``, where the last colon should be a sign of equality."""
+
 _N_FIELDS = 4
 
 
@@ -56,6 +60,8 @@ def parse_load_models(text: str, source: str) -> list[ModelEntry]:
             entry = _entry(part, source, problems)
             entries += [entry] if entry is not None else []
     problems += _given_twice(entries, source)
+    if not entries and not problems:
+        problems.append(_no_entry(text, source))
     if problems:
         raise ConfigError("config.invalid", f"load_models is {text!r}; nothing was loaded", problems)
     return entries
@@ -75,7 +81,9 @@ def models_in(store: Path, source: str) -> list[ModelEntry]:
         return []
     if not all(path.is_dir() or path.name.endswith(ARCHIVES) for path in visible):
         return [ModelEntry(url=str(store), name=name_of(str(store)), source=source)]
-    filled = [path for path in visible if path.is_file() or any(path.iterdir())]
+    filled = [
+        path for path in visible if path.is_file() or any(not each.name.startswith(".") for each in path.iterdir())
+    ]
     return [ModelEntry(url=str(path), name=name_of(str(path)), source=source) for path in filled]
 
 
@@ -97,22 +105,41 @@ def _entry(part: str, source: str, problems: list[Problem]) -> ModelEntry | None
     found = _ENTRY.fullmatch(part)
     fields = (found["names"] or "").split(":") if found else []
     if found is None or found["url"].endswith("=") or len(fields) > _N_FIELDS:
-        problems.append(
-            Problem(
-                code="config.bad-model-entry",
-                message=f"{part!r} in load_models is no [NAME[:VERSION[:ENGINE[:DEVICES]]]]=URL",
-                hint="Write it like test::Python=/opt/ml/model, with the devices separated by semicolons",
-                source=source,
-            )
-        )
+        problems.append(_no_entry(part, source))
         return None
     name, version, engine, devices = fields + [""] * (_N_FIELDS - len(fields))
-    url = found["url"].removeprefix("file://").removeprefix("file:")
+    if _WITHOUT_SIGN.match(found["url"]):
+        problems.append(
+            _no_entry(part, source, "The names end with = before the URL, as in test::Python=/opt/ml/model")
+        )
+        return None
+    if version.lower() in ENGINE_MODES:
+        problems.append(_no_entry(part, source, f"{version} stands where the version belongs: {name}::{version}=URL"))
+        return None
+    url = path_of(found["url"])
     settings = [("engine", engine), ("load_on_devices", devices)]
     return ModelEntry(
         url=url, name=name or name_of(url), version=version,
         settings=tuple(Setting(key, value, source) for key, value in settings if value), source=source,
     )  # fmt: skip
+
+
+def path_of(url: str) -> str:
+    """A ``file:`` URL as a path; any other as it is."""
+    return url.removeprefix("file://").removeprefix("file:")
+
+
+def _no_entry(
+    part: str,
+    source: str,
+    hint: str = "Write it like test::Python=/opt/ml/model, with the devices separated by semicolons",
+) -> Problem:
+    return Problem(
+        code="config.bad-model-entry",
+        message=f"{part!r} in load_models is no [NAME[:VERSION[:ENGINE[:DEVICES]]]]=URL",
+        hint=hint,
+        source=source,
+    )
 
 
 def _given_twice(entries: Sequence[ModelEntry], source: str) -> list[Problem]:

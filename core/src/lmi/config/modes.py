@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from lmi.config.coerce import is_true
 from lmi.config.settings import Setting, Settings
 
 PYTHON = "python"
@@ -10,13 +11,11 @@ MPI = "mpi"
 ENGINE_MODES = (PYTHON, MPI)
 """Values of ``engine``, in lower case, that say how a worker runs and name no backend."""
 
-_TRUE = ("true", "1", "yes", "on")
-
 
 def deciding(settings: Settings) -> Setting | None:
     """The setting that says how a worker runs: ``mpi_mode`` if it is true, else ``engine``; None for neither."""
     mpi_mode = settings.get("option.mpi_mode")
-    if mpi_mode is not None and mpi_mode.value.lower() in _TRUE:
+    if mpi_mode is not None and is_true(mpi_mode.value):
         return mpi_mode
     return settings.get("engine")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Collection, Iterable
 
 PREFIX = "option."
@@ -54,6 +55,9 @@ FOREIGN_VARIABLES = {
 """Variables of other servers that LMI reads; each fills its key only where nothing else does, a later one before an
 earlier one. Sources: the entry points of LMI's and TGI's images."""
 
+OLD_VARIABLES = {"HF_TRUST_REMOTE_CODE": "HF_MODEL_TRUST_REMOTE_CODE"}
+"""Foreign variables that have a successor."""
+
 VARIABLES_OF_SEVERAL_KEYS = {
     "CUDA_MEMORY_FRACTION": ("option.gpu_memory_utilization", "option.kv_cache_free_gpu_mem_fraction"),
 }
@@ -69,6 +73,16 @@ OVERRIDING_VARIABLES = {
     "SAGEMAKER_MAX_REQUEST_SIZE": ("max_request_size",),
 }
 """Variables of SageMaker's model servers, which beat even the model's own file. Source: LMI 0.29 and later."""
+
+MASK = "***"
+"""What is printed in place of a secret."""
+
+_PAIR = re.compile(
+    r"""(?P<name>[A-Za-z_][\w.-]*)(?P<sign>["']?\s*[=:]\s*)(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,}\s{\[][^,}\n]*)"""
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+_SECRET_ENDINGS = ("authtoken", "apikey", "passwd", "password", "secret")
+"""Of names that other programs write without a mark between the words."""
 
 _SECRET_WORDS = frozenset({"secret", "password", "pass", "passphrase", "passwd", "credentials"})
 _SECRET_LAST_WORDS = frozenset({"token", "key", "keys"})
@@ -138,22 +152,25 @@ def did_you_mean(name: str, candidates: Collection[str], otherwise: str = "") ->
 
 
 def is_secret(name: str) -> bool:
-    """Whether a value under this name must not be shown (``hf_token``, ``AWS_SECRET_ACCESS_KEY``).
+    """Whether a value under this name must not be shown (``hf_token``, ``hfToken``, ``AWS_SECRET_ACCESS_KEY``).
 
     Tokens of text are counted, not hidden: ``smoothquant_per_token``, ``long_prefill_token_threshold``.
     """
-    words = name.lower().replace(".", "_").replace("-", "_").split("_")
+    words = re.split(r"[._-]+|(?<=[a-z0-9])(?=[A-Z])", name)
+    words = [word.lower() for word in words if word]
+    if not words:
+        return False
     is_last = words[-1] in _SECRET_LAST_WORDS and words[-2:-1] != ["per"]
-    return is_last or not _SECRET_WORDS.isdisjoint(words)
+    return is_last or not _SECRET_WORDS.isdisjoint(words) or words[-1].endswith(_SECRET_ENDINGS)
 
 
 def shown(key: str, value: str) -> str:
-    """The value as it may be printed: secrets masked, also inside a ``K=V,K2=V2`` list."""
+    """The value as it may be printed: secrets masked, also inside of ``K=V,K2=V2``, JSON, broken JSON and URLs."""
     if is_secret(key):
-        return "***"
-    if "=" not in value:
-        return value
-    parts = (part.partition("=") for part in value.split(","))
-    return ",".join(
-        f"{name}{sign}***" if sign and is_secret(name.strip()) else name + sign + text for name, sign, text in parts
-    )
+        return MASK
+    return _CREDENTIALS.sub(MASK, _PAIR.sub(_masked, value))
+
+
+def _masked(pair: re.Match[str]) -> str:
+    quote = pair["value"][:1] if pair["value"][:1] in "\"'" else ""
+    return f"{pair['name']}{pair['sign']}{quote}{MASK}{quote}" if is_secret(pair["name"]) else pair[0]

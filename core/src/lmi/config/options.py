@@ -56,7 +56,9 @@ class ModelOptions(BaseModel):
     python_executable: str | None = option(
         None, alias="pythonExecutable", description="The Python that runs the worker. Unset: the server's own."
     )
-    env: dict[str, str] = option({}, description="Further variables of the worker's environment: K=V,K2=V2.")
+    env: dict[str, str] = option(
+        {}, description="Further variables of the worker's environment: K=V,K2=V2.", repr=False
+    )
     load_on_devices: str = option(
         "*", description="The devices that copies may have: gpu0;gpu2, nc0;nc1 (cores), 0;2, cpu (or -1), or * for all."
     )
@@ -152,6 +154,6 @@ class ModelOptions(BaseModel):
         """minWorkers alone means exactly so many copies."""
         if isinstance(values, dict) and not {"max_workers", "maxWorkers"} & values.keys():
             started = values.get("min_workers", values.get("minWorkers"))
-            if started is not None:
+            if str(started).isdecimal() and int(str(started)) > 0:  # otherwise minWorkers alone is told
                 return {**values, "max_workers": started}
         return values

@@ -146,6 +146,8 @@ def defaults_of_models(settings: Settings) -> list[Setting]:
 def _found(environ: Mapping[str, str]) -> Path | None:
     home = environ.get("MODEL_SERVER_HOME", "")
     for text in CONFIG_FILES:
+        if "$" in text and not home:
+            continue
         path = Path(text.replace("${MODEL_SERVER_HOME}", home))
         if path.is_absolute() and path.is_file():
             return path

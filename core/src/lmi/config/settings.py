@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,17 +12,32 @@ from pathlib import Path
 from lmi.api import ConfigError, Problem, Severity
 from lmi.api.errors import counted
 from lmi.config import names
+from lmi.config.coerce import is_true
 from lmi.config.properties import FILE_NAME, PropertiesFile, read_properties
 
 FILE_MARK = "@/"
 """A value that begins so is the absolute path of a file that holds the value."""
 
-_PLACEHOLDER = re.compile(r"\{\{[^{}%\n]*\}\}|<[A-Za-z][A-Za-z0-9 _./-]*>|\$\{?[A-Za-z_][A-Za-z0-9_]*\}?")
-"""What templates and documents leave for the user to fill in: ``{{s3url}}``, ``<your model>``, ``${MODEL_ID}``."""
+_OPEN_WORDS = "your|my|model|bucket|path|url|uri|id|name|value|number|dir|folder|region"
+_LEFT_OPEN = rf"<(?=[^<>]* |(?:[^<>]*[^A-Za-z<>])?(?:{_OPEN_WORDS})[^A-Za-z])[A-Za-z][^<>]*>"
+"""``<your model>``, ``<model_id>``; not ``<eos>`` or ``<end_of_turn>``, which are tokens of text."""
+
+_PLACEHOLDER = re.compile(
+    rf"\{{\{{[^{{}}%\n]*\}}\}}|{_LEFT_OPEN}|\$\{{?[A-Za-z_][A-Za-z0-9_]*\}}?|\*{{3}}", re.IGNORECASE
+)
+"""What templates and documents leave for the user to fill in: ``{{s3url}}``, ``<your model>``, ``${MODEL_ID}``; and
+the stars that stand for a secret in what LMI prints."""
 
 _URL_WITH_PLACEHOLDER = re.compile(r"[a-z0-9]+://\S*(\{\{[^{}%]*\}\}|<[A-Za-z][^<>]*>|\$\{[^{}]*\})\S*", re.IGNORECASE)
 
-_OPPOSITE = {"true": "false", "1": "false", "yes": "false", "false": "true", "0": "true", "no": "true"}
+_ALMOST_OPTION = re.compile(r"OPTIONS_|OPTIONS?[.-]|OPTON_|OPTOIN_")
+"""Beginnings of variables that were meant to be OPTION_."""
+
+_RELATIVE_FILE = re.compile(r"@[^\s/@][^\s@]*\.[A-Za-z0-9]{1,8}")
+"""A value that looks like a file's, whose path is not absolute."""
+
+_LARGEST_VALUE_BYTES = 1 << 20
+_FALSE = ("false", "0", "no", "off", "f", "n")
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +151,7 @@ def read_settings(
     layers += [*_from_variables(environ, "OPTION_"), *file_settings, *_from_overriding_variables(environ)]
     layers += [_flag(key, value, f"command line -o {key}") for key, value in flags.items()]
     layers += [] if model is None else [model]
-    problems += _two_models(layers)
+    problems += [*_two_models(layers), *_doubtful_variables(environ)]
     holding = {setting.key: index for index, setting in enumerate(layers)}
     for index in sorted(holding.values()):  # what a higher layer overrode is not looked at
         layers[index], problem = _filled(layers[index])
@@ -157,7 +173,7 @@ def parse_flags(texts: Iterable[str]) -> dict[str, str]:
             problems.append(
                 Problem(
                     code="config.bad-flag",
-                    message=f"-o {text!r} is not KEY=VALUE",
+                    message=f"-o {names.shown('', text)!r} is not KEY=VALUE",
                     hint="Write it like -o dtype=bf16",
                     source="command line",
                 )
@@ -176,7 +192,7 @@ def _flag(key: str, value: str, source: str) -> Setting:
 
 def _from_file(model_folder: Path | None, content: PropertiesFile | None) -> tuple[list[Setting], list[Problem]]:
     if content is None:
-        if model_folder is None or not (model_folder / FILE_NAME).is_file():
+        if model_folder is None or not os.path.lexists(model_folder / FILE_NAME):
             return [], []
         content = read_properties(model_folder / FILE_NAME)
     problems = list(content.problems)
@@ -219,9 +235,16 @@ def _from_foreign_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
     for variable, meant in (keys | names.VARIABLES_OF_SEVERAL_KEYS).items():
         value = environ.get(variable, "").strip()
         if value and variable in names.INVERSE_VARIABLES:
-            value = _OPPOSITE.get(value.lower(), value)
+            value = _opposite(value)
         for key in meant if value else ():
             yield Setting(key, value, variable, written=variable, is_foreign=True)
+
+
+def _opposite(value: str) -> str:
+    """The other value of a switch; what is no switch stays as it is, to be refused."""
+    if is_true(value):
+        return "false"
+    return "true" if value.lower() in _FALSE else value
 
 
 def _from_overriding_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
@@ -229,6 +252,27 @@ def _from_overriding_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
         value = environ.get(variable, "").strip()
         for key in keys if value else ():
             yield Setting(key, value, variable, written=variable)
+
+
+def _doubtful_variables(environ: Mapping[str, str]) -> Iterator[Problem]:
+    """Warnings for variables that have a successor, or are hardly anything but a known one misspelt."""
+    for old, new in names.OLD_VARIABLES.items():
+        if environ.get(old):
+            yield _warning("config.deprecated", f"{old} is an old name of {new}", f"Set {new}", old)
+    known = {*names.FOREIGN_VARIABLES, *names.INVERSE_VARIABLES, *names.OVERRIDING_VARIABLES}
+    for variable in environ:
+        is_ours = variable in known or variable in names.VARIABLES_OF_SEVERAL_KEYS
+        if is_ours or variable.startswith(("OPTION_", "SERVING_", "LMI_")) or not environ[variable]:
+            continue
+        prefix = _ALMOST_OPTION.match(variable)
+        near = f"OPTION_{variable[prefix.end() :]}" if prefix else names.nearly(variable, known)
+        if near:
+            message = f"{variable} is set, and is no variable of LMI"
+            yield _warning("config.unknown-variable", message, f"Did you mean {near}?", variable)
+
+
+def _warning(code: str, message: str, hint: str, source: str) -> Problem:
+    return Problem(code=code, message=message, hint=hint, source=source, severity=Severity.WARNING)
 
 
 def _two_models(layers: Sequence[Setting]) -> list[Problem]:
@@ -247,6 +291,19 @@ def _two_models(layers: Sequence[Setting]) -> list[Problem]:
     ]
 
 
+def _small_text(path: Path) -> str:
+    """The text of a file; a pipe or a device would never end.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    if path.stat().st_size > _LARGEST_VALUE_BYTES:
+        raise ValueError(f"it has {path.stat().st_size} bytes, the most is {_LARGEST_VALUE_BYTES}")
+    return path.read_text("utf-8").strip()
+
+
 def is_placeholder(value: str) -> bool:
     """Whether nobody has filled a value in."""
     return any(form.fullmatch(value) for form in (_PLACEHOLDER, _URL_WITH_PLACEHOLDER))
@@ -257,7 +314,7 @@ def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
     if setting.value.startswith(FILE_MARK):
         path = Path(setting.value[1:])
         try:
-            text = path.read_text("utf-8").strip()
+            text = _small_text(path)
         except (OSError, ValueError) as error:  # not text, or no path that could be
             problem = Problem(
                 code="config.unreadable",
@@ -267,11 +324,19 @@ def _filled(setting: Setting) -> tuple[Setting, Problem | None]:
             )
             return setting, problem
         return replace(setting, value=text, source=f"{setting.source} ({path})"), None
+    if _RELATIVE_FILE.fullmatch(setting.value):
+        problem = Problem(
+            code="config.unreadable",
+            message=f"'{setting.key}' is {setting.shown!r}; a file that holds a value is named by its absolute path",
+            hint=f"Write it like {FILE_MARK}opt/template.jinja",
+            source=setting.source,
+        )
+        return setting, problem
     if is_placeholder(setting.value):
         is_variable = "$" in setting.value
         problem = Problem(
             code="config.placeholder",
-            message=f"'{setting.key}' is {setting.value!r}, which nobody has filled in",
+            message=f"'{setting.key}' is {setting.shown!r}, which nobody has filled in",
             hint="Put the value there: variables are not looked up"
             if is_variable
             else "Put the value there, or take the line out",

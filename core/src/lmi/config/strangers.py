@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -81,10 +81,16 @@ def _unknown(setting: Setting, whose: str, known: list[str]) -> Problem:
     return Problem(
         code="config.unknown-key",
         message=f"'{written}' is not an option of {whose} or of LMI",
-        hint=("" if is_variable else _meant_as_variable(setting))
-        or names.did_you_mean(setting.key, {*shown_keys, *KNOWN_KEYS}, options),
+        hint=("" if is_variable else _meant_as_variable(setting)) or _nearest_key(setting, shown_keys) or options,
         source=setting.source,
     )
+
+
+def _nearest_key(setting: Setting, keys: Iterable[str]) -> str:
+    """The hint that names the nearest key; the prefix, which most keys share, does not count."""
+    by_bare = {key.removeprefix(names.PREFIX): key for key in (*KNOWN_KEYS, *keys)}
+    near = names.nearest(setting.key.removeprefix(names.PREFIX), by_bare)
+    return f"Did you mean '{by_bare[near]}'?" if near else ""
 
 
 def _meant_as_variable(setting: Setting) -> str:

@@ -47,6 +47,7 @@ OF_NO_USE = {
     "option.model_dir": Known("the model's folder is known", "To name another one, set option.model_id", ()),
     "option.device_id": Known("each copy is given its devices", "CUDA_VISIBLE_DEVICES hides devices", ("-1",)),
     "option.max_output_size": Known("answers do not pass through a buffer of fixed size", _OUT, ("67108864",)),
+    "option.paged_attention": Known("how its cache is kept is up to the backend", _OUT, ("true", *_NONE)),
     "option.waiting_steps": Known("a request is admitted as soon as there is room for it", _OUT),
     "option.modelName": Known("a model's files are found by what they are", _OUT, ()),
     "option.parallel_loading": Known("copies of a model load at the same time in any case", _OUT, _FALSE),

@@ -9,6 +9,7 @@ import msgspec
 
 from lmi.api import BackendConfig, BackendInfo, ConfigError, Problem, Resume, Severity, Target
 from lmi.config import Parsed, Settings, parse
+from lmi.config.coerce import is_true
 from lmi.config.typed import config_error
 from lmi.custom.model_file import ModelFile, without
 
@@ -76,9 +77,7 @@ def _refused(settings: Settings) -> list[Problem]:
     degree = settings.text("option.tensor_parallel_degree") or "1"
     mode = settings.get("engine")
     # Every other mode than Python starts one process a rank.
-    has_ranks = (mode is not None and mode.value.lower() != "python") or (
-        (settings.text("option.mpi_mode") or "").lower() == "true"
-    )
+    has_ranks = (mode is not None and mode.value.lower() != "python") or is_true(settings.text("option.mpi_mode") or "")
     if has_ranks and degree != "1":
         problems.append(
             Problem(

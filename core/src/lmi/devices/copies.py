@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmi.api import Accelerator, BackendInfo, Problem, Severity, Target
 from lmi.api.errors import counted
@@ -13,7 +13,8 @@ from lmi.config.settings import Settings
 from lmi.config.typed import config_error
 from lmi.devices import cuda, neuron
 from lmi.devices.degree import is_mpi
-from lmi.target import DEGREE, devices_of, too_few_devices
+from lmi.plugins.fit import elsewhere
+from lmi.target import DEGREE, Part, devices_of, too_few_devices
 
 THREADS = "OMP_NUM_THREADS"
 _KEYS = ("minWorkers", "maxWorkers")
@@ -49,13 +50,20 @@ class Copies:
         return self.slices[index % len(self.slices)] if self.slices else ()
 
     def environ_of(self, index: int) -> dict[str, str]:
-        """The variables that show a copy its devices, and no others."""
+        """The variables that show a copy its devices, and no others.
+
+        On CPU every GPU is hidden, since an engine takes what it finds. Neuron's runtime has no such value, and takes
+        no core unless an engine for it is loaded.
+        """
+        if self.accelerator is Accelerator.CPU:
+            return {cuda.VISIBLE: ""}
         devices = self.slice_of(index)
         if not devices:
             return {}
+        shown = {cuda.VISIBLE: ",".join(devices)}
         if self.accelerator is Accelerator.NEURON:
-            return {neuron.VISIBLE: _ranges(devices), **dict(self.variables)}
-        return {cuda.VISIBLE: ",".join(devices), **dict(self.variables)}
+            shown = {neuron.VISIBLE: _ranges(devices)}
+        return {**shown, **dict(self.variables)}
 
     def label_of(self, index: int) -> str:
         """The devices of a copy for people, ``cuda:0,1``; empty on CPU."""
@@ -82,7 +90,8 @@ def copies_of(
         environ: variables of the server.
     """
     if target.accelerator is Accelerator.CPU:
-        return Copies(n_min=options.min_workers, n_max=options.max_workers)
+        hidden = tuple(_set_by_user(options, settings, target))
+        return Copies(n_min=options.min_workers, n_max=options.max_workers, problems=hidden)
     devices = devices_of(target)
     n_slices = len(devices) // degree
     slices = tuple(devices[place * degree : (place + 1) * degree] for place in range(n_slices))
@@ -90,17 +99,16 @@ def copies_of(
     is_set = [key in settings for key in _KEYS]
     n_max = options.max_workers if is_set[1] else max(n_slices, options.min_workers if is_set[0] else 1)
     n_min = options.min_workers if is_set[0] else max(1, min(n_slices, n_max))
-    problems = [*_too_many(settings, options, degree, n_slices, target, is_mpi(settings, info))]
-    problems += _idle(len(devices) - n_slices * degree, degree, settings, has_copies=n_slices > 0)
-    problems += _set_by_user(options, settings, target)
+    problems: list[Problem] = []
+    if not elsewhere(info, target):  # otherwise the numbers are no matter
+        problems += _too_many(settings, options, degree, n_slices, target, is_mpi(settings, info))
+        problems += _idle(len(devices) - n_slices * degree, degree, settings, has_copies=n_slices > 0)
+        problems += _set_by_user(options, settings, target)
+    variables = _variables(settings, options, degree, environ, target)
     return Copies(
-        accelerator=target.accelerator,
-        slices=slices,
-        n_min=n_min,
-        n_max=n_max,
-        variables=_neuron_variables(settings, options, degree, environ, target),
+        accelerator=target.accelerator, slices=slices, n_min=n_min, n_max=n_max, variables=variables,
         problems=tuple(problems),
-    )
+    )  # fmt: skip
 
 
 def copies_of_custom(
@@ -113,7 +121,8 @@ def copies_of_custom(
     """
     degree = settings.text(DEGREE) or "1"
     n_devices = int(degree) if degree.isdecimal() and int(degree) else 1
-    copies = copies_of(settings, options, n_devices, info, target, environ)
+    anywhere = replace(info, accelerators=tuple(Accelerator))
+    copies = copies_of(settings, options, n_devices, anywhere, target, environ)
     problems = [*too_few_devices(settings, target), *copies.problems]
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     if errors:
@@ -129,7 +138,9 @@ def _too_many(
     key, wanted = next(((key, n) for key, n in numbers if key in settings and n > n_slices), ("", 0))
     if not key or not n_slices:  # the degree alone is too much, which is said elsewhere
         return
-    there = f"the {target.n_devices} {target.accelerator.value} devices here hold {n_slices} copies"
+    devices = counted(target.n_devices, f"{target.accelerator.value} device")
+    there = f"the {devices} {'that may be used' if isinstance(target, Part) else 'here'} hold"
+    there += f"{'s' if target.n_devices == 1 else ''} {'1 copy' if n_slices == 1 else f'{n_slices} copies'}"
     if degree == 1 and not is_mpi:
         yield Problem(
             code="device.shared",
@@ -164,8 +175,17 @@ def _idle(n_idle: int, degree: int, settings: Settings, *, has_copies: bool) -> 
 def _set_by_user(options: ModelOptions, settings: Settings, target: Target) -> Iterator[Problem]:
     """A variable in ``option.env`` that LMI sets for each copy."""
     ours = (neuron.VISIBLE, neuron.NUMBER) if target.accelerator is Accelerator.NEURON else (cuda.VISIBLE,)
+    is_cpu = target.accelerator is Accelerator.CPU
     for name in ours:
-        if name in options.env:
+        if is_cpu and not cuda.hides_all(options.env.get(name, "")):
+            yield Problem(
+                code="config.conflict",
+                message=f"option.env sets {name}={options.env[name]}, and the model is to run on CPU, where LMI hides "
+                "every GPU",
+                hint="Take it out of option.env",
+                source=settings["option.env"].source if "option.env" in settings else "",
+            )
+        elif name in options.env and not is_cpu:
             yield Problem(
                 code="config.conflict",
                 message=f"option.env sets {name}={options.env[name]}, which LMI sets for each copy from "
@@ -175,15 +195,18 @@ def _set_by_user(options: ModelOptions, settings: Settings, target: Target) -> I
             )
 
 
-def _neuron_variables(
+def _variables(
     settings: Settings, options: ModelOptions, degree: int, environ: Mapping[str, str], target: Target
 ) -> tuple[tuple[str, str], ...]:
-    """The threads of a copy, and the number of its cores where the server was told another one."""
+    """What goes with a list of devices: how CUDA counts; on Neuron the threads of a copy, and the number of its cores
+    where the server was told another one."""
+    variables: list[tuple[str, str]] = []
     if target.accelerator is not Accelerator.NEURON:
-        return ()
-    variables = []
+        # The driver's numbers are those of the bus; left to itself, CUDA counts the fastest GPU first.
+        return () if cuda.ORDER in environ or cuda.ORDER in options.env else ((cuda.ORDER, cuda.BY_BUS),)
     if THREADS not in environ and THREADS not in options.env:
-        variables.append((THREADS, str(2 * degree if DEGREE in settings else 1)))
+        is_split = DEGREE in settings and not (degree == 1 and settings[DEGREE].source.startswith("default"))
+        variables.append((THREADS, str(2 * degree if is_split else 1)))
     if neuron.NUMBER in environ:
         variables.append((neuron.NUMBER, str(degree)))
     return tuple(variables)

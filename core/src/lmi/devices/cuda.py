@@ -13,6 +13,10 @@ from typing import Any
 from lmi.api import Problem
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+ORDER = "CUDA_DEVICE_ORDER"
+BY_BUS = "PCI_BUS_ID"
+"""The order in which the driver's own library counts, and this module with it. Source: CUDA's programming guide, on
+environment variables."""
 
 _DRIVER_FILES = ("proc/driver/nvidia", "dev/nvidiactl", "dev/dxg")
 """At least one is there where the driver is; the last one is that of Windows' subsystem for Linux."""
@@ -79,6 +83,11 @@ def visible_gpus(environ: Mapping[str, str], root: Path) -> tuple[list[Gpu], lis
     found = [_named(entry, gpus, parts) for entry in entries]
     seen = [gpu for gpu in found if gpu is not None]
     return list({gpu.entry: gpu for gpu in seen}.values()), _problems(entries, found, gpus, parts)
+
+
+def hides_all(text: str) -> bool:
+    """Whether a process with this list of devices sees no GPU."""
+    return not _entries(text)
 
 
 def _entries(text: str) -> list[str]:

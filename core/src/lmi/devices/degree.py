@@ -8,9 +8,12 @@ from collections.abc import Callable, Set
 from lmi.api import Accelerator, BackendInfo, ConfigError, Launch, ModelArtifacts, Severity, Target
 from lmi.api.errors import counted
 from lmi.config import parse
+from lmi.config.modes import MPI, PYTHON, mode_of
 from lmi.config.settings import Setting, Settings
 from lmi.plugins import Plugins
 from lmi.target import DEGREE, devices_of
+
+_MOST = "default: the most that goes, of"
 
 Refusals = Callable[[Settings], Set[str]]
 """Everything that speaks against these settings: of the configuration and of the model."""
@@ -18,16 +21,16 @@ Refusals = Callable[[Settings], Set[str]]
 
 def is_mpi(settings: Settings, info: BackendInfo) -> bool:
     """Whether a copy has one process a rank: ``engine=MPI``, ``mpi_mode=true``, or a backend that always does."""
-    engine, mode = settings.text("engine") or "", settings.text("option.mpi_mode") or ""
-    return engine.lower() == "mpi" or mode.lower() == "true" or info.launch is Launch.CORE_MPI
+    return mode_of(settings) == MPI or info.launch is Launch.CORE_MPI
 
 
 def with_default_degree(settings: Settings, info: BackendInfo, target: Target, refusals: Refusals) -> Settings:
-    """The settings with the degree that holds when nobody sets one, where that is not 1.
+    """The settings with the degree that holds when nobody sets one.
 
     It is all devices under MPI and where no ``engine`` is given, and 1 for ``engine=Python``; on Neuron 1 wherever an
     engine is given. Where the model or another option does not go with all devices, it is the largest divisor of them
-    that they do go with: a default never stops a start, and no device is left over.
+    that they do go with: a default never stops a start, and no device is left over. Where 1 is the default anyway,
+    nothing is added.
 
     Args:
         settings: of the model.
@@ -40,11 +43,13 @@ def with_default_degree(settings: Settings, info: BackendInfo, target: Target, r
     n_devices = target.n_devices
     unavoidable = refusals(_with(settings, 1, "default"))
     for degree in (each for each in range(n_devices, 1, -1) if n_devices % each == 0):
-        source = "default: max of" if degree == n_devices else "default: the most that goes, of"
+        source = "default: max of" if degree == n_devices else _MOST
         wanted = _with(settings, degree, f"{source} {counted(n_devices, 'device')}")
         if refusals(wanted) <= unavoidable:
             return wanted
-    return settings
+    # A degree under another of its names is one that somebody set, which a 1 here would contradict.
+    is_free = unavoidable <= refusals(settings)
+    return _with(settings, 1, f"{_MOST} {counted(n_devices, 'device')}") if is_free else settings
 
 
 def refusals_of(plugins: Plugins, info: BackendInfo, artifacts: ModelArtifacts | None, target: Target) -> Refusals:
@@ -73,10 +78,9 @@ def _is_max(settings: Settings, info: BackendInfo, target: Target) -> bool:
         return False
     if any(device.upper().startswith("MIG-") for device in devices_of(target)):
         return False  # a process sees one part of a GPU, never two
-    engine = (settings.text("engine") or "").lower()
     if target.accelerator is Accelerator.NEURON:
-        return not engine
-    return engine != "python" or is_mpi(settings, info)
+        return "engine" not in settings
+    return mode_of(settings) != PYTHON or is_mpi(settings, info)
 
 
 def _with(settings: Settings, degree: int, source: str) -> Settings:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from lmi.config.writing import holds_secret
 from lmi.imports.options import Options
-from lmi.imports.outcome import holds_secret
 from lmi.imports.tables import Row
 from lmi.imports.wishes import Wishes
 

@@ -23,12 +23,12 @@ from lmi.config import ModelOptions, Setting, Settings, names, parse
 from lmi.config.settings import FILE_MARK, read_settings
 from lmi.config.typed import fill, keys_of
 from lmi.plugins import Plugins
-from lmi.target import DEGREE, with_devices
+from lmi.target import DEGREE, too_few_devices, with_devices
 
 ROLLING_BATCH = "option.rolling_batch"
 SELECTORS = (ROLLING_BATCH, "option.entryPoint", "engine")
 _TARGET = Target(accelerator=Accelerator.CUDA, n_devices=1)
-"""What the servers that are imported from run on."""
+"""What the servers that are imported from run on, where nobody says how many there are."""
 _ANY_MODEL = ModelArtifacts(format=ArtifactFormat.PRETRAINED)
 
 
@@ -37,16 +37,20 @@ class Options:
 
     Args:
         plugins: what is installed.
+        target: the machine that is to serve; None is any with GPUs.
     """
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, target: Target | None = None) -> None:
         self.plugins = plugins
+        self.target = target or _TARGET
+        self._is_certain = target is not None
         self.types = {
             name: kind
             for name, kind in plugins.config_types().items()
             if plugins.backends[name].needs_model  # one that serves without a model is no one's successor
         }
         self.backend = ""
+        self.missing = ""
         kinds: list[type[BaseModel]] = [ModelOptions, *plugins.config_types().values()]
         self._keys = {kind: keys_of(kind) for kind in kinds}
 
@@ -56,6 +60,11 @@ class Options:
             if name.lower() in (info.name, *(each.lower() for each in info.rolling_batch)):
                 return info.name
         return ""
+
+    def take(self, name: str) -> None:
+        """The backend that answers to a value of option.rolling_batch is to serve, installed or not."""
+        self.backend = self.answering_to(name)
+        self.missing = "" if self.backend else name
 
     def choose(self, settings: Sequence[Setting], decides: bool, required: Iterable[Setting]) -> Setting | None:
         """Take the backend that the settings select, or find out which one they need.
@@ -69,9 +78,10 @@ class Options:
         """
         found = Settings(settings)
         try:
-            wanted = self.plugins.wanted(found, _TARGET)
-        except PluginError:
-            return None  # its options are not known; the problem is told by `judged`
+            wanted = self.plugins.wanted(found, self.target)
+        except PluginError:  # told by `judged`
+            self.missing = next((found[key].value for key in SELECTORS if key in found), "the backend that serves")
+            return None
         if wanted is not None:
             self.backend = wanted.info.name
         if wanted is not None or not decides:
@@ -79,7 +89,7 @@ class Options:
         needs = [each for each in required if any(self._takes(name, each) for name in self.types)]
         needs = [each for each in needs if not self.has(ModelOptions, each.key)]
         try:
-            self.backend = self.plugins.choose(found, _ANY_MODEL, _TARGET).info.name
+            self.backend = self.plugins.choose(found, _ANY_MODEL, self.target).info.name
         except LmiError:
             return None
         able = [name for name in self.types if all(self._takes(name, each) for each in needs)]
@@ -141,19 +151,21 @@ class Options:
     def judged(self, settings: Sequence[Setting]) -> list[Problem]:
         """What is wrong with all settings together."""
         judged = [replace(each, written="") for each in settings if not each.value.startswith(FILE_MARK)]
-        found = with_devices(Settings(judged), _TARGET)
+        found = with_devices(Settings(judged), self.target)
+        too_few = too_few_devices(found, self.target) if self._is_certain else []
         try:
-            self.plugins.wanted(found, _TARGET)
+            self.plugins.wanted(found, self.target)
         except PluginError as error:
             warning = Severity.WARNING
-            return [Problem(code=error.code, message=error.message, hint=error.hint, severity=warning)]
+            return [Problem(code=error.code, message=error.message, hint=error.hint, severity=warning), *too_few]
         if not self.backend:
-            return []
+            return too_few
         types = self.plugins.config_types()
         try:
-            return parse(found, self.plugins.backends[self.backend], types.pop(self.backend), types).warnings
+            judged_so = parse(found, self.plugins.backends[self.backend], types.pop(self.backend), types).warnings
         except ConfigError as error:
-            return list(error.problems)
+            judged_so = list(error.problems)
+        return [*judged_so, *(each for each in too_few if each not in judged_so)]
 
     def _kinds(self) -> list[type[BaseModel]]:
         if self.backend:

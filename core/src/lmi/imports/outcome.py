@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from enum import Enum
 
 from lmi.api import Problem, Severity
-from lmi.config.names import is_secret, shown
+from lmi.config.names import shown
 from lmi.config.settings import Setting
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
-_SECRET_ENDINGS = ("authtoken", "apikey", "passwd")
-"""Of names that other programs write without a mark between the words."""
 
 _LONGEST_SHOWN = 80
 
@@ -77,17 +72,7 @@ class Translation:
         return lost or any(each.severity is Severity.ERROR for each in self.problems)
 
 
-def holds_secret(name: str, value: str) -> bool:
-    """Whether a value must be written nowhere."""
-    return _is_secret(name) or shown(name, value) != value or _CREDENTIALS.search(value) is not None
-
-
 def printable(name: str, value: str) -> str:
     """A value on one line, cut where it is long, secrets masked."""
-    masked = "***" if _is_secret(name) else _CREDENTIALS.sub("***", shown(name, value))
-    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in masked)
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown(name, value))
     return line if len(line) <= _LONGEST_SHOWN else line[:_LONGEST_SHOWN] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _is_secret(name: str) -> bool:
-    return is_secret(name) or name.lower().endswith(_SECRET_ENDINGS)

@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from lmi.api import ConfigError
+from lmi.api import ConfigError, Target
 from lmi.config import Setting, Settings
 from lmi.config.fields import matching_key
 from lmi.config.names import did_you_mean, nearly
 from lmi.config.unsupported import NOT_SUPPORTED, OF_NO_USE
+from lmi.config.writing import holds_secret, variable_of
 from lmi.imports import arguments, own
 from lmi.imports.options import ROLLING_BATCH, SELECTORS, Options
-from lmi.imports.outcome import Fate, Outcome, Translation, holds_secret, printable
+from lmi.imports.outcome import Fate, Outcome, Translation, printable
 from lmi.imports.tables import Row, ServerTable, table_of
 from lmi.imports.wishes import Wishes
 from lmi.plugins import Plugins
@@ -25,7 +26,11 @@ _NO_ROW = Row()
 
 
 def translate(
-    variables: Mapping[str, str], table: ServerTable, plugins: Plugins, backend: str | None = None
+    variables: Mapping[str, str],
+    table: ServerTable,
+    plugins: Plugins,
+    backend: str | None = None,
+    target: Target | None = None,
 ) -> Translation:
     """Translate an environment.
 
@@ -34,10 +39,11 @@ def translate(
         table: whom it was written for.
         plugins: what is installed; only options that one of them has are written.
         backend: the backend that is to serve; None takes what the variables say.
+        target: the machine that is to serve; None is any with GPUs.
     Raises:
         ConfigError: ``backend`` is not installed.
     """
-    return _Translator(variables, table, Options(plugins), backend).translation()
+    return _Translator(variables, table, Options(plugins, target), backend).translation()
 
 
 class _Translator:
@@ -69,7 +75,7 @@ class _Translator:
         arguments.collect_rows(self.wishes)
         if named:
             self.wishes.settings.append(Setting(ROLLING_BATCH, named, _ASKED if backend else f"for {self.table.title}"))
-            self.options.backend = self.options.answering_to(named)
+            self.options.take(named)
         collect(self.wishes, self.options)
         if backend:
             self._overrule_selectors(backend)
@@ -118,8 +124,7 @@ class _Translator:
         self.found.settings = sorted(by_key.values(), key=lambda each: (*first, each.key).index(each.key))
 
     def _keep_secret(self, variable: str, key: str) -> None:
-        name = f"OPTION_{key.removeprefix('option.').upper()}"
-        instead = "" if self.table.is_own else f"Set its value as the variable {name}"
+        instead = "" if self.table.is_own else f"Set its value as the variable {variable_of(key)}"
         self.wishes.keep(variable, "it holds a secret, which belongs into no file", instead)
 
     def _note_unknown(self, variable: str, setting: Setting) -> None:
@@ -139,8 +144,8 @@ class _Translator:
             changes = row.changes_answers or is_argument
             instead = f"Import with --to {owners[0]} if its effect is wanted" if changes else row.instead
             self.wishes.lose(variable, reason, instead, changes=changes)
-        elif self.table.prefix and not self.options.backend:
-            reason = f"the backend '{self.table.backend}' is not installed, so its options are not known"
+        elif self.options.missing:
+            reason = f"the options of {self.options.missing} are not known, because it is not installed"
             self.wishes.lose(variable, reason, "Install it, then import again", changes=True)
         else:
             reason = f"neither LMI nor {self.options.backend or 'an installed backend'} has an option '{short}'"
@@ -156,7 +161,7 @@ class _Translator:
         if any((each.written or each.source) == variable for each in self.found.settings):
             return Outcome(variable, Fate.TRANSLATED, shown)
         if variable in self.wishes.outcomes:
-            return self.wishes.outcomes[variable]
+            return self._with_backend(self.wishes.outcomes[variable])
         beaten = {each.key: each for each in self.wishes.settings if (each.written or each.source) == variable}
         if beaten:
             keys = {self.options.main_key(key) or key for key in beaten}
@@ -165,6 +170,12 @@ class _Translator:
         if holds_secret(variable, value):
             return Outcome(variable, Fate.KEPT, shown, "it holds a secret, which belongs into no file")
         return Outcome(variable, Fate.KEPT, shown, *self._stranger(variable))
+
+    def _with_backend(self, outcome: Outcome) -> Outcome:
+        """The tables speak of ``{backend}``, whichever is to serve."""
+        name = self.options.backend or "the backend"
+        why, instead = (text.replace("{backend}", name) for text in (outcome.why, outcome.instead))
+        return replace(outcome, why=why, instead=instead)
 
     def _winners(self, keys: Iterable[str], beaten: Mapping[str, Setting]) -> list[str]:
         winners = Settings(self.wishes.settings)

@@ -24,7 +24,7 @@ from lmi.plugins.fit import Circumstances, is_installed, misfits
 from lmi.plugins.records import PluginRecord
 from lmi.plugins.selectors import ENGINE, ENTRY_POINT, ROLLING_BATCH, SELECTORS, Selector
 
-__all__ = ["Choice", "choose", "misfits", "no_model", "wanted"]
+__all__ = ["Choice", "choose", "misfits", "no_model", "not_loadable", "wanted"]
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,8 @@ def _automatic(
     mode = deciding(settings)
     if mode is not None and around.mode:
         reason += f"; {mode.key}={mode.value} ({mode.source})"
-    warnings = () if best.is_loadable else (_not_loadable(best),)
-    return Choice(best, f"{reason}{_why(best, fitting, around)}{_batches(settings, best)}", False, warnings)
+    reason += f"{_why(best, fitting, around)}{_batches(settings, best)}"
+    return Choice(best, reason, False, not_loadable(best))
 
 
 def _why(best: BackendInfo, candidates: Sequence[BackendInfo], around: Circumstances) -> str:
@@ -245,12 +245,13 @@ def _taken_for_auto(setting: Setting, entry: Setting) -> Problem:
     )
 
 
-def _not_loadable(info: BackendInfo) -> Problem:
-    return _warning(
-        "engine.not-implemented",
-        f"{info.name} reads and checks its configuration; it cannot load models yet",
-        "Name another backend with option.rolling_batch, or install one for this device",
-    )
+def not_loadable(info: BackendInfo) -> tuple[Problem, ...]:
+    """A warning where a backend only checks its configuration so far."""
+    if info.is_loadable:
+        return ()
+    message = f"{info.name} reads and checks its configuration; it cannot load models yet"
+    hint = "Name another backend with option.rolling_batch, or install one for this device"
+    return (_warning("engine.not-implemented", message, hint),)
 
 
 def _warning(code: str, message: str, hint: str, source: str = "") -> Problem:

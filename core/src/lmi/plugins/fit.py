@@ -32,9 +32,8 @@ def misfits(
         architectures: False leaves the judgement of the architecture to the backend's own checks.
     """
     reasons = []
-    if target.accelerator not in info.accelerators:
-        runs_on = ", ".join(each.value for each in info.accelerators)
-        reasons.append(f"runs on {runs_on}, not on {target.accelerator.value}")
+    if elsewhere(info, target):
+        reasons.append(elsewhere(info, target))
     if artifacts is None or artifacts.format is ArtifactFormat.NONE:
         return [*reasons, "needs a model"] if info.needs_model else reasons
     if artifacts.format.value not in info.artifact_formats:
@@ -44,6 +43,13 @@ def misfits(
         serves = ", ".join(info.architectures) or "causal language models"
         reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}")
     return reasons
+
+
+def elsewhere(info: BackendInfo, target: Target) -> str:
+    """That a backend does not run on this kind of device: "runs on neuron, not on cuda"; "" where it does."""
+    if target.accelerator in info.accelerators:
+        return ""
+    return f"runs on {', '.join(each.value for each in info.accelerators)}, not on {target.accelerator.value}"
 
 
 def cannot_load_yet(

@@ -11,11 +11,18 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 import lmi
-from lmi.api.errors import LmiError, NotFoundError, RequestError
+from lmi.api.errors import LmiError, NotFoundError, RequestError, sentences
+from lmi.config.names import did_you_mean
 from lmi.serving.context import Context
 from lmi.serving.errors import body_of, headers_of, status_of
 from lmi.serving.health import health_routes
 from lmi.serving.lmi import InvocationRoute
+
+_ROUTES = ("/invocations", "/predictions/{model}", "/ping", "/health", "/metrics")
+"""What most clients call; /docs does not show the first two, whose bodies FastAPI does not read."""
+_ROUTES_HINT = (
+    "Routes: POST /invocations, POST /predictions/{model}, GET /ping, GET /health, GET /metrics; others: /docs"
+)
 
 
 class App(FastAPI):
@@ -64,9 +71,10 @@ def build_app(context: Context) -> FastAPI:
     async def explain(request: Request, error: HTTPException) -> Response:
         path, status = f"{request.method} {request.url.path}", error.status_code
         if status == 404 and error.detail == "Not Found":
-            failure: LmiError = NotFoundError("request.no-route", f"there is no {path}", "Routes: /docs")
+            near = did_you_mean(request.url.path, _ROUTES)
+            failure: LmiError = NotFoundError("request.no-route", f"there is no {path}", sentences(near, _ROUTES_HINT))
         elif status == 405:
-            failure = RequestError("request.wrong-method", f"{path}: {error.detail}", "Routes: /docs")
+            failure = RequestError("request.wrong-method", f"{path}: {error.detail}", _ROUTES_HINT)
         else:
             failure = RequestError("request.refused", f"{path}: {error.detail}")
         return Response(body_of(failure, status), status, headers=error.headers, media_type="application/json")

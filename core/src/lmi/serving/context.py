@@ -56,7 +56,11 @@ class Context:
         if name is None:
             if len(self.models) > 1:
                 known = ", ".join(self.models)
-                raise RequestError("request.no-model", "several models are served", f"Name one of them: {known}")
+                raise RequestError(
+                    "request.no-model",
+                    f"several models are served ({known}), and the request names none",
+                    "Name one: POST /predictions/NAME or POST /invocations?model_name=NAME",
+                )
             return next(iter(self.models.values()))
         if name not in self.models:
             raise NotFoundError(

@@ -32,10 +32,11 @@ def health_routes(context: Context) -> APIRouter:
     router = APIRouter()
 
     async def ping() -> JSONResponse:
-        if not context.models:
-            return JSONResponse({}, 200) if context.stage == READY else JSONResponse({"stage": context.stage}, 503)
         options = context.options
         loading_status = 503 if options.wait_model_loading else 207 if options.allow_multi_status else 200
+        if not context.models:  # there are none to serve, or they are still looked for and fetched
+            is_ready = context.stage == READY
+            return JSONResponse({} if is_ready else {"stage": context.stage}, 200 if is_ready else loading_status)
         status = 200
         body: dict[str, dict[str, Any]] = {}
         for model in context.models.values():

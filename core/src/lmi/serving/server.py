@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shlex
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from urllib.parse import quote
 
 import uvicorn
 
@@ -19,7 +21,7 @@ from lmi.config.server import ServerOptions
 from lmi.custom.answer import unheard_hooks
 from lmi.loading import LoadPlan
 from lmi.plugins import Plugins
-from lmi.serving.address import Address, unbind
+from lmi.serving.address import Address, socket_file, unbind
 from lmi.serving.app import build_app
 from lmi.serving.context import READY, Context
 from lmi.serving.models import Model
@@ -68,6 +70,7 @@ class Server:
         self._make_plans = make_plans
         self._listener = listener
         self._address = address
+        self._socket_file = socket_file(address)
         self._url = address.url(listener)
         self._context = Context(plugins, options)
         self._app = build_app(self._context)
@@ -118,7 +121,7 @@ class Server:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._progress.close()
             await asyncio.gather(*(model.pool.close() for model in self._context.models.values()))
-            unbind(self._address)
+            unbind(self._address, self._socket_file)
 
     def _drain(self) -> None:
         """Take no new request, finish what runs, then exit; told a second time, exit at once."""
@@ -199,7 +202,7 @@ class Server:
         if self._context.stage != READY and all(each.answers for each in models):
             self._context.stage = READY
             for each in models:
-                print(ready_text(each, self._url), flush=True)
+                print(ready_text(each, self._url, is_only=len(models) == 1), flush=True)
 
     def _model_failed(self, model: Model, error: LmiError, worker: Worker) -> None:
         if self._context.stage != READY:
@@ -221,15 +224,23 @@ def _tokenizer_of(plan: LoadPlan) -> Tokenizer:
     )
 
 
-def ready_text(model: Model, url: str) -> str:
-    """What a person reads when the model is ready: a command that works."""
-    if model.plan.serves_tasks:
-        return f"model {model.name!r} is ready: {url}/invocations\ntry: curl -s {url}/invocations --data-binary @FILE"
+def ready_text(model: Model, url: str, *, is_only: bool) -> str:
+    """What a person reads when the model is ready: a command that works.
+
+    Args:
+        model: the one that is ready.
+        url: of the server, ``unix:PATH`` for a unix socket.
+        is_only: whether it is the server's only model, which requests need not name.
+    """
+    route = "/invocations" if is_only else f"/predictions/{quote(model.name, safe='')}"
+    path = url.removeprefix("unix:")
+    if path == url:
+        where, call = f"{url}{route}", f"{url}{route}"
+    else:
+        where, call = f"{route} on {url}", f"--unix-socket {shlex.quote(path)} http://localhost{route}"
     body = '{"inputs": "The capital of France is", "parameters": {"max_new_tokens": 24}}'
-    return (
-        f"model {model.name!r} is ready: {url}/invocations\n"
-        f"try: curl -s {url}/invocations -H 'content-type: application/json' -d '{body}'"
-    )
+    sent = "--data-binary @FILE" if model.plan.serves_tasks else f"-H 'content-type: application/json' -d '{body}'"
+    return f"model {model.name!r} is ready: {where}\ntry: curl -s {call} {sent}"
 
 
 def failure_digest(error: LmiError, worker: Worker | None) -> str:

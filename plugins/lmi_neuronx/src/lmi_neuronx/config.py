@@ -81,7 +81,7 @@ class NeuronxConfig(BackendConfig):
     dtype: Literal["fp32", "fp16", "bf16"] = option(
         "fp16",
         description="Number type of weights and arithmetic; also float32, float16, bfloat16.",
-        old_names=("data_type",),
+        old_names=("data_type", "amp"),
     )
     entryPoint: str | None = option(
         None, description="The original LMI module, djl_python.transformers_neuronx, which selects this backend."
