@@ -7,7 +7,7 @@ import pytest
 
 from lmi.api import ConfigError, Severity
 from lmi.config import read_settings
-from lmi.config.settings import parse_flags
+from lmi.config.sources import parse_flags
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from lmi.api import ConfigError, Severity
 from lmi.config import Setting, read_settings
 from lmi.config.properties import read_properties
-from lmi.config.settings import parse_flags
+from lmi.config.sources import parse_flags
 
 
 @pytest.fixture

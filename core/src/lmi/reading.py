@@ -21,7 +21,8 @@ from lmi.config.server import (
     read_server_settings,
     server_options,
 )
-from lmi.config.settings import Setting, is_placeholder
+from lmi.config.settings import Setting
+from lmi.config.values import is_placeholder
 from lmi.target import on_machine
 
 DEFAULT_MODEL_FOLDER = Path("/opt/ml/model")

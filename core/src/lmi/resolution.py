@@ -16,8 +16,9 @@ from lmi.checking import certain_problems_told, problems_of
 from lmi.config import Parsed, Settings
 from lmi.config.model_entries import ModelEntry
 from lmi.config.properties import FILE_NAME
-from lmi.config.settings import Setting, is_placeholder
+from lmi.config.settings import Setting
 from lmi.config.typed import config_error, judge
+from lmi.config.values import is_placeholder
 from lmi.custom import options as custom_options
 from lmi.custom.model_file import BESIDE, Kind, ModelFile, find_model_file
 from lmi.devices.copies import Copies, copies_of, copies_of_custom

@@ -12,8 +12,7 @@ import msgspec
 
 from lmi.api import Accelerator, ConfigError, Problem, Target
 from lmi.api.errors import counted
-from lmi.config.names import OVERRIDING_VARIABLES, nearest
-from lmi.config.properties import FILE_NAME
+from lmi.config.names import nearest
 from lmi.config.settings import Setting, Settings
 from lmi.devices.cuda import visible_gpus
 from lmi.devices.neuron import device_name, visible_cores
@@ -235,30 +234,18 @@ def with_devices(settings: Settings, target: Target) -> Settings:
         bare, own = settings.get(key), settings.get(f"{PREFIXES[target.accelerator]}.{key}")
         if own is None or not own.value.isdecimal():
             continue
-        if bare is not None and _layer(bare) > _layer(own):
+        if bare is not None and bare.rank > own.rank:
             beaten = (*bare.overrode, replace(own, overrode=()), *own.overrode)
             settings = settings.replaced(replace(bare, overrode=beaten))
             continue
         beaten = () if bare is None else (replace(bare, overrode=()), *bare.overrode)
-        settings = settings.replaced(Setting(key, own.value, own.source, (*own.overrode, *beaten), own.key))
+        settings = settings.replaced(replace(own, key=key, overrode=(*own.overrode, *beaten), written=own.key))
     setting = settings.get(DEGREE)
     if setting is None or setting.value.lower() != "max":
         return settings
     n_devices = max(1, target.n_devices)
     source = f"{setting.source}, max of {counted(n_devices, 'device')}"
     return settings.replaced(replace(setting, value=str(n_devices), source=source))
-
-
-def _layer(setting: Setting) -> int:
-    """The place of the layer that a plain key was set in, as ``read_settings`` has them; a higher one beats a lower."""
-    if setting.source.startswith("command line"):
-        return 5
-    if setting.written in OVERRIDING_VARIABLES:
-        return 4
-    for place, prefix in ((2, "OPTION_"), (1, "SERVING_")):
-        if setting.source.startswith(prefix):
-            return place
-    return 3 if FILE_NAME in setting.source else 0
 
 
 def too_few_devices(settings: Settings, target: Target) -> list[Problem]:

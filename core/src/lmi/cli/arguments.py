@@ -53,7 +53,7 @@ class Asked:
         Raises:
             ConfigError: a flag, config.properties or ``load_models`` is wrong.
         """
-        from lmi.config.settings import parse_flags
+        from lmi.config.sources import parse_flags
         from lmi.reading import read_start
 
         given = {"load_models": self.models, "model_store": self.model_store}

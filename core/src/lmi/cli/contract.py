@@ -70,7 +70,7 @@ def contract(
         raise PluginError(
             "contract.no-pytest", f"the contract's tests need {error.name}", "pip install 'lmi-core[testing]'"
         ) from error
-    from lmi.config.settings import parse_flags
+    from lmi.config.sources import parse_flags
 
     code = run(
         backend,

@@ -20,8 +20,9 @@ from lmi.api import (
     Target,
 )
 from lmi.config import ModelOptions, Setting, Settings, names, parse
-from lmi.config.settings import FILE_MARK, read_settings
+from lmi.config.sources import read_settings
 from lmi.config.typed import fill, keys_of
+from lmi.config.values import FILE_MARK
 from lmi.plugins import Plugins
 from lmi.target import DEGREE, too_few_devices, with_devices
 

@@ -7,7 +7,7 @@ from lmi.api import ConfigError
 from lmi.config import Setting, names, read_settings
 from lmi.config.model_entries import ModelEntry, parse_load_models
 from lmi.config.server import NOT_SUPPORTED, OF_NO_USE
-from lmi.config.settings import FILE_MARK
+from lmi.config.values import FILE_MARK
 from lmi.imports.options import Options
 from lmi.imports.wishes import Wishes
 from lmi.reading import DEFAULT_MODEL_FOLDER
