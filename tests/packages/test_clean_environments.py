@@ -110,7 +110,7 @@ def test_a_misspelt_option_is_named_without_an_engine(with_echo: Environment) ->
 def test_a_backend_without_its_engine_is_listed_and_described(with_hf: Environment) -> None:
     listed = [(row["name"], row["distribution"], row["state"]) for row in rows(with_hf)]
     assert listed == [("hf", "lmi-hf", "ready"), ("lmi-dist", "lmi-hf", "ready")]
-    assert "accelerators:  cuda, cpu" in with_hf.lmi("plugins", "--check", "hf")
+    assert "accelerators:  cpu, cuda" in with_hf.lmi("plugins", "--check", "hf")
 
 
 def test_a_configuration_is_checked_without_the_engine_and_every_mistake_is_named(
