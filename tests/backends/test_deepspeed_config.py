@@ -281,15 +281,6 @@ def test_what_a_model_is_warned_about(target, options, code):
     assert (found.code, found.severity) == (code, Severity.WARNING)
 
 
-def test_files_that_options_name_are_looked_for(tmp_path):
-    (tmp_path / "there.json").write_text("{}")
-    artifacts = ModelArtifacts(folder=str(tmp_path), format=ArtifactFormat.PRETRAINED, model_type="llama")
-    assert problems(artifacts, checkpoint="there.json", deepspeed_config_path="there.json") == []
-    found = problems(artifacts, checkpoint="a.json", deepspeed_config_path="b.json")
-    assert [each.code for each in found] == ["artifacts.file-missing"] * 2
-    assert "checkpoint is a.json" in found[0].message
-
-
 def test_loading_says_that_it_is_not_there_yet(monkeypatch):
     monkeypatch.setattr("importlib.import_module", lambda name: None)
     with pytest.raises(EngineLoadError, match=r"engine.not-implemented: backend deepspeed reads and checks"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from lmi.api import (
@@ -247,10 +248,22 @@ def test_what_suits_a_model(artifacts, target, options):
 @pytest.mark.parametrize(
     ("artifacts", "target", "options", "code", "said"),
     [
-        (model(), CPU, {"tensor_parallel_degree": 3}, "config.tensor-parallel", "8 (attention heads), 4 (key-value"),
+        (model(), CPU, {"tensor_parallel_degree": 3}, "config.tensor-parallel", "8 attention heads and 4 key-value"),
         (model(), CPU, {"tensor_parallel_degree": 8}, "config.tensor-parallel", "one of 1, 2, 4"),
-        (model(vocab_size=257), CUDA, {"tensor_parallel_degree": 2}, "config.tensor-parallel", "257 (vocabulary)"),
-        (model(intermediate_size=63), CUDA, {"tensor_parallel_degree": 2}, "config.tensor-parallel", "63 (inter"),
+        (
+            model(vocab_size=257),
+            CUDA,
+            {"tensor_parallel_degree": 2},
+            "config.tensor-parallel",
+            "257 tokens of the vocabulary",
+        ),
+        (
+            model(intermediate_size=63),
+            CUDA,
+            {"tensor_parallel_degree": 2},
+            "config.tensor-parallel",
+            "63 feed-forward numbers",
+        ),
         (model(), CUDA, {"max_model_len": 513}, "config.max-model-len", "513 tokens, the model takes 512"),
         (model(), CUDA, {"quantize": "awq"}, "model.not-quantized", "no quantization_config"),
         (compressed("gptq"), CUDA, {"quantize": "awq"}, "config.quantize", "compressed with gptq"),
@@ -261,6 +274,32 @@ def test_what_stops_a_model(artifacts, target, options, code, said):
     found = problems(artifacts, target, **options)
     assert any(each.code == code and said in str(each) and each.hint for each in found), found
     assert all(each.severity is Severity.ERROR for each in found)
+
+
+def with_adapter(rank: int) -> ModelArtifacts:
+    name = "adapters/fr/adapter_config.json"
+    weights = {"adapters/fr/adapter_model.safetensors": 4000}
+    documents = {name: {"r": rank, "target_modules": ["q_proj"]}}
+    return msgspec.structs.replace(model(), files={name: 600, **weights}, documents=documents)
+
+
+@pytest.mark.parametrize(
+    ("rank", "options", "code"),
+    [
+        (16, {"enable_lora": True}, None),
+        (32, {"enable_lora": True, "max_lora_rank": 32}, None),
+        (32, {"enable_lora": True}, "adapter.rank"),
+        (32, {}, "adapter.not-served"),
+    ],
+)
+def test_adapters_beside_a_model_are_judged_where_they_are_served(rank, options, code):
+    assert [each.code for each in problems(with_adapter(rank), **options)] == ([code] if code else [])
+
+
+def test_an_adapter_that_is_the_model_is_merged_into_its_base():
+    documents = {"adapter_config.json": {"r": 0, "base_model_name_or_path": "org/base"}}
+    adapter = ModelArtifacts(folder="s3://m", format=ArtifactFormat.ADAPTER, documents=documents)
+    assert [each.code for each in problems(adapter)] == ["adapter.rank"]
 
 
 def test_loading_says_that_it_is_not_there_yet(monkeypatch):

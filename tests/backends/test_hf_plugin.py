@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 import lmi_hf
-from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Target
-from lmi_hf import checks
+from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Severity, Target
+from lmi_hf import library
 from lmi_hf.config import HFConfig
 from tests.backends.placing import placed
 from tests.limits import limit_s
@@ -34,6 +33,13 @@ def llama(**changes: Any) -> ModelArtifacts:
         "max_context_tokens": 512,
     }
     return ModelArtifacts(**{**fields, **changes})
+
+
+def lora(folder: str, **config: Any) -> ModelArtifacts:
+    """A folder that is an adapter."""
+    files = {"adapter_config.json": 600, "adapter_model.safetensors": 4000}
+    documents = {"adapter_config.json": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, **config}}
+    return ModelArtifacts(folder=folder, format=ArtifactFormat.ADAPTER, files=files, documents=documents)
 
 
 def problems(artifacts: ModelArtifacts, target: Target = CPU, **options: Any) -> list[Problem]:
@@ -156,7 +162,7 @@ def test_code_that_comes_with_a_model_needs_permission_unless_transformers_knows
 
 
 def test_a_missing_quantization_library_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_is_installed", lambda module: module in ("torch", "transformers"))
+    monkeypatch.setattr(library, "is_installed", lambda module: module in ("torch", "transformers"))
     problem = only(problems(llama(), CUDA, quantize="bitsandbytes8"))
     assert (problem.code, problem.hint) == ("engine.library-missing", "pip install bitsandbytes")
     assert problem.fields == ("quantize",)
@@ -167,13 +173,13 @@ def test_a_missing_quantization_library_is_named_with_its_install_line(monkeypat
 
 
 def test_libraries_are_not_judged_where_the_engine_runs_under_another_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_is_installed", lambda module: False)
+    monkeypatch.setattr(library, "is_installed", lambda module: False)
     assert problems(llama(), CUDA, quantize="bitsandbytes8") == []
 
 
 @pytest.mark.parametrize("options", [{"quantize": "bitsandbytes4"}, {"load_in_8bit": True}])
 def test_bitsandbytes_off_a_gpu_needs_a_device_map(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_is_installed", lambda module: True)
+    monkeypatch.setattr(library, "is_installed", lambda module: True)
     problem = only(problems(llama(), **options))
     assert (problem.code, "needs a device map" in problem.message) == ("config.device-map", True)
     assert "option.device_map=cpu" in problem.hint
@@ -182,7 +188,7 @@ def test_bitsandbytes_off_a_gpu_needs_a_device_map(options: dict[str, Any], monk
 
 
 def test_contradicting_quantizations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_is_installed", lambda module: True)
+    monkeypatch.setattr(library, "is_installed", lambda module: True)
     gptq = llama(config={"quantization_config": {"quant_method": "gptq"}})
     assert "quantize is awq, but the checkpoint is compressed with gptq" in only(problems(gptq, quantize="awq")).message
     assert only(problems(llama(), quantize="gptq")).code == "model.not-quantized"
@@ -190,10 +196,86 @@ def test_contradicting_quantizations_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_adapter_must_find_its_base_and_agree_with_is_peft_model(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "../base"}))
-    adapter = ModelArtifacts(folder=str(tmp_path / "."), format=ArtifactFormat.ADAPTER)
+    adapter = lora(str(tmp_path / "."), base_model_name_or_path="../base")
     assert only(problems(adapter)).code == "adapter.base-missing"
     (tmp_path.parent / "base").mkdir(exist_ok=True)
     assert problems(adapter) == []
     assert only(problems(adapter, is_peft_model=False)).code == "config.is-peft-model"
     assert only(problems(llama(), is_peft_model=True)).code == "config.is-peft-model"
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "said"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "adapter.not-supported", "PREFIX_TUNING, which cannot be merged"),
+        ({"task_type": "SEQ_CLS"}, "model.task-not-served", "trained for SEQ_CLS"),
+        ({"r": 0}, "adapter.rank", "has the rank 0"),
+        ({"base_model_name_or_path": "/nowhere/base"}, "adapter.base-missing", "/nowhere/base, which is not there"),
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_refused(config: dict[str, Any], code: str, said: str) -> None:
+    problem = only(problems(lora("/models/adapter", **{"base_model_name_or_path": "org/base", **config})))
+    assert (problem.code, said in problem.message) == (code, True), problem
+    assert problem.hint
+
+
+@pytest.mark.parametrize("config", [{}, {"peft_type": "LOHA", "r": None}, {"task_type": "CAUSAL_LM"}])
+def test_an_adapter_that_can_be_merged_has_no_problems(config: dict[str, Any]) -> None:
+    assert problems(lora("/models/adapter", **{"base_model_name_or_path": "org/base", **config})) == []
+
+
+def test_a_base_is_not_looked_for_on_this_machine_when_the_adapter_is_elsewhere() -> None:
+    assert problems(lora("s3://models/adapter", base_model_name_or_path="/opt/ml/base")) == []
+    problem = only(problems(lora("s3://models/adapter", base_model_name_or_path="../base")))
+    assert (problem.code, "relative to a folder" in problem.message) == ("adapter.base-missing", True)
+
+
+def test_adapters_beside_a_model_are_said_to_be_left_alone() -> None:
+    files = {"adapters/fr/adapter_config.json": 600, "adapters/de/adapter_config.json": 600}
+    warning = only(problems(llama(files=files)))
+    assert (warning.code, warning.severity) == ("adapter.not-served", Severity.WARNING)
+    assert "2 adapters in adapters/ (de, fr)" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "said"),
+    [
+        ({"model_type": "lama"}, "model.architecture-not-served", "Is it 'llama'?"),
+        ({"model_type": "vit", "architectures": ["ViTModel"]}, "model.task-not-served", "model_type 'vit'"),
+        ({"quantization_config": {"quant_method": "exl2"}}, "model.quantization-not-served", "does not read that"),
+    ],
+)
+def test_the_installed_transformers_is_asked_what_it_knows(config: dict[str, Any], code: str, said: str) -> None:
+    problem = only(problems(llama(config=config)))
+    assert (problem.code, said in str(problem)) == (code, True), problem
+
+
+def test_a_model_of_another_kind_is_served_by_its_own_class_for_texts() -> None:
+    own = {"model_type": "vit", "auto_map": {"AutoModelForCausalLM": "own.Model"}}
+    assert problems(llama(config=own), trust_remote_code=True) == []
+
+
+def test_a_compression_that_only_a_file_beside_config_json_tells_is_not_seen_by_transformers() -> None:
+    beside = llama(documents={"hf_quant_config.json": {"quantization": {"quant_algo": "FP8"}}})
+    problem = only(problems(beside))
+    assert (problem.code, "compressed with modelopt" in problem.message) == ("model.quantization-not-served", True)
+
+
+def test_the_lists_read_from_the_sources_of_transformers_are_those_it_has() -> None:
+    script = """
+from lmi_hf import library
+ours = library.model_types(), library.causal_types(), library.quantization_methods()
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+theirs = CONFIG_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AUTO_QUANTIZATION_CONFIG_MAPPING
+print([sorted(mine - set(other)) for mine, other in zip(ours, theirs)], [len(mine) > 10 for mine in ours])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=limit_s(120),
+        check=False,
+    )
+    assert done.stdout.strip() == "[[], [], []] [True, True, True]", done.stderr

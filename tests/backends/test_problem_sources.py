@@ -29,7 +29,7 @@ LINES = [
     ("trtllm", AWQ, "tensor_parallel_degree=1 quantize=fp8", "config.quantize", "compressed with awq", 2),
     ("vllm", {}, "dtype=bf16 max_model_len=9000", "config.max-model-len", "the model takes 2048", 2),
     ("vllm", HEADS, "tensor_parallel_size=4", "config.tensor-parallel", "6 attention heads", 1),
-    ("lmi-dist", HEADS, "max_model_len=64 tensor_parallel_degree=4", "config.tensor-parallel", "6 (attention", 2),
+    ("lmi-dist", HEADS, "max_model_len=64 tensor_parallel_degree=4", "config.tensor-parallel", "6 attention heads", 2),
     ("lmi-dist", AWQ, "quantization=gptq", "config.quantize", "compressed with awq", 1),
     ("deepspeed", FALCON, "dtype=fp16 quantize=smoothquant", "config.quantize", "the model is falcon", 2),
     ("deepspeed", {}, "checkpoint=shards.json", "artifacts.file-missing", "checkpoint is shards.json", 1),

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from lmi.testing.tiny_tokenizer import write_tokenizer
+
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048, "eos_token_id": 2,
 }  # fmt: skip
@@ -21,8 +23,8 @@ def write_model(folder: Path, *, n_shards: int = 1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", CONFIG)
     write_json(folder / "generation_config.json", {"eos_token_id": [2, 7]})
+    write_tokenizer(folder)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
-    write_json(folder / "tokenizer.json", {"version": "1.0"})
     if n_shards == 1:
         save_file({"w": np.zeros((4, 4), np.float32)}, folder / "model.safetensors")
         return folder

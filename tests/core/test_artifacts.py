@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model folder is said to be, and what is said to be wrong with it."""
 
+import json
+import pickle
 import shutil
 import zipfile
 
@@ -9,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lmi.api import ArtifactFormat, ModelArtifacts
+from lmi.api.artifacts import WeightSummary
 from lmi.artifacts import check, detect
 from tests.core.model_folders import CONFIG, write_json, write_model
 
@@ -26,6 +29,7 @@ def codes(folder):
 
 def test_a_good_folder_is_described_and_has_no_problems(folder):
     artifacts = detect(folder)
+    names = ("config.json", "generation_config.json", "tokenizer_config.json")
     assert artifacts == ModelArtifacts(
         folder=str(folder.resolve()),
         format=ArtifactFormat.PRETRAINED,
@@ -33,6 +37,9 @@ def test_a_good_folder_is_described_and_has_no_problems(folder):
         architectures=("LlamaForCausalLM",),
         model_type="llama",
         weight_files=("model.safetensors",),
+        files={path.name: path.stat().st_size for path in folder.iterdir()},
+        documents={name: json.loads((folder / name).read_text()) for name in names},
+        weights=WeightSummary(n_bytes=64, n_parameters=16, bytes_by_dtype={"F32": 64}, n_tensors=1),
         eos_token_ids=(2, 7),
         max_context_tokens=2048,
     )
@@ -132,7 +139,7 @@ def test_a_truncated_pytorch_file_is_found_by_its_missing_directory(folder):
     (folder / "model.safetensors").unlink()
     path = folder / "pytorch_model.bin"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data.pkl", b"x" * 1000)
+        archive.writestr("archive/data.pkl", pickle.dumps({"w": "x" * 1000}, 2))
     assert codes(folder) == []
     path.write_bytes(path.read_bytes()[:500])
     assert codes(folder) == ["weights.truncated"]
@@ -147,7 +154,8 @@ def test_leftovers_of_training_are_not_weights(folder):
 def test_formats_that_cannot_be_served_are_named(folder):
     (folder / "model.safetensors").rename(folder / "model.gguf")
     (problem,) = check(folder)
-    assert problem.message == "no model weights, neither .safetensors nor .bin; model.gguf cannot be served"
+    assert problem.code == "weights.unsupported-kind"
+    assert problem.message == "no model weights, neither .safetensors nor .bin; model.gguf cannot be served: GGUF"
 
 
 @pytest.mark.parametrize(
@@ -161,13 +169,14 @@ def test_a_config_that_says_nothing_is_reported(folder, content, code):
 def test_a_vocabulary_must_be_there_under_one_of_its_names(folder):
     (folder / "tokenizer.json").unlink()
     assert codes(folder) == ["tokenizer.missing"]
-    (folder / "tokenizer.model").write_bytes(b"x")
+    write_json(folder / "vocab.json", {"a": 0})
     assert codes(folder) == []
 
 
 def test_a_tokenizer_with_code_of_its_own_may_name_its_files_as_it_likes(folder):
     (folder / "tokenizer.json").unlink()
     write_json(folder / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}})
+    (folder / "x.py").write_text("")
     assert codes(folder) == []
 
 

@@ -99,8 +99,9 @@ def test_a_function_in_several_processes_is_refused(find: Folder, tmp_path: Path
 def test_requirements_beside_the_file_are_not_installed_and_a_warning_says_so(find: Folder, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("left-pad\n")
     _, parsed = parse(find, tmp_path)
-    assert [each.code for each in parsed.warnings] == ["script.requirements"]
-    assert f"pip install -r {tmp_path}/requirements.txt" in parsed.warnings[0].hint
+    assert [each.code for each in parsed.warnings] == ["requirements.not-installed"]
+    assert f"-m pip install -r {tmp_path}/requirements.txt" in parsed.warnings[0].hint
+    assert parse(find, tmp_path, install_requirements="true")[1].warnings == []
 
 
 # -------------------------------------------------------------------------------------------------------- importing

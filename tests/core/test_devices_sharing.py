@@ -7,9 +7,9 @@ from lmi.api import Accelerator
 from lmi.devices.copies import Copies
 from lmi.devices.cuda import Gpu
 from lmi.devices.sharing import shared_devices
-from lmi.loading import plan_all
 from lmi.plugins import Plugins
 from lmi.reading import read_start
+from lmi.starting import plan_all, untold
 
 
 def placed(devices, degree=1, **more):
@@ -64,7 +64,9 @@ def warnings_of(tmp_path, monkeypatch):
             (tmp_path / name / "serving.properties").write_text("rolling_batch=echo\ntensor_parallel_degree=1\n")
         environ = {"SERVING_LOAD_MODELS": load_models.format(tmp_path)}
         start = read_start(None, environ=environ, flags={}, default_folder=tmp_path / "none")
-        return {made.name: [str(each) for each in made.warnings] for made in plan_all(start, Plugins.discover({}))}
+        return {
+            made.name: [str(each) for each in made.warnings] for made in plan_all(start, Plugins.discover({}), untold)
+        }
 
     return _warnings_of
 

@@ -175,30 +175,13 @@ def test_problems_of_configuration_and_files_come_together(installed, folder, ma
     assert "[tokenizer.missing]" in third
 
 
-def test_a_wrong_configuration_is_told_before_a_remote_model_is_fetched(installed, make_plan, monkeypatch):
-    fetched = []
-    monkeypatch.setattr("lmi.artifacts.hub.fetch", lambda *arguments, **more: fetched.append(arguments))
+def test_a_wrong_configuration_is_told_before_a_place_elsewhere_is_asked(installed, make_plan, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lmi.artifacts.places.hub.hub_files", lambda *arguments: asked.append(arguments))
     installed.backend("acme")
     with pytest.raises(ConfigError, match="Did you mean"):
         make_plan("org/model", rolling_batch="acme", dtpye="fp16")
-    assert fetched == []
-
-
-def test_weights_of_a_remote_model_are_fetched_last(installed, folder, make_plan, monkeypatch):
-    asked = []
-
-    def fetch(model_id, revision, *, weights):
-        asked.append((model_id, revision, weights))
-        return folder
-
-    monkeypatch.setattr("lmi.artifacts.hub.fetch", fetch)
-    installed.backend("acme")
-    made = make_plan("org/model", revision="v1")
-    assert asked == [("org/model", "v1", False), ("org/model", "v1", True)]
-    assert made.options.model_id == "org/model"
-    with pytest.raises(ConfigError):
-        make_plan("org/model", dtpye="fp16")
-    assert asked[2:] == [("org/model", None, False)]
+    assert asked == []
 
 
 def test_warnings_stop_nothing_and_are_kept(installed, folder, make_plan):

@@ -26,6 +26,8 @@ from lmi.config.strangers import certain
 from lmi.config.typed import config_error, sources_of
 from lmi.custom.extension import ModelExtension
 from lmi.devices.fitting import device_problems
+from lmi.planning.problems import memory_problems
+from lmi.planning.ranking import instance_problems
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
 
@@ -39,6 +41,8 @@ def found_problems(
     settings: Settings,
     known: Sequence[Problem] = (),
     extension: ModelExtension | None = None,
+    *,
+    is_here: bool = True,
 ) -> list[Problem]:
     """Everything known to be doubtful, found without reading a weight.
 
@@ -51,6 +55,7 @@ def found_problems(
         settings: where each value came from.
         known: what was found before: in the files, about the copies.
         extension: what of the model's own Python file runs in the server.
+        is_here: whether the machine is this one, whose free memory counts.
     Raises:
         ConfigError: the backend needs a model and there is none.
         ArtifactError: something would stop the model.
@@ -58,7 +63,10 @@ def found_problems(
     if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
         raise no_model(f"{choice.info.name} needs a model and none was given")
     problems = [*_misfits(choice, artifacts, target, settings), *known]
-    problems += _placed(_validated(plugins, choice, artifacts, config, target), type(config), settings)
+    told = _validated(plugins, choice, artifacts, config, target)
+    told += memory_problems(artifacts, config, choice.info, target, is_here=is_here)
+    problems += _placed(told, type(config), settings)
+    problems += instance_problems(choice.info, target, plugins.backends.values())
     if extension is not None:
         problems += extension.validate(artifacts, config, target)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from lmi.api import (
+    ArtifactError,
     BackendConfig,
     BackendInfo,
     ConfigError,
@@ -32,20 +31,19 @@ from lmi.api import (
 )
 from lmi.api.errors import counted
 from lmi.artifacts import check
-from lmi.checking import found_problems, problems_of
+from lmi.artifacts.places.files import ModelFiles
+from lmi.checking import found_problems
 from lmi.config import ModelOptions, Settings
 from lmi.config.model_entries import ModelEntry
 from lmi.config.settings import Setting
-from lmi.config.typed import config_error
 from lmi.custom.extension import ModelExtension
 from lmi.custom.model_file import Kind, ModelFile
+from lmi.custom.secure_mode import secure_problems
 from lmi.devices.copies import Copies
-from lmi.devices.sharing import shared_devices
-from lmi.memory import too_little_memory
 from lmi.plugins import Plugins
-from lmi.plugins.fit import cannot_load_yet
-from lmi.reading import DEFAULT_MODEL_FOLDER, Start
-from lmi.resolution import Resolution, find_artifacts, resolve
+from lmi.reading import DEFAULT_MODEL_FOLDER
+from lmi.requirements import requirement_problems
+from lmi.resolution import Resolution, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,9 @@ class LoadPlan:
         reason: why it was chosen.
         options: the core's options.
         config: the backend's options.
-        artifacts: the model's files; ArtifactFormat.NONE for a backend that takes none.
+        artifacts: what the model's files are; ArtifactFormat.NONE for a backend that takes none.
+        files: where they are; None where there are none.
+        folder: the one that may hold serving.properties and code; None where there is none.
         target: the machine.
         settings: where each value came from.
         copies: how many workers there are, and the devices of each.
@@ -75,6 +75,8 @@ class LoadPlan:
     options: ModelOptions
     config: BackendConfig
     artifacts: ModelArtifacts
+    files: ModelFiles | None
+    folder: Path | None = None
     target: Target
     settings: Settings
     copies: Copies = field(default_factory=Copies)
@@ -96,107 +98,58 @@ def plan(
     plugins: Plugins,
     default_folder: Path = DEFAULT_MODEL_FOLDER,
     defaults: Sequence[Setting] = (),
-    devices: str | None = None,
+    devices: str | Target | None = None,
+    progress: Progress | None = None,
 ) -> LoadPlan:
     """Find out what to load and how, and everything that would go wrong. A model from the hub is fetched.
 
     Args:
-        entry, flags, environ, plugins, default_folder, defaults, devices: as ``resolve`` has them.
+        entry, flags, environ, plugins, default_folder, defaults, devices, progress: as ``resolve`` has them.
     Raises:
         ConfigError, ArtifactError: with every problem.
         PluginError: no backend, or not the wanted one, can be used.
     """
     found = resolve(
         entry, flags=flags, environ=environ, plugins=plugins, default_folder=default_folder, defaults=defaults,
-        devices=devices,
+        devices=devices, progress=progress,
     )  # fmt: skip
     return plan_of(found, plugins)
 
 
-def plan_of(found: Resolution, plugins: Plugins, *, weights: bool = True) -> LoadPlan:
+def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     """The plan of a configuration that was resolved with its files.
 
     Args:
         found: the configuration.
         plugins: what is installed.
-        weights: False leaves the weights of a model that is elsewhere where they are, and unchecked.
     Raises:
         ConfigError, ArtifactError, PluginError: as ``plan`` does.
     """
     warnings = plugins.extension_problems()
-    is_checked = weights or not found.is_remote
     if found.failure is not None:
-        raise _joined(found, is_checked=is_checked)
+        raise _joined(found)
     warnings += found.problems
     choice, parsed, artifacts, file = found.choice, found.parsed, found.artifacts, found.model_file
     assert choice is not None and parsed is not None and artifacts is not None  # noqa: S101 - nothing failed
     extension = None
+    known = secure_problems(artifacts, found.folder, found.given, found.environ)
     if file is None or file.kind is not Kind.CUSTOM:
-        if weights and found.is_remote:
-            artifacts = find_artifacts(found, weights=True)
         extension = ModelExtension(file) if file is not None and file.runs_in_server else None
-        known = [*found.copies.problems, *(check(artifacts) if is_checked else [])]
+        known += [*found.copies.problems, *check(artifacts, found.files)]
+        known += requirement_problems(artifacts, found.folder, parsed.options)
         known = found_problems(
-            plugins, choice, artifacts, parsed.config, found.target, found.settings, known, extension
-        )
+            plugins, choice, artifacts, parsed.config, found.target, found.settings, known, extension,
+            is_here=found.is_here,
+        )  # fmt: skip
         warnings += [problem for problem in known if problem not in found.problems]
+    elif known:
+        raise ArtifactError("artifacts.invalid", f"{counted(len(known), 'problem')}; nothing was loaded", known)
     return LoadPlan(
         name=found.entry.name, version=found.entry.version, info=choice.info, reason=choice.reason,
-        options=found.copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, target=found.target,
-        settings=found.given, copies=found.copies, model_file=file, extension=extension, warnings=tuple(warnings),
+        options=found.copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, files=found.files,
+        folder=found.folder, target=found.target, settings=found.given, copies=found.copies, model_file=file,
+        extension=extension, warnings=tuple(warnings),
     )  # fmt: skip
-
-
-def plan_all(start: Start, plugins: Plugins) -> list[LoadPlan]:
-    """The plans of every model that a server starts with.
-
-    Raises:
-        ConfigError, ArtifactError, PluginError: as ``plan`` does; where several models have problems, all of them.
-    """
-    plans, errors = [], {}
-    for entry in start.entries:
-        try:
-            made = plan(
-                entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
-                default_folder=start.default_folder,
-            )  # fmt: skip
-            refuse_start(made, plugins)
-            plans.append(made)
-        except LmiError as error:
-            errors[entry.name] = error
-    if len(errors) == 1:
-        raise next(iter(errors.values()))
-    if errors:
-        raise ConfigError(
-            "config.invalid",
-            f"{len(errors)} of {len(start.entries)} models cannot be loaded; nothing was loaded",
-            [each for name, error in errors.items() for each in _of_model(name, error)],
-        )
-    shared = shared_devices({made.name: made.copies for made in plans})
-    return [replace(made, warnings=(*made.warnings, *shared[made.name])) for made in plans]
-
-
-def refuse_start(made: LoadPlan, plugins: Plugins, *, is_here: bool = True) -> None:
-    """Say at once what a worker would find out later.
-
-    Args:
-        made: the plan.
-        plugins: what is installed.
-        is_here: whether the plan is for this machine, whose free memory counts.
-    Raises:
-        EngineLoadError: the backend cannot load models yet.
-        ConfigError: there is less memory than the model is said to need.
-    """
-    if not made.info.is_loadable:
-        raise cannot_load_yet(made.info, made.reason, made.artifacts, made.target, plugins.backends.values())
-    problems = too_little_memory(made.options, made.settings, made.target) if is_here else []
-    if problems:
-        raise config_error(problems)
-
-
-def _of_model(name: str, error: LmiError) -> list[Problem]:
-    found = problems_of(error)
-    return [msgspec.structs.replace(problem, message=f"model '{name}': {problem.message}") for problem in found]
 
 
 def load_engine(
@@ -252,11 +205,11 @@ def _absent_library(error: Exception, info: BackendInfo) -> str:
     return next((name for name in names if name.lower().replace("-", "_") == module.lower()), "")
 
 
-def _joined(found: Resolution, *, is_checked: bool) -> LmiError:
+def _joined(found: Resolution) -> LmiError:
     """What stopped a configuration, with what is wrong with the model's files."""
     error, artifacts = found.failure, found.artifacts
     assert error is not None  # noqa: S101 - the caller looked
-    file_problems = check(artifacts) if artifacts is not None and is_checked else []
+    file_problems = check(artifacts, found.files) if artifacts is not None else []
     if not file_problems or artifacts is None or not isinstance(error, ConfigError):
         return error
     counted_errors = counted(len(error.problems), "problem")

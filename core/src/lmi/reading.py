@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lmi.api import ArtifactError, ConfigError, Problem, Severity, Target
+from lmi.api import ArtifactError, ConfigError, Problem, Progress, Severity, Target
 from lmi.artifacts import exists, is_folder, is_object_url, model_root, read_object
+from lmi.artifacts.places.archives import is_archive
+from lmi.artifacts.places.finding import NotFetchedError, place_of
+from lmi.artifacts.places.location import local_path
 from lmi.config import Settings, names, read_settings
 from lmi.config.model_entries import ModelEntry, check_names, models_in, parse_load_models, path_of
 from lmi.config.properties import FILE_NAME, PropertiesFile, parse_properties
@@ -176,7 +179,8 @@ def read_configuration(
     environ: Mapping[str, str],
     default_folder: Path = DEFAULT_MODEL_FOLDER,
     defaults: Sequence[Setting] = (),
-    devices: str | None = None,
+    devices: str | Target | None = None,
+    progress: Progress | None = None,
 ) -> Written:
     """Every setting of one model, and the machine they are for.
 
@@ -186,12 +190,13 @@ def read_configuration(
         environ: environment variables.
         default_folder: where a container finds its model.
         defaults: what config.properties says of every model.
-        devices: another machine than this one, as ``cuda:4``.
+        devices: another machine than this one, or its devices as ``cuda:4``.
+        progress: told how far an archive's way here is; None leaves one that is elsewhere where it is.
     Raises:
         ConfigError: ``devices`` is no machine.
         ArtifactError: the entry is in an object store that cannot be read.
     """
-    folder = _folder(entry, default_folder)
+    folder = _folder(entry, default_folder, environ, progress)
     url = entry.url if folder is None else None
     file, model, problems = None, None, []
     if url is not None and is_object_url(url):
@@ -214,9 +219,17 @@ def read_configuration(
     return Written(folder=folder, written=settings, settings=here, target=target)
 
 
-def _folder(entry: ModelEntry, default_folder: Path) -> Path | None:
-    """The folder that may hold serving.properties; an empty one is none."""
-    folder = default_folder if entry.url is None else Path(entry.url)
+def _folder(
+    entry: ModelEntry, default_folder: Path, environ: Mapping[str, str], progress: Progress | None
+) -> Path | None:
+    """The folder that may hold serving.properties; an empty one is none, an archive's is where it was unpacked."""
+    if entry.url is not None and is_archive(entry.url) and not is_folder(Path(entry.url)):
+        try:
+            files = place_of(entry.url, None, None, environ=environ, progress=progress, may_fetch=progress is not None)
+        except NotFetchedError:
+            return None
+        return Path(files.place) if files.is_here else None
+    folder = default_folder if entry.url is None else local_path(entry.url) or Path(entry.url)
     is_filled = is_folder(folder) and any(not path.name.startswith(".") for path in folder.iterdir())
     return model_root(folder) if is_filled else None
 

@@ -10,8 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmi.api import ArtifactFormat, BackendInfo, LmiError, ModelArtifacts, Problem, Severity, Target
-from lmi.artifacts import detect, is_local, locate, refused_location
+import msgspec
+
+from lmi.api import ArtifactFormat, BackendInfo, LmiError, ModelArtifacts, Problem, Progress, Severity, Target
+from lmi.artifacts import detect, is_local, refused_location
+from lmi.artifacts.places.files import LocalFiles, ModelFiles
+from lmi.artifacts.places.finding import NotFetchedError, place_of
+from lmi.artifacts.places.location import model_root
 from lmi.checking import certain_problems_told, problems_of
 from lmi.config import Parsed, Settings
 from lmi.config.model_entries import ModelEntry
@@ -27,6 +32,7 @@ from lmi.devices.fitting import device_problems, missing_device
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import no_model
 from lmi.reading import DEFAULT_MODEL_FOLDER, read_configuration
+from lmi.toolchain import versions_of
 
 
 @dataclass
@@ -40,9 +46,13 @@ class Resolution:
         given: the same as they hold on this machine.
         settings: those without what the model's own file uses up, with the degree that holds where nothing sets it.
         target: the machine.
+        environ: environment variables.
+        is_here: whether the machine is this one.
+        progress: told how far an archive's way here is; None leaves one that is elsewhere where it is.
         model_file: the model's own Python file, if it has one.
         choice: the backend; None where none could be chosen. A model that is a Python file has a stand-in.
-        artifacts: the model's files; None where they were not looked at.
+        files: where the model's files are; None where they were not looked at, or there is no model.
+        artifacts: what they are; None where they were not looked at.
         parsed: the typed options; None where they do not hold.
         copies: how many workers there are, and the devices of each.
         problems: errors and warnings, in the order they were found.
@@ -55,8 +65,12 @@ class Resolution:
     given: Settings
     settings: Settings
     target: Target
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    is_here: bool = True
+    progress: Progress | None = None
     model_file: ModelFile | None = None
     choice: Choice | None = None
+    files: ModelFiles | None = None
     artifacts: ModelArtifacts | None = None
     parsed: Parsed | None = None
     copies: Copies = field(default_factory=Copies)
@@ -78,8 +92,10 @@ def resolve(
     plugins: Plugins,
     default_folder: Path = DEFAULT_MODEL_FOLDER,
     defaults: Sequence[Setting] = (),
-    devices: str | None = None,
+    devices: str | Target | None = None,
+    versions: Mapping[str, str] | None = None,
     needs_files: bool = True,
+    progress: Progress | None = None,
 ) -> Resolution:
     """Resolve a configuration; what is wrong with it is kept in ``problems`` and ``failure``.
 
@@ -92,18 +108,31 @@ def resolve(
         plugins: what is installed.
         default_folder: see ``entry``.
         defaults: what config.properties says of every model.
-        devices: another machine than this one, as ``cuda:4``.
+        devices: another machine than this one, or its devices as ``cuda:4``.
+        versions: of what compiled models depend on, where the user says them.
         needs_files: False looks at the model's files only where the choice of a backend depends on them.
+        progress: told how far an archive's way here is; None leaves one that is elsewhere where it is.
     Raises:
-        ConfigError: ``devices`` is no machine.
+        ConfigError: ``devices`` is no machine, or the image's file of versions cannot be read.
         ArtifactError: the entry is in an object store that cannot be read.
     """
     written = read_configuration(
-        entry, flags=flags, environ=environ, default_folder=default_folder, defaults=defaults, devices=devices
+        entry,
+        flags=flags,
+        environ=environ,
+        default_folder=default_folder,
+        defaults=defaults,
+        devices=devices,
+        progress=progress,
     )
-    found = Resolution(entry, written.folder, written.written, written.settings, written.settings, written.target)
+    known = versions_of(versions or {}, environ, plugins.backends.values(), is_here=devices is None)
+    target = msgspec.structs.replace(written.target, versions=known)
+    found = Resolution(
+        entry, written.folder, written.written, written.settings, written.settings, target, environ,
+        is_here=devices is None, progress=progress,
+    )  # fmt: skip
     try:
-        _resolve(found, plugins, environ, needs_files=needs_files)
+        _resolve(found, plugins, needs_files=needs_files)
     except LmiError as error:
         found.failure = error
         # The settings' own problems are among those of typed options, but not of an error before those.
@@ -113,12 +142,12 @@ def resolve(
     return found
 
 
-def _resolve(found: Resolution, plugins: Plugins, environ: Mapping[str, str], *, needs_files: bool) -> None:
-    model = find_model_file(found.folder, found.given, environ)
+def _resolve(found: Resolution, plugins: Plugins, *, needs_files: bool) -> None:
+    model = find_model_file(found.folder, found.given, found.environ)
     found.problems += model.warnings
     found.model_file, found.settings = model.file, model.settings
     if model.file is not None and model.file.kind is Kind.CUSTOM:
-        _resolve_custom(found, model.file, environ)
+        _resolve_custom(found, model.file)
         return
     with certain_problems_told(found.settings, plugins):
         found.choice = plugins.wanted(found.settings, found.target)
@@ -128,23 +157,23 @@ def _resolve(found: Resolution, plugins: Plugins, environ: Mapping[str, str], *,
         _type(found, plugins)
         if not needs_files:
             found.problems += [*found.choice.warnings, *_refused_place(found)]
-            _divide(found, environ)
+            _divide(found)
             return
         found.problems, found.settings = before, settings
     _look(found, plugins, needs_files=needs_files)
     _type(found, plugins)
-    _divide(found, environ)
+    _divide(found)
     if _info(found).needs_model and found.artifacts is not None and found.artifacts.format is ArtifactFormat.NONE:
         raise no_model(f"{_info(found).name} needs a model and none was given")
 
 
-def _resolve_custom(found: Resolution, file: ModelFile, environ: Mapping[str, str]) -> None:
+def _resolve_custom(found: Resolution, file: ModelFile) -> None:
     """A model that is a Python file of its own; no backend is asked."""
     _refuse_errors(missing_device(found.settings, found.target))
     file, parsed = custom_options.parse_custom(found.settings, file, found.folder, found.target)
     found.model_file, found.parsed, found.artifacts = file, parsed, ModelArtifacts()
     found.choice = Choice(custom_options.INFO, f"{file.name} has the function {file.function}")
-    found.copies = copies_of_custom(found.given, parsed.options, custom_options.INFO, found.target, environ)
+    found.copies = copies_of_custom(found.given, parsed.options, custom_options.INFO, found.target, found.environ)
     found.problems += [*parsed.warnings, *found.copies.problems]
 
 
@@ -152,7 +181,7 @@ def _look(found: Resolution, plugins: Plugins, *, needs_files: bool) -> None:
     """The model's files as far as they are at hand, and the backend that is for them."""
     with certain_problems_told(found.settings, plugins):
         try:
-            found.artifacts = find_artifacts(found, weights=not found.is_remote)
+            _find_artifacts(found)
         except LmiError:
             if found.choice is None or needs_files:
                 raise
@@ -179,12 +208,12 @@ def _type(found: Resolution, plugins: Plugins) -> None:
     _refuse_errors(problems)
 
 
-def _divide(found: Resolution, environ: Mapping[str, str]) -> None:
+def _divide(found: Resolution) -> None:
     """The devices, among the copies."""
     parsed = found.parsed
     assert parsed is not None  # noqa: S101 - _type would have raised
     degree = parsed.config.tensor_parallel_degree
-    found.copies = copies_of(found.settings, parsed.options, degree, _info(found), found.target, environ)
+    found.copies = copies_of(found.settings, parsed.options, degree, _info(found), found.target, found.environ)
     found.problems += found.copies.problems
 
 
@@ -219,24 +248,41 @@ def _takes_files(choice: Choice | None) -> bool:
     return any(each != ArtifactFormat.NONE.value for each in choice.info.artifact_formats)
 
 
-def find_artifacts(found: Resolution, *, weights: bool) -> ModelArtifacts:
-    """The model's files; none for a backend that takes none, or where nothing but configuration and code is there.
+def _find_artifacts(found: Resolution) -> None:
+    """Look at the model's files, wherever they are, and say in ``files`` and ``artifacts`` what was found.
+
+    There are none for a backend that takes none, or where nothing but configuration and code is there.
 
     Args:
         found: ``settings``, ``folder`` and ``choice`` are read.
-        weights: False leaves the weights of a model that is elsewhere where they are.
     Raises:
-        ArtifactError: they are not there, or are no model.
+        ArtifactError: they are not there, or cannot be reached.
         ConfigError: nobody has filled in where they are.
     """
     model_id = found.settings.text("option.model_id")
+    found.artifacts = ModelArtifacts()
     if not _takes_files(found.choice):
-        return ModelArtifacts()
+        return
     if model_id is not None and is_placeholder(model_id):  # it is not looked for in a network
         _refuse_errors(found.settings.problems)
-    folder = locate(model_id, found.settings.text("option.revision"), found.folder, weights=weights)
-    if folder is None:
-        return ModelArtifacts()
-    visible = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    is_bare = bool(visible) and BESIDE.union({FILE_NAME}).issuperset(visible)
-    return ModelArtifacts() if model_id is None and is_bare else detect(folder)
+    try:
+        files = _files(found, model_id)
+    except NotFetchedError as error:
+        found.problems += error.problems
+        return
+    if files is None:
+        return
+    visible = {name.partition("/")[0] for name in files.sizes}
+    if model_id is None and visible and BESIDE.union({FILE_NAME}).issuperset(visible):
+        return
+    found.files, found.artifacts = files, detect(files)
+
+
+def _files(found: Resolution, model_id: str | None) -> ModelFiles | None:
+    """Where the model's files are; None where there is no model."""
+    if model_id is None:
+        return None if found.folder is None else LocalFiles(model_root(found.folder))
+    return place_of(
+        model_id, found.settings.text("option.revision"), found.folder, environ=found.environ,
+        progress=found.progress, may_fetch=found.progress is not None,
+    )  # fmt: skip

@@ -52,19 +52,22 @@ class Part(Target, frozen=True, kw_only=True):
     n_there: int
 
 
-def on_machine(settings: Settings, environ: Mapping[str, str], devices: str | None = None) -> tuple[Settings, Target]:
+def on_machine(
+    settings: Settings, environ: Mapping[str, str], devices: str | Target | None = None
+) -> tuple[Settings, Target]:
     """The settings as they hold on a machine, with what is wrong about its devices, and the machine.
 
     Args:
         settings: of a model.
         environ: variables that show and hide devices of this machine.
-        devices: another machine than this one, as ``cuda:4``; ``environ`` says nothing about that one.
+        devices: another machine than this one, or its devices as ``cuda:4``; ``environ`` says nothing about that one.
     Raises:
         ConfigError: ``devices`` is no machine.
     """
     device = settings.text(DEVICE)
     if devices:
-        target, problems = _of_kind(parse_devices(devices), device), []
+        machine = parse_devices(devices) if isinstance(devices, str) else devices
+        target, problems = _of_kind(machine, device), []
     else:
         target, problems = detect_target(environ, device), visible_problems(environ, device)
     target, unknown = loaded_on(settings, target)

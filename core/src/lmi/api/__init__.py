@@ -3,6 +3,7 @@
 
 # fmt: off
 from lmi.api.abilities import ABILITIES, SupportsAdapters, SupportsEmbedding, SupportsTasks, TaskPart, TaskRequest
+from lmi.api.adapters import Adapter, adapter_problem, adapter_problems, adapters_of, unserved_adapters
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts, Target
 from lmi.api.backend import (
     CONTRACT_VERSION,
@@ -12,6 +13,7 @@ from lmi.api.backend import (
     Capability,
     EngineLibrary,
     Launch,
+    MemoryOverhead,
     OldValue,
     Progress,
     Resume,
@@ -49,6 +51,7 @@ from lmi.api.errors import (
     UnsupportedError,
 )
 from lmi.api.hookspecs import hookimpl
+from lmi.api.merging import merging_problems
 from lmi.api.requests import (
     Constraint,
     Finish,
@@ -59,17 +62,20 @@ from lmi.api.requests import (
     TokenLogprob,
     Usage,
 )
+from lmi.api.rules import context_problems, degree_problems, quantization_of
+from lmi.api.shapes import ModelShape, shape_of
 from lmi.api.texts import TextRequest, TextResult, TextToken
 
 __all__ = [
-    "ABILITIES", "Accelerator", "ArtifactError", "ArtifactFormat", "BackendConfig", "BackendInfo",
-    "CONTRACT_VERSION", "Capability", "Conflict", "ConfigError", "Constraint", "DeadlineError", "Decode", "Engine",
-    "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "Finish",
-    "FinishReason", "GenerationRequest", "Launch", "LmiError", "ModelArtifacts", "NotFoundError",
+    "ABILITIES", "Accelerator", "Adapter", "ArtifactError", "ArtifactFormat", "BackendConfig", "BackendInfo",
+    "CONTRACT_VERSION", "Capability", "ConfigError", "Conflict", "Constraint", "DeadlineError", "Decode", "Engine",
+    "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "Finish", "FinishReason",
+    "GenerationRequest", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts", "ModelShape", "NotFoundError",
     "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
     "ProblemsError", "Progress", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
     "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",
-    "SupportsEmbedding", "SupportsTasks", "Target", "TaskPart", "TaskRequest", "TextRequest",
-    "TextResult", "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError", "UnsupportedError",
-    "Usage", "hookimpl", "dtype_name", "option",
+    "SupportsEmbedding", "SupportsTasks", "Target", "TaskPart", "TaskRequest", "TextRequest", "TextResult",
+    "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError", "UnsupportedError", "Usage", "adapter_problem",
+    "adapter_problems", "adapters_of", "context_problems", "degree_problems", "dtype_name", "hookimpl",
+    "merging_problems", "option", "quantization_of", "shape_of", "unserved_adapters",
 ]

@@ -128,7 +128,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         device_name: what the first one is sold as; empty where unknown.
         compute_capability: of the first one, ``9.0``; empty where unknown, and for what is not CUDA.
         instance: the type of machine, as ``ml.g5.12xlarge``; empty for this machine.
-        versions: what the container has, where that is known: distribution or compiler (``neuronx-cc``) -> version.
+        versions: what the container has, where that is known: distribution of an engine or a compiler -> version.
     """
 
     accelerator: Accelerator = Accelerator.CPU

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from lmi.api.artifacts import Target
 
 CONTRACT_VERSION = 1
 """Raised when ``lmi.api`` changes incompatibly; server and worker compare it in their first message."""
@@ -99,6 +103,46 @@ class OldValue:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryOverhead:
+    """What a backend takes of a device beside weights and cache, and how it keeps those; ``lmi plan`` reckons with it.
+
+    Args:
+        context_bytes: what the driver's context and the libraries take of each device.
+        host_bytes: the same where the CPU is the device.
+        parallel_bytes: buffers of the collectives on each device, where a model is split.
+        graph_bytes: captured graphs on each CUDA device; ``option.enforce_eager`` leaves them out.
+        memory_share: part of a device's memory that it uses at all; ``option.gpu_memory_utilization`` sets another one.
+        cache_share: part of what weights and the rest leave that the cache takes;
+            ``option.kv_cache_free_gpu_mem_fraction`` sets another one.
+        prefill_tokens: most prompt tokens of a step where no option says.
+        ends_window: whether it frees what a layer's sliding window has passed.
+        keeps_latent: whether it caches the latent vector of latent attention, not the keys and values made of it.
+        splits_layers: whether the devices of a copy get whole layers instead of a part of each.
+        takes_uneven: whether heads may be split unevenly, or are padded until they can be split.
+        copied_heads: types of models whose output head, where it shares the embedding's memory, gets memory of its own
+            on a CPU.
+        dtype_of: the number type that ``option.dtype=auto`` means, from the one that is stored (``fp32``, ``bf16``) and
+            the machine; None takes the stored one.
+        source: where the numbers are from.
+    """
+
+    context_bytes: int = 0
+    host_bytes: int = 0
+    parallel_bytes: int = 0
+    graph_bytes: int = 0
+    memory_share: float = 1.0
+    cache_share: float = 1.0
+    prefill_tokens: int = 2048
+    ends_window: bool = False
+    keeps_latent: bool = True
+    splits_layers: bool = False
+    takes_uneven: bool = False
+    copied_heads: frozenset[str] = frozenset()
+    dtype_of: Callable[[str, Target], str] | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendInfo:
     """A backend's description: instant to make, no engine import, no device touched.
 
@@ -129,6 +173,11 @@ class BackendInfo:
         is_loadable: False while it only reads and checks its configuration; then it is not chosen automatically
             where another one fits.
         engine_libraries: distributions it drives, with the tested versions.
+        compilers: distributions whose version a compiled model depends on.
+        memory: what it takes of a device beside weights and cache.
+        instances: families of SageMaker's machines that it is offered on, as ``g5``; empty means all with a device of
+            ``accelerators``.
+        image: the kind of LMI's image that holds its engine, by the last part of the image's name.
         install: the command that installs it with its engine.
         priority: among backends that fit equally well, the higher one is chosen automatically; a negative one only
             after all others that fit.
@@ -157,5 +206,9 @@ class BackendInfo:
     streams_batches: bool = False
     is_loadable: bool = True
     engine_libraries: tuple[EngineLibrary, ...] = ()
+    compilers: tuple[str, ...] = ()
+    memory: MemoryOverhead = field(default_factory=MemoryOverhead)
+    instances: tuple[str, ...] = ()
+    image: str = ""
     install: str = ""
     priority: int = 0

@@ -1,171 +1,221 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is wrong with a model's files, found by names, sizes and headers."""
+"""Everything that is wrong with a model's files, found by names, sizes, headers and small files; no weight is read."""
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
+
+import msgspec
 
 from lmi.api import ArtifactFormat, ModelArtifacts, Problem
-from lmi.artifacts.formats import detect, index_in_use, indexed_shards, read_json
+from lmi.api.errors import Severity
+from lmi.artifacts.documents import LFS_MARK, MAX_DOCUMENT_BYTES, NotReadable, parsed
+from lmi.artifacts.foreign import GGUF, Foreign, foreign_kinds, gguf_origin
+from lmi.artifacts.formats import ADAPTER_CONFIG, PIPELINE, config_name, detect, within
+from lmi.artifacts.headers import headers_of
+from lmi.artifacts.pickles import pickle_problems
+from lmi.artifacts.places.files import LocalFiles, ModelFiles
+from lmi.artifacts.shards import shard_problems
+from lmi.artifacts.vocabulary import tokenizer_problems
+from lmi.artifacts.weights import PICKLES, SAFETENSORS, SPLIT_FOLDER, index_in_use
 
-LFS_MARK = b"version https://git-lfs.github.com/spec/"
-MAX_HEADER_BYTES = 100_000_000
-"""Largest header a safetensors file may have. Source: the safetensors format."""
+_MAX_POINTER_BYTES = 1024
+_SIDE_DOCUMENTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Small files that a model may have, and that every reader of it trips over when they are broken."""
 
-_VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
-    "tekken.json",
+_HAS_MODEL_TYPE = (
+    ArtifactFormat.PRETRAINED, ArtifactFormat.RANKED_CHECKPOINT, ArtifactFormat.TRITON_REPOSITORY,
+    ArtifactFormat.NEURON, ArtifactFormat.NEURON_SPLIT,
 )  # fmt: skip
-_BYTE_TOKENIZERS = ("ByT5Tokenizer", "CanineTokenizer")
-"""Tokenizers that need no vocabulary file."""
+_AGAIN = "Get the file again"
 
 
-def check(model: Path | ModelArtifacts) -> list[Problem]:
+def check(model: Path | ModelFiles | ModelArtifacts, files: ModelFiles | None = None) -> list[Problem]:
     """List everything that would stop these files from being loaded; an empty list means none was found.
 
     Args:
-        model: a model folder, or what ``detect`` said of it.
+        model: a model folder, a model's files, or what ``detect`` said of them.
+        files: the files that ``detect`` looked at; what it read of them is not read again. Without them a folder of
+            this machine is listed anew, and of a place elsewhere only what ``detect`` said is judged.
     """
-    artifacts = detect(model) if isinstance(model, Path) else model
-    if artifacts.format is ArtifactFormat.NONE:
+    if not isinstance(model, ModelArtifacts):
+        files = LocalFiles(model) if isinstance(model, Path) else model
+        model = detect(files)
+    if model.format is ArtifactFormat.NONE:
         return []
-    folder = artifacts.path
-    problems = [*_check_config(artifacts), *_check_presence(artifacts)]
-    problems += [problem for name in artifacts.weight_files for problem in _check_weights(folder / name)]
-    if artifacts.format is ArtifactFormat.PRETRAINED:
-        problems += _check_tokenizer(folder)
-    return problems
+    is_readable = files is not None or not model.is_elsewhere
+    if files is None:
+        files = _Listed(model) if model.is_elsewhere else LocalFiles(model.path)
+    there = tuple(name for name in model.weight_files if name in files.sizes)
+    return _problems(msgspec.structs.replace(model, weight_files=there), files, is_readable=is_readable)
 
 
-def _check_config(artifacts: ModelArtifacts) -> Iterator[Problem]:
-    is_adapter = artifacts.format is ArtifactFormat.ADAPTER
-    name = "adapter_config.json" if is_adapter else "config.json"
-    path = artifacts.path / name
-    if not path.is_file():
+def _problems(artifacts: ModelArtifacts, files: ModelFiles, *, is_readable: bool) -> list[Problem]:
+    if PIPELINE in files.sizes and config_name(artifacts.format, artifacts.inner) not in files.sizes:
+        return [_pipeline(artifacts, files)]
+    foreign = {} if artifacts.weight_files else foreign_kinds(files.sizes)
+    if foreign and config_name(artifacts.format, artifacts.inner) not in files.sizes:
+        return [_foreign(files, kind, names) for kind, names in foreign.items()]
+    problems = list(_config_problems(artifacts, files))
+    if is_readable:
+        problems += shard_problems(artifacts, files)
+    problems += _presence_problems(artifacts, files, foreign)
+    if is_readable:
+        problems += _weight_problems(artifacts, files)
+        if artifacts.format is not ArtifactFormat.ADAPTER:
+            problems += tokenizer_problems(artifacts, files)
+    return problems + list(_code_problems(artifacts, files))
+
+
+def _config_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[Problem]:
+    name = config_name(artifacts.format, artifacts.inner)
+    path = files.at(name)
+    content = artifacts.documents.get(name)
+    if name not in files.sizes:
         yield _problem("config.missing", f"no {name}", "It comes with the model; copy it beside the weights", path)
-        return
-    content = read_json(path)
-    if content is None:
-        yield _problem("config.unreadable", f"{name} is not a JSON object", "Get the file again", path)
-    elif is_adapter and not content.get("base_model_name_or_path"):
+    elif not isinstance(content, dict):
+        yield _unreadable(artifacts, files, name)
+    elif name == ADAPTER_CONFIG and not content.get("base_model_name_or_path"):
         yield _problem(
             "adapter.no-base", f"{name} names no base_model_name_or_path", "Say which model the adapter is for", path
         )
-    elif not is_adapter and not (artifacts.model_type or artifacts.architectures):
+    elif artifacts.format in _HAS_MODEL_TYPE and not (artifacts.model_type or artifacts.architectures):
         yield _problem(
             "config.incomplete", f"{name} has neither model_type nor architectures", "Is it this model's file?", path
         )
+    for other in (within(artifacts.inner, each) for each in _SIDE_DOCUMENTS):
+        if other in files.sizes and not isinstance(artifacts.documents.get(other), dict):
+            yield _unreadable(artifacts, files, other)
 
 
-def _check_presence(artifacts: ModelArtifacts) -> Iterator[Problem]:
-    folder = artifacts.path
-    index = index_in_use(folder) if artifacts.format is ArtifactFormat.PRETRAINED else ""
-    shards = indexed_shards(folder, index) if index else ()
-    for name in shards:
-        if not (folder / name).is_file():
-            yield _problem(
-                "weights.shard-missing", f"{name} is in the index but not in the folder", "Copy it again", folder / name
-            )
-    if index and not shards:
-        yield _problem("weights.unreadable", f"{index} has no weight_map", "Get the file again", folder / index)
-    if artifacts.weight_files or shards:
-        return
-    others = sorted(path.name for pattern in ("*.gguf", "*.h5", "*.onnx", "*.pth") for path in folder.glob(pattern))
-    there = f"; {', '.join(others)} cannot be served" if others else ""
-    wanted = "adapter_model" if artifacts.format is ArtifactFormat.ADAPTER else "model"
-    yield _problem(
-        "weights.missing", f"no {wanted} weights, neither .safetensors nor .bin{there}", "Copy the weights here", folder
+def _unreadable(artifacts: ModelArtifacts, files: ModelFiles, name: str) -> Problem:
+    """Why a small file is not among the documents, or is of no use there."""
+    path, n_bytes = files.at(name), files.sizes[name]
+    if name in artifacts.documents or isinstance(files, _Listed):
+        return _problem("config.unreadable", f"{name} is not a JSON object", _AGAIN, path)
+    if n_bytes > MAX_DOCUMENT_BYTES:
+        message = f"{name} has {n_bytes} bytes; up to {MAX_DOCUMENT_BYTES} are read"
+        return _problem("config.unreadable", message, "Is it this model's file?", path)
+    (data,) = files.read_all([(name, 0, MAX_DOCUMENT_BYTES)])
+    if isinstance(data, OSError):
+        return _problem("config.unreadable", f"{name} cannot be read: {data.strerror or data}", "Check its owner", path)
+    if data.startswith(LFS_MARK):
+        return _pointer("config.lfs-pointer", files, name)
+    try:
+        parsed(data)
+    except NotReadable as error:
+        return _problem("config.unreadable", f"{name} is not a JSON object: it {error}", _AGAIN, path)
+    return _problem("config.unreadable", f"{name} is not a JSON object", _AGAIN, path)
+
+
+def _presence_problems(
+    artifacts: ModelArtifacts, files: ModelFiles, foreign: dict[Foreign, list[str]]
+) -> Iterator[Problem]:
+    is_plain = artifacts.format is ArtifactFormat.PRETRAINED
+    is_compiled = artifacts.format is ArtifactFormat.NEURON and any(
+        name.endswith((".neff", ".pt")) or name.endswith("/VERSION") for name in files.sizes
     )
-
-
-def _check_weights(path: Path) -> Iterator[Problem]:
-    """Judge one file by its first bytes and its size."""
-    try:
-        with path.open("rb") as file:
-            is_pointer = file.read(len(LFS_MARK)) == LFS_MARK
-            file.seek(0)
-            if is_pointer:
-                yield _pointer("weights.lfs-pointer", path)
-            elif path.suffix == ".safetensors":
-                yield from _check_safetensors(path, file)
-            else:
-                yield from _check_pytorch(path, file)
-    except OSError as error:
-        yield _problem("weights.unreadable", f"{path.name} cannot be read: {error.strerror}", "Check its owner", path)
-
-
-def _check_safetensors(path: Path, file: BinaryIO) -> Iterator[Problem]:
-    """Compare the size that the header promises with the file's.
-
-    Source: the safetensors format: 8 bytes of header length, little-endian; the header in JSON; the data.
-    """
-    n_bytes = path.stat().st_size
-    n_header_bytes = int.from_bytes(file.read(8), "little")
-    if n_bytes < 8 or (n_header_bytes <= MAX_HEADER_BYTES and n_bytes < 8 + n_header_bytes):
-        yield _truncated(path, n_bytes, 8 + n_header_bytes)
+    if artifacts.weight_files or (is_plain and index_in_use(files)) or is_compiled:
         return
-    try:
-        if n_header_bytes > MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {n_header_bytes} bytes, at most {MAX_HEADER_BYTES} are allowed")
-        header = json.loads(file.read(n_header_bytes))
-        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, AttributeError, LookupError, TypeError) as error:
-        yield _problem(
-            "weights.unreadable", f"{path.name} has no safetensors header: {error}", "Get the file again", path
-        )
+    if foreign:
+        yield from (_foreign(files, kind, names) for kind, names in foreign.items())
         return
-    expected_bytes = 8 + n_header_bytes + max(ends, default=0)
-    if n_bytes < expected_bytes:
-        yield _truncated(path, n_bytes, expected_bytes)
-    elif n_bytes > expected_bytes:
-        message = f"{path.name} has {n_bytes} bytes, its header describes {expected_bytes}"
-        yield _problem("weights.unreadable", message, "Get the file again", path)
+    wanted = "adapter_model weights" if artifacts.format is ArtifactFormat.ADAPTER else "model weights"
+    if artifacts.format in (ArtifactFormat.ENGINES, ArtifactFormat.TRITON_REPOSITORY):
+        yield _problem("weights.missing", "no built engines (*.engine)", "Copy them here", files.at(artifacts.inner))
+        return
+    message = f"no {wanted}, neither .safetensors nor .bin"
+    yield _problem("weights.missing", message, "Copy the weights here", files.place)
 
 
-def _check_pytorch(path: Path, file: BinaryIO) -> Iterator[Problem]:
-    """A PyTorch file is a zip archive, whose directory comes last; older ones are pickles, which tell nothing."""
-    n_bytes = path.stat().st_size
-    if n_bytes == 0 or (file.read(2) == b"PK" and not zipfile.is_zipfile(file)):
-        message = f"{path.name} stops before its end, at {n_bytes} bytes"
-        yield _problem("weights.truncated", message, "Copy it again", path)
+def _weight_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[Problem]:
+    small = [name for name in artifacts.weight_files if 0 < files.sizes[name] <= _MAX_POINTER_BYTES]
+    starts = files.read_all([(name, 0, len(LFS_MARK)) for name in small])
+    pointers = {name for name, data in zip(small, starts, strict=True) if data == LFS_MARK}
+    names = [name for name in artifacts.weight_files if name not in pointers]
+    found: dict[str, list[Problem]] = {}
+    for header in headers_of(files, [name for name in names if name.endswith(SAFETENSORS)]):
+        if header.code:
+            hint = "Copy it again" if header.code == "weights.truncated" else _AGAIN
+            found[header.name] = [_problem(header.code, header.message, hint, files.at(header.name))]
+    pickles = [name for name in names if name.endswith(PICKLES) or _is_split(artifacts, name)]
+    for problem in pickle_problems(files, pickles):
+        found.setdefault(problem.path, []).append(problem)
+    for name in artifacts.weight_files:
+        if name in pointers:
+            yield _pointer("weights.lfs-pointer", files, name)
+        elif files.sizes[name] == 0 and not name.endswith(SAFETENSORS) and name not in pickles:
+            message = f"{name} stops before its end, at 0 bytes"
+            yield _problem("weights.truncated", message, "Copy it again", files.at(name))
+        yield from found.pop(name, [])
+        yield from found.pop(files.at(name), [])
+    for left in found.values():
+        yield from left
 
 
-def _truncated(path: Path, n_bytes: int, expected_bytes: int) -> Problem:
-    message = f"{path.name} has {n_bytes} bytes of {expected_bytes}"
-    return _problem("weights.truncated", message, "Copy it again", path)
+def _is_split(artifacts: ModelArtifacts, name: str) -> bool:
+    """Whether a file is a piece of split weights: written by PyTorch, and named as the tensor in it."""
+    is_format = artifacts.format in (ArtifactFormat.NEURON, ArtifactFormat.NEURON_SPLIT)
+    return is_format and f"{SPLIT_FOLDER}/" in name and not name.endswith(SAFETENSORS)
 
 
-def _check_tokenizer(folder: Path) -> Iterator[Problem]:
-    path = folder / "tokenizer_config.json"
-    config = read_json(path)
-    if not path.is_file():
-        yield _problem("tokenizer.missing", "no tokenizer_config.json", "Copy it from where the model came from", path)
-    elif config is None:
-        yield _problem("tokenizer.unreadable", "tokenizer_config.json is not a JSON object", "Get the file again", path)
-    found = [folder / name for name in _VOCABULARIES if (folder / name).is_file()]
-    found += sorted(folder.glob("*.tiktoken"))
-    # A tokenizer with code of its own may keep its vocabulary under any name.
-    is_own = config is not None and ("auto_map" in config or config.get("tokenizer_class") in _BYTE_TOKENIZERS)
-    if not found and not is_own:
-        yield _problem(
-            "tokenizer.missing",
-            "no vocabulary (tokenizer.json, tokenizer.model, vocab.json or vocab.txt)",
-            "Copy the tokenizer's files from where the model came from",
-            folder,
+def _code_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[Problem]:
+    """Python files that the model's configuration names and that are not there."""
+    for document in (within(artifacts.inner, "config.json"), within(artifacts.inner, "tokenizer_config.json")):
+        named = artifacts.document(document).get("auto_map")
+        modules = sorted(
+            {module for value in named.values() for module in _modules(value)} if isinstance(named, dict) else []
         )
-    for each in found:
-        with each.open("rb") as file:
-            if file.read(len(LFS_MARK)) == LFS_MARK:
-                yield _pointer("tokenizer.lfs-pointer", each)
+        for module in modules:
+            name = within(artifacts.inner, f"{module}.py")
+            if name not in files.sizes:
+                message = f"{document} names code in {name}, which is not there"
+                hint = "Copy it from where the model came from; it is needed with trust_remote_code"
+                yield Problem(
+                    code="model.code-missing", message=message, hint=hint, path=files.at(name),
+                    severity=Severity.WARNING,
+                )  # fmt: skip
 
 
-def _pointer(code: str, path: Path) -> Problem:
-    return _problem(code, f"{path.name} is a git-lfs pointer, not the file", "Run: git lfs pull", path)
+def _modules(value: Any) -> set[str]:
+    """Modules beside the model that an entry of auto_map names; ``org/name--module.Class`` is in another repository."""
+    texts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+    return {text.rpartition(".")[0] for text in texts if "." in text and "--" not in text and "/" not in text}
 
 
-def _problem(code: str, message: str, hint: str, path: Path) -> Problem:
-    return Problem(code=code, message=message, hint=hint, path=str(path))
+def _pipeline(artifacts: ModelArtifacts, files: ModelFiles) -> Problem:
+    kind = artifacts.document(PIPELINE).get("_class_name")
+    what = f" ({kind})" if isinstance(kind, str) else ""
+    message = f"{PIPELINE} says that this is a pipeline of diffusers{what}, not a language model"
+    return _problem("model.not-a-language-model", message, "Serve it with diffusers", files.at(PIPELINE))
+
+
+def _foreign(files: ModelFiles, kind: Foreign, names: list[str]) -> Problem:
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    hint = kind.hint
+    origin = gguf_origin(files, names[0]) if kind is GGUF and not isinstance(files, _Listed) else ""
+    if origin:
+        hint = f"Its metadata says that it was made from {origin}: serve that one"
+    message = f"no model weights, neither .safetensors nor .bin; {shown} cannot be served: {kind.kind}"
+    return _problem("weights.unsupported-kind", message, hint, files.at(names[0]))
+
+
+def _pointer(code: str, files: ModelFiles, name: str) -> Problem:
+    return _problem(code, f"{name} is a git-lfs pointer, not the file", "Run: git lfs pull", files.at(name))
+
+
+def _problem(code: str, message: str, hint: str, path: str) -> Problem:
+    return Problem(code=code, message=message, hint=hint, path=path)
+
+
+class _Listed(ModelFiles):
+    """What is known of a place that cannot be read now."""
+
+    def __init__(self, artifacts: ModelArtifacts) -> None:
+        self.place = artifacts.folder
+        self.sizes = artifacts.files
+
+    def read(self, name: str, start: int = 0, n_bytes: int | None = None) -> bytes:
+        raise OSError(f"{self.at(name)} is not at hand")

@@ -1,97 +1,149 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model folder holds, from its json files and its listing alone."""
+"""What a place holds, from its listing, its small documents and the headers of its weights."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmi.api import ArtifactFormat, ModelArtifacts
+from lmi.artifacts.documents import read_documents
+from lmi.artifacts.foreign import foreign_kinds
+from lmi.artifacts.places.files import LocalFiles, ModelFiles
+from lmi.artifacts.weights import PICKLES, SAFETENSORS, SPLIT_FOLDER, ranked_files, summary_of, weight_files
 
-SAFETENSORS_INDEX = "model.safetensors.index.json"
-BIN_INDEX = "pytorch_model.bin.index.json"
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+PARAMS = "params.json"
+PIPELINE = "model_index.json"
+COMPILED_CONFIG = "neuron_config.json"
+REPOSITORY_CONFIG = "config.pbtxt"
 
+_CODE = "model.py"
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 """Names that architectures give to the longest sequence they were made for, the usual one first."""
 
-_NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "random_states")
-_ADAPTER_PREFIX = "adapter_model"
 
-
-def detect(folder: Path) -> ModelArtifacts:
-    """Describe a model folder; what is missing or unreadable stays empty, and ``check`` says so.
+def detect(place: Path | ModelFiles) -> ModelArtifacts:
+    """Describe a model; what is missing or unreadable stays empty, and ``check`` says so.
 
     Args:
-        folder: the model's folder; no weight in it is opened.
+        place: the model's folder, or its files wherever they are. Listing, documents, an index and headers are read,
+            no weight; from a place elsewhere, the documents and the headers each at the same time.
     """
-    folder = folder.resolve()
-    config = read_json(folder / "config.json") or {}
-    is_adapter = not (folder / "config.json").exists() and (folder / "adapter_config.json").is_file()
-    text_config = config.get("text_config")
-    layers = [config, text_config if isinstance(text_config, dict) else {}]
+    files = LocalFiles(place) if isinstance(place, Path) else place
+    documents = read_documents(files)
+    layout, inner = _layout(files.sizes, documents)
+    if layout is ArtifactFormat.NONE:
+        return ModelArtifacts(files=dict(files.sizes), documents=documents)
+    config = _object(documents, config_name(layout, inner)) if layout is not ArtifactFormat.ADAPTER else {}
+    names = weight_files(files, layout, documents, inner)
+    layers = _layers(config)
     return ModelArtifacts(
-        folder=str(folder),
-        format=ArtifactFormat.ADAPTER if is_adapter else ArtifactFormat.PRETRAINED,
+        folder=files.place,
+        format=layout,
+        inner=inner,
         config=config,
-        architectures=_texts(config.get("architectures")),
+        architectures=_architectures(layers),
         model_type=str(config.get("model_type") or ""),
-        weight_files=_adapter_files(folder) if is_adapter else _weight_files(folder),
-        eos_token_ids=_eos_token_ids([read_json(folder / "generation_config.json") or {}, *layers]),
+        weight_files=names,
+        files=dict(files.sizes),
+        documents=documents,
+        weights=summary_of(files, names),
+        eos_token_ids=_eos_token_ids([_object(documents, within(inner, "generation_config.json")), *layers]),
         max_context_tokens=_context_tokens(layers),
     )
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a json file; None where there is no such file or no object in it."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+def within(inner: str, name: str) -> str:
+    """The name of a file beside the configuration, relative to the model's folder."""
+    return f"{inner}/{name}" if inner else name
 
 
-def indexed_shards(folder: Path, index_name: str) -> tuple[str, ...]:
-    """The weight files that an index names, in order; empty where there is no readable index."""
-    weight_map = (read_json(folder / index_name) or {}).get("weight_map")
-    return tuple(sorted(set(map(str, weight_map.values())))) if isinstance(weight_map, dict) else ()
+def config_name(layout: ArtifactFormat, inner: str) -> str:
+    """The name of the file that says what the model is."""
+    if layout is ArtifactFormat.ADAPTER:
+        return ADAPTER_CONFIG
+    return PARAMS if layout is ArtifactFormat.MISTRAL else within(inner, CONFIG)
 
 
-def index_in_use(folder: Path) -> str:
-    """The name of the index that says which weights count, or ""; safetensors before PyTorch files."""
-    if (folder / SAFETENSORS_INDEX).is_file():
-        return SAFETENSORS_INDEX
-    has_safetensors = any(not path.name.startswith(_ADAPTER_PREFIX) for path in folder.glob("*.safetensors"))
-    return BIN_INDEX if not has_safetensors and (folder / BIN_INDEX).is_file() else ""
+def _layout(sizes: Mapping[str, int], documents: dict[str, Any]) -> tuple[ArtifactFormat, str]:
+    repository = _repository(sizes)
+    if repository is not None:
+        return ArtifactFormat.TRITON_REPOSITORY, repository
+    return (_with_config(sizes, documents) if CONFIG in sizes else _without_config(sizes)), ""
 
 
-def _weight_files(folder: Path) -> tuple[str, ...]:
-    """Names of the weights there are: what the index names, else one whole file, else all of the better kind."""
-    shards = indexed_shards(folder, index_in_use(folder))
-    if shards:
-        return tuple(name for name in shards if (folder / name).is_file())
-    for suffix, whole in ((".safetensors", "model.safetensors"), (".bin", "pytorch_model.bin")):
-        if (folder / whole).is_file():
-            return (whole,)
-        found = tuple(
-            path.name
-            for path in sorted(folder.glob(f"*{suffix}"))
-            if path.is_file() and not path.name.startswith((*_NOT_WEIGHTS, _ADAPTER_PREFIX))
-        )
+def _with_config(sizes: Mapping[str, int], documents: dict[str, Any]) -> ArtifactFormat:
+    config = _object(documents, CONFIG)
+    if "build_config" in config or any(_is_engine(name, "") for name in sizes):
+        return ArtifactFormat.ENGINES
+    if isinstance(config.get("neuron"), dict) or COMPILED_CONFIG in sizes:
+        return ArtifactFormat.NEURON
+    if any(name.startswith(f"{SPLIT_FOLDER}/") for name in sizes):
+        return ArtifactFormat.NEURON_SPLIT
+    has_ranks = any("/" not in name and ranked_files(content) for name, content in documents.items())
+    if has_ranks and not any(name.endswith(SAFETENSORS) for name in sizes):
+        return ArtifactFormat.RANKED_CHECKPOINT
+    return ArtifactFormat.PRETRAINED
+
+
+def _without_config(sizes: Mapping[str, int]) -> ArtifactFormat:
+    if COMPILED_CONFIG in sizes:
+        return ArtifactFormat.NEURON
+    if any(name.startswith(f"{SPLIT_FOLDER}/") for name in sizes):
+        return ArtifactFormat.NEURON_SPLIT
+    if ADAPTER_CONFIG in sizes:
+        return ArtifactFormat.ADAPTER
+    has_weights = any(name.endswith((SAFETENSORS, *PICKLES)) for name in sizes)
+    is_mistral = any(name.startswith("consolidated") and name.endswith(SAFETENSORS) for name in sizes)
+    if PARAMS in sizes and (is_mistral or not has_weights):
+        return ArtifactFormat.MISTRAL
+    if _CODE in sizes and not has_weights and PIPELINE not in sizes and not foreign_kinds(sizes):
+        return ArtifactFormat.NONE
+    return ArtifactFormat.PRETRAINED
+
+
+def _repository(sizes: Mapping[str, int]) -> str | None:
+    """The folder that holds ``config.pbtxt`` beside a tokenizer or engines: the place itself, or one in it.
+
+    Of several, as a pipeline with steps of its own before and behind has them, the one with engines.
+    """
+    parents = [name.rpartition("/")[0] for name in sizes if name.rpartition("/")[2] == REPOSITORY_CONFIG]
+    found = []
+    for folder in parents:
+        has_engines = any(_is_engine(name, within(folder, "1")) for name in sizes)
+        has_tokenizer = within(folder, "tokenizer_config.json") in sizes
+        if "/" not in folder and (has_engines or has_tokenizer):
+            found.append((not has_engines, not has_tokenizer, folder))
+    return min(found)[2] if found else None
+
+
+def _is_engine(name: str, folder: str) -> bool:
+    return name.endswith(".engine") and name.rpartition("/")[0] == folder
+
+
+def _object(documents: dict[str, Any], name: str) -> dict[str, Any]:
+    content = documents.get(name)
+    return content if isinstance(content, dict) else {}
+
+
+def _layers(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The configuration, and those inside it that speak of the text or of what was built."""
+    inside = [config.get(key) for key in ("text_config", "build_config", "pretrained_config", "language_config")]
+    return [config, *(each for each in inside if isinstance(each, dict))]
+
+
+def _architectures(layers: list[dict[str, Any]]) -> tuple[str, ...]:
+    for layer in layers:
+        value = layer.get("architectures")
+        found = tuple(map(str, value)) if isinstance(value, list) else ()
+        if not found and isinstance(layer.get("architecture"), str):
+            found = (layer["architecture"],)
         if found:
             return found
     return ()
-
-
-def _adapter_files(folder: Path) -> tuple[str, ...]:
-    for name in ("adapter_model.safetensors", "adapter_model.bin"):
-        if (folder / name).is_file():
-            return (name,)
-    return ()
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _eos_token_ids(layers: list[dict[str, Any]]) -> tuple[int, ...]:
@@ -109,6 +161,6 @@ def _context_tokens(layers: list[dict[str, Any]]) -> int:
     for layer in layers:
         for key in _CONTEXT_KEYS:
             value = layer.get(key)
-            if isinstance(value, int) and value > 0:
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     return 0

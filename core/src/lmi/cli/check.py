@@ -14,34 +14,51 @@ from lmi.api import LmiError, Problem, Severity
 from lmi.api.errors import counted
 from lmi.checking import problems_of
 from lmi.cli.arguments import Asked, of_models
-from lmi.config.model_entries import ModelEntry
+from lmi.cli.machine import AskedMachine, of_machine
 from lmi.devices.sharing import shared_devices
-from lmi.loading import plan_of, refuse_start
+from lmi.loading import LoadPlan, plan_of
+from lmi.planning.estimates import memory_line
 from lmi.plugins import Plugins
-from lmi.reading import Start
 from lmi.resolution import Resolution, resolve
+from lmi.starting import refuse_start
+from lmi.toolchain import parse_versions
 
 _EXIT_PROBLEMS = 1
 
 
 @click.command()
 @of_models
-@click.option("--devices", metavar="KIND:N", help="Check for another machine: cuda:4, neuron:12, cpu.")
+@of_machine
+@click.option(
+    "--target",
+    "versions",
+    metavar="NAME=VERSION,...",
+    default="",
+    help="Versions of what the container compiles with.  [default: what the image's file says, or is installed]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(devices: str | None, as_json: bool, **asked: Any) -> None:
-    """Check configuration and files of MODEL, and whether they fit this machine.
+def check(
+    instance: str | None, device_memory: str | None, devices: str | None, versions: str, as_json: bool, **asked: Any
+) -> None:
+    """Check configuration and files of MODEL, and whether they fit a machine.
 
-    MODEL is as `lmi serve` takes it. Weights of a model on the hub are not fetched, and not checked. Exit code 1: there
-    are problems.
+    It is this machine, or the one that flags name. MODEL is as `lmi serve` takes it. One that is elsewhere is not
+    fetched: it is judged by its listing, its small files and the headers of its weights. Exit code 1: there are
+    problems.
     """
+    machine = AskedMachine(instance=instance, device_memory=device_memory, devices=devices).target()
     plugins = Plugins.discover(os.environ)
+    known = parse_versions(versions, plugins.backends.values())
     start = Asked(**asked).read(os.environ)
-    found = {entry.name: _resolved(entry, start, plugins, devices) for entry in start.entries}
+    found = {
+        entry.name: resolve(
+            entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
+            default_folder=start.default_folder, devices=machine, versions=known,
+        )
+        for entry in start.entries
+    }  # fmt: skip
     shared = shared_devices({name: each.copies for name, each in found.items()})
-    results = [
-        _checked(each, [*start.warnings, *shared[name]], plugins, is_here=devices is None)
-        for name, each in found.items()
-    ]
+    results = [_checked(each, [*start.warnings, *shared[name]], plugins) for name, each in found.items()]
     if as_json:
         click.echo(json.dumps(results[0] if len(results) == 1 else results, indent=1))
     elif not results:
@@ -53,20 +70,14 @@ def check(devices: str | None, as_json: bool, **asked: Any) -> None:
         raise SystemExit(_EXIT_PROBLEMS)
 
 
-def _resolved(entry: ModelEntry, start: Start, plugins: Plugins, devices: str | None) -> Resolution:
-    return resolve(
-        entry, flags=start.flags, environ=start.environ, plugins=plugins, defaults=start.defaults,
-        default_folder=start.default_folder, devices=devices,
-    )  # fmt: skip
-
-
-def _checked(found: Resolution, known: Sequence[Problem], plugins: Plugins, *, is_here: bool) -> dict[str, Any]:
+def _checked(found: Resolution, known: Sequence[Problem], plugins: Plugins) -> dict[str, Any]:
     """The stable form for programs: of one model; of several, the command prints a list of them."""
     problems = [*known, *found.problems]
+    made = None
     try:
-        made = plan_of(found, plugins, weights=False)
+        made = plan_of(found, plugins)
         problems += made.warnings
-        refuse_start(made, plugins, is_here=is_here)
+        refuse_start(made, plugins, is_here=found.is_here)
         is_valid = True
     except LmiError as error:
         errors = problems_of(error)
@@ -76,10 +87,12 @@ def _checked(found: Resolution, known: Sequence[Problem], plugins: Plugins, *, i
         is_valid = False
     problems = list(dict.fromkeys(problems))
     return {
+        "schema": "lmi.check/1",
         "model": found.entry.name,
         "backend": None if found.choice is None else found.choice.info.name,
         "reason": None if found.choice is None else found.choice.reason,
         "format": None if found.artifacts is None else found.artifacts.format.value,
+        "memory": _memory(made, is_here=found.is_here),
         "is_valid": is_valid,
         "problems": [
             {
@@ -99,6 +112,8 @@ def _print(result: dict[str, Any]) -> None:
     found = [Problem(**{**each, "severity": Severity(each["severity"])}) for each in result["problems"]]
     for problem in found:
         click.echo(f"{problem.severity.value}: {problem}")
+    if result["memory"]:
+        click.echo(f"memory: {result['memory']}")
     errors = [problem for problem in found if problem.severity is Severity.ERROR]
     n_warnings = len(found) - len(errors)
     told = f" ({counted(n_warnings, 'warning')})" if n_warnings else ""
@@ -106,3 +121,10 @@ def _print(result: dict[str, Any]) -> None:
         click.echo(f"{result['model']}: {counted(len(errors), 'problem')}{told}")
     else:
         click.echo(f"{result['model']}: would be served by {result['backend']}: {result['reason']}{told}")
+
+
+def _memory(made: LoadPlan | None, *, is_here: bool) -> str | None:
+    """What the model takes, in one line; None where that is not known."""
+    if made is None:
+        return None
+    return memory_line(made.artifacts, made.config, made.info, made.target, is_here=is_here) or None

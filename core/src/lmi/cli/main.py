@@ -14,10 +14,11 @@ import click
 from lmi import __version__
 
 COMMANDS = {
-    "check": ("lmi.cli.check:check", "Check configuration and files of MODEL, and whether they fit this machine."),
+    "check": ("lmi.cli.check:check", "Check configuration and files of MODEL, and whether they fit a machine."),
     "config": ("lmi.cli.config:config", "Show what a configuration comes to, and everything that is wrong with it."),
     "contract": ("lmi.cli.contract:contract", "Check which rules of the contract BACKEND keeps."),
     "new": ("lmi.cli.new:new", "Write the project of a backend called NAME."),
+    "plan": ("lmi.cli.plan:plan", "Tell what MODEL needs: memory, machine, backend and time; no weight is read."),
     "serve": ("lmi.cli.serve:serve", "Serve MODEL (a folder, an s3:// prefix, or ORG/NAME on the hub) until SIGTERM."),
     "plugins": ("lmi.cli.plugins:plugins", "List backends and extensions, and what is wrong with them."),
 }

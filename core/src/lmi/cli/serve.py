@@ -32,10 +32,10 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
 
     Without MODEL: what SERVING_LOAD_MODELS or option.model_id says, else what the container's model folder holds.
     """
-    from lmi.loading import plan_all
     from lmi.plugins import Plugins
     from lmi.serving.address import bind, wanted_address
     from lmi.serving.server import Server
+    from lmi.starting import plan_all
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "filelock"):
@@ -49,6 +49,11 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
         logging.getLogger(__name__).info("extensions: %s", ", ".join(plugins.extensions))
     address = wanted_address(start.server, start.server_settings, os.environ, host=host, port=port)
     server = Server(
-        lambda: plan_all(start, plugins), plugins, bind(address), address, drain_s=drain_timeout, options=start.server
+        lambda progress: plan_all(start, plugins, progress),
+        plugins,
+        bind(address),
+        address,
+        drain_s=drain_timeout,
+        options=start.server,
     )
     sys.exit(server.run())

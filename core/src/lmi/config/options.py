@@ -26,7 +26,9 @@ class ModelOptions(BaseModel):
 
     # where the model is
     model_id: str | None = option(
-        None, description="The model: a folder, or ORG/NAME on the hub. Unset: the folder that is served."
+        None,
+        description="The model: a folder, an archive (.tar.gz, .tgz, .tar, .zip), a prefix in an object store (s3://, "
+        "gs://, az://), or ORG/NAME on the hub. Unset: the folder that is served.",
     )
     revision: str | None = option(None, description="Branch, tag or commit of a model from the hub.")
     task: str | None = option(None, description="What the model does; found from its config.json when unset.")
@@ -55,6 +57,11 @@ class ModelOptions(BaseModel):
     # its workers
     python_executable: str | None = option(
         None, alias="pythonExecutable", description="The Python that runs the worker. Unset: the server's own."
+    )
+    install_requirements: bool = option(
+        False,
+        description="Install the model's requirements.txt into the worker's Python before it starts. Turn on only for "
+        "models you trust.",
     )
     env: dict[str, str] = option(
         {}, description="Further variables of the worker's environment: K=V,K2=V2.", repr=False

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from lmi.api import BackendConfig, BackendInfo, ConfigError, Problem, Resume, Severity, Target
+from lmi.api import BackendConfig, BackendInfo, ConfigError, Problem, Resume, Target
 from lmi.config import Parsed, Settings, parse
 from lmi.config.coerce import is_true
 from lmi.config.typed import config_error
 from lmi.custom.model_file import ModelFile, without
+from lmi.requirements import requirement_problems
 
 _BATCH_KEYS = ("batch_size", "max_dynamic_batch_size")
 _OWN_MEANING = frozenset({"option.tensor_parallel_degree", "option.output_formatter", "max_batch_delay", *_BATCH_KEYS})
@@ -46,8 +47,7 @@ def parse_custom(settings: Settings, file: ModelFile, folder: Path | None, targe
     if problems:
         raise config_error(problems)
     path = Path(file.path)
-    if (path.parent / "requirements.txt").is_file():
-        parsed.warnings.append(_requirements(path.parent / "requirements.txt", parsed))
+    parsed.warnings.extend(requirement_problems(None, path.parent, parsed.options))
     return msgspec.structs.replace(file, properties=_properties(settings, folder or path.parent, target)), parsed
 
 
@@ -89,14 +89,3 @@ def _refused(settings: Settings) -> list[Problem]:
             )
         )
     return problems
-
-
-def _requirements(path: Path, parsed: Parsed) -> Problem:
-    python = parsed.options.python_executable or "the Python that runs LMI"
-    return Problem(
-        code="script.requirements",
-        message=f"{path} is not installed by LMI",
-        hint=f"Install it into {python}: pip install -r {path}",
-        path=str(path),
-        severity=Severity.WARNING,
-    )

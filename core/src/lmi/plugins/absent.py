@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmi.api import BackendInfo, PluginError
+from lmi.api import Accelerator, BackendInfo, PluginError
 from lmi.config.batching import UNDECIDED
 from lmi.config.coerce import likely_mistake
 from lmi.config.names import nearest
@@ -38,6 +38,17 @@ def entry_points_of(rolling_batch: str) -> list[str]:
     """The entry points under which this project's backends of that name are found."""
     found = [each for each in _table()["packages"] if rolling_batch.lower() in each[ROLLING_BATCH]]
     return [entry_point for each in found for entry_point in each["option.entryPoint"]]
+
+
+def known_backends() -> list[tuple[BackendInfo, str]]:
+    """This project's backends with their packages, as far as it takes to rank them where they are not installed."""
+    return [(_described(each), entry["package"]) for entry in _table()["packages"] for each in entry["backends"]]
+
+
+def _described(entry: dict[str, Any]) -> BackendInfo:
+    lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
+    accelerators = tuple(Accelerator(each) for each in entry["accelerators"])
+    return BackendInfo(**{"summary": "", **entry, **lists, "accelerators": accelerators})
 
 
 def not_served(setting: Setting) -> PluginError | None:

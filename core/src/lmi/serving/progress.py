@@ -9,14 +9,12 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from lmi.workers.worker import Worker
-
 _LOG = logging.getLogger(__name__)
 _LOG_EVERY = 0.25
 
 
 class LoadProgress:
-    """Progress of all workers of a start.
+    """Progress of everything a start waits for: files that are fetched, workers that load.
 
     Args:
         stream: where it is shown; a bar only if it is a terminal.
@@ -28,18 +26,25 @@ class LoadProgress:
         self._tasks: dict[str, TaskID] = {}
         self._logged: dict[str, tuple[str, float]] = {}
 
-    def show(self, worker: Worker) -> None:
-        if self._stream.isatty():
-            self._draw(worker)
-            return
-        stage, fraction = self._logged.get(worker.label, ("", 0.0))
-        now = worker.fraction or 0.0
-        if worker.stage != stage or now - fraction >= _LOG_EVERY:
-            self._logged[worker.label] = (worker.stage, now)
-            percent = "" if worker.fraction is None else f" {worker.fraction:.0%}"
-            _LOG.info("[%s] %s%s", worker.label, worker.stage, percent)
+    def show(self, label: str, stage: str, fraction: float | None) -> None:
+        """Show how far one of them is.
 
-    def _draw(self, worker: Worker) -> None:
+        Args:
+            label: whose progress it is.
+            stage: what it does.
+            fraction: how much of the stage is done; None where that is not known.
+        """
+        if self._stream.isatty():
+            self._draw(label, stage, fraction)
+            return
+        before, logged = self._logged.get(label, ("", 0.0))
+        now = fraction or 0.0
+        if stage != before or now - logged >= _LOG_EVERY:
+            self._logged[label] = (stage, now)
+            percent = "" if fraction is None else f" {fraction:.0%}"
+            _LOG.info("[%s] %s%s", label, stage, percent)
+
+    def _draw(self, label: str, stage: str, fraction: float | None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -47,13 +52,13 @@ class LoadProgress:
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             self._bars = Progress(*columns, console=Console(file=self._stream), transient=True)
             self._bars.start()
-        if worker.label not in self._tasks:
-            self._tasks[worker.label] = self._bars.add_task(worker.label, total=None)
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=None)
         self._bars.update(
-            self._tasks[worker.label],
-            description=f"{worker.label}: {worker.stage}",
-            total=None if worker.fraction is None else 1.0,
-            completed=worker.fraction or 0.0,
+            self._tasks[label],
+            description=f"{label}: {stage}",
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0.0,
         )
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from lmi.api.errors import LmiError, NotReadyError, PluginError, ProblemsError
 from lmi.config.server import ServerOptions
 from lmi.custom.answer import unheard_hooks
 from lmi.loading import LoadPlan
+from lmi.planning.estimates import memory_line
 from lmi.plugins import Plugins
 from lmi.serving.address import Address, socket_file, unbind
 from lmi.serving.app import build_app
@@ -27,6 +28,7 @@ from lmi.serving.context import READY, Context
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
 from lmi.serving.tokenizer import Tokenizer, load_tokenizer
+from lmi.starting import ProgressOfModels
 from lmi.threads import in_own_thread
 from lmi.workers.worker import Worker, WorkerState
 
@@ -59,7 +61,7 @@ class Server:
 
     def __init__(
         self,
-        make_plans: Callable[[], Sequence[LoadPlan]],
+        make_plans: Callable[[ProgressOfModels], Sequence[LoadPlan]],
         plugins: Plugins,
         listener: socket.socket,
         address: Address,
@@ -145,11 +147,14 @@ class Server:
     async def _load(self) -> None:
         context = self._context
         try:
-            plans = await in_own_thread(self._make_plans)
+            plans = await in_own_thread(partial(self._make_plans, self._fetching(asyncio.get_running_loop())))
+            self._progress.close()
             for plan in plans:
                 for warning in plan.warnings:
                     _LOG.warning("%s", warning)
                 _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
+                if line := memory_line(plan.artifacts, plan.config, plan.info, plan.target):
+                    _LOG.info("memory of model %r: %s", plan.name, line)
             context.stage = "load tokenizer"
             tokenizers = [await in_own_thread(partial(_tokenizer_of, plan)) for plan in plans]
             for plan, tokenizer in zip(plans, tokenizers, strict=True):
@@ -162,6 +167,19 @@ class Server:
         except Exception as error:
             _LOG.exception("the start failed")
             self._give_up(LmiError("server.error", f"{type(error).__name__}: {error}"), None)
+
+    def _fetching(self, loop: asyncio.AbstractEventLoop) -> ProgressOfModels:
+        """Shows what the thread that makes the plans is doing."""
+
+        def show(name: str, stage: str, fraction: float | None) -> None:
+            self._context.stage = stage
+            self._progress.show(name, stage, fraction)
+
+        def moved(model: str, stage: str, fraction: float | None = None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody looks any more
+                loop.call_soon_threadsafe(show, model, stage, fraction)
+
+        return moved
 
     def _start_model(self, plan: LoadPlan, tokenizer: Tokenizer) -> None:
         context, own = self._context, plan.extension
@@ -195,7 +213,7 @@ class Server:
 
     def _moved(self, model: Model, worker: Worker) -> None:
         if worker.state is not WorkerState.DEAD:
-            self._progress.show(worker)
+            self._progress.show(worker.label, worker.stage, worker.fraction)
         if all(each.state is not WorkerState.STARTING for each in model.pool.workers):
             self._progress.close()
         models = self._context.models.values()

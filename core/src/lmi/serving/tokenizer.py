@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import ArtifactError, RequestError
+from lmi.artifacts.places.cache import cache_root
 from lmi.serving.token_decoder import TableDecoder, TokenDecoder, TokenTable, decoder_factory
 
 if TYPE_CHECKING:
@@ -142,13 +143,13 @@ def load_tokenizer(
         artifacts: the model; ArtifactFormat.NONE gets a ByteTokenizer.
         trust_remote_code: a conversion may run Python files that come with the model.
         python_executable: the Python that converts a tokenizer without tokenizer.json; needs transformers.
-        cache: where converted tokenizers are kept; by default ``$LMI_CACHE_DIR/tokenizers``.
+        cache: where converted tokenizers are kept; by default ``tokenizers`` in ``cache_root``.
     Raises:
         ArtifactError: there is no tokenizer, it is broken, or it cannot be converted; the code says which.
     """
     if artifacts.format is ArtifactFormat.NONE:
         return ByteTokenizer()
-    folder = artifacts.path
+    folder = artifacts.path / artifacts.inner
     config = _settings(folder)
     if (folder / "tokenizer.json").is_file():
         return FileTokenizer(folder / "tokenizer.json", config)
@@ -156,7 +157,7 @@ def load_tokenizer(
     if not files:
         text = f"no tokenizer in {folder}: no tokenizer.json, tokenizer.model, vocab.json or vocab.txt"
         raise ArtifactError("tokenizer.missing", text, (), "Copy the tokenizer's files from where the model came from")
-    kept = (cache or _cache_folder()) / _cache_key(files, trust_remote_code) / "tokenizer.json"
+    kept = (cache or cache_root(os.environ) / "tokenizers") / _cache_key(files, trust_remote_code) / "tokenizer.json"
     if kept.is_file():
         return FileTokenizer(kept, config)
     with tempfile.TemporaryDirectory(prefix="lmi-tokenizer-") as scratch:
@@ -220,11 +221,6 @@ def _vocabulary_files(folder: Path) -> list[Path]:
         return []
     found.update(path for name in _SETTING_FILES if (path := folder / name).is_file())
     return sorted(found)
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("LMI_CACHE_DIR") or Path.home() / ".cache" / "lmi"
-    return Path(root).expanduser() / "tokenizers"
 
 
 def _cache_key(files: list[Path], trust_remote_code: bool) -> str:

@@ -21,6 +21,7 @@ from lmi.api import (
     Target,
     hookimpl,
 )
+from lmi_deepspeed.memory import FAMILIES, MEMORY
 
 if TYPE_CHECKING:
     from lmi_deepspeed.config import DeepSpeedConfig
@@ -39,7 +40,7 @@ def lmi_describe_backend() -> BackendInfo:
         ),
         accelerators=(Accelerator.CUDA, Accelerator.CPU),
         launch=Launch.CORE_MPI,
-        artifact_formats=("pretrained", "adapter"),
+        artifact_formats=("pretrained", "adapter", "ranked-checkpoint"),
         quantizations=("smoothquant", "dynamic_int8"),
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
@@ -49,6 +50,9 @@ def lmi_describe_backend() -> BackendInfo:
             EngineLibrary(distribution="torch", versions=">=2.6,<3"),
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
         ),
+        memory=MEMORY,
+        instances=FAMILIES,
+        image="deepspeed",
         install="install the torch build for your device, then pip install 'lmi-deepspeed[engine]'",
         priority=-20,  # taken when it is asked for; other backends of the same devices need no mpirun
     )

@@ -4,10 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from lmi.api import Accelerator, ModelArtifacts, Problem, Severity, Target
+from lmi.api import (
+    Accelerator,
+    ArtifactFormat,
+    ModelArtifacts,
+    Problem,
+    Severity,
+    Target,
+    merging_problems,
+    quantization_of,
+    shape_of,
+    unserved_adapters,
+)
 from lmi_deepspeed.config import DEFAULT_MAX_TOKENS, DeepSpeedConfig
+from lmi_deepspeed.ranked import check_ranked
 
 SMOOTHQUANT_TYPES = ("gpt2", "gpt_neo", "gptj", "gpt_neox", "bloom", "llama")
 """Model types that SmoothQuant is made for."""
@@ -17,26 +28,40 @@ INJECTED_TYPES = (
 )  # fmt: skip
 """Model types that DeepSpeed has kernels for; it shards all others by its automatic tensor parallelism."""
 
+UNSPLIT_TYPES = ("deberta", "flaubert", "fsmt", "gpt2", "led", "longformer", "xlm", "xlnet")
+"""Model types that the automatic tensor parallelism refuses. Source: AutoTP.supported in DeepSpeed 0.19."""
+
 
 def find_problems(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> list[Problem]:
-    """List what would stop the model; empty means nothing was found. Reads no weights, touches no device."""
+    """List what would stop the model; empty means nothing was found. Opens no file, touches no device."""
     return [
-        *_check_degree(artifacts, config),
+        *_check_degree(artifacts, config, target),
         *_check_context(artifacts, config),
         *_check_quantization(artifacts, config),
         *_check_injection(artifacts, config, target),
-        *_check_files(artifacts, config),
+        *check_ranked(artifacts, config),
+        *_check_configuration_file(artifacts, config),
+        *_check_adapters(artifacts),
     ]
 
 
-def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
-    n = config.tensor_parallel_degree
-    heads = artifacts.config.get("num_attention_heads", artifacts.config.get("n_head"))
-    if isinstance(heads, int) and n > heads > 0:
+def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> Iterator[Problem]:
+    n, n_heads = config.tensor_parallel_degree, shape_of(artifacts).n_heads
+    if 0 < n_heads < n:
         yield Problem(
             code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {n}, the model has {heads} attention heads to share",
-            hint=f"Set option.tensor_parallel_degree={heads} or less",
+            message=f"tensor_parallel_degree is {n}, the model has {n_heads} attention heads to share",
+            hint=f"Set option.tensor_parallel_degree={n_heads} or less",
+            fields=("tensor_parallel_degree",),
+        )
+    has_kernels = target.accelerator is Accelerator.CUDA and artifacts.model_type in INJECTED_TYPES
+    if n > 1 and artifacts.model_type in UNSPLIT_TYPES and not has_kernels:
+        yield Problem(
+            code="config.tensor-parallel",
+            message=f"tensor_parallel_degree is {n}, and DeepSpeed does not split {artifacts.model_type} models "
+            "without kernels of its own",
+            hint="Set option.tensor_parallel_degree=1",
+            path=artifacts.folder,
             fields=("tensor_parallel_degree",),
         )
 
@@ -57,8 +82,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> I
     asked = config.quantization
     if asked is None:
         return
-    given = artifacts.config.get("quantization_config")
-    found = str(given.get("quant_method") or "another method") if isinstance(given, dict) else ""
+    found = str(quantization_of(artifacts).get("quant_method") or "").replace("unknown", "another method")
     if found:
         yield Problem(
             code="config.quantize",
@@ -111,18 +135,28 @@ def _check_injection(artifacts: ModelArtifacts, config: DeepSpeedConfig, target:
             )
 
 
-def _check_files(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
-    """Files that options name. An absolute path may be one of another machine, so it is not looked for."""
-    if not artifacts.folder:
+def _check_configuration_file(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
+    """DeepSpeed's own configuration. An absolute path may be one of another machine, so it is not looked for."""
+    given = config.deepspeed_config_path
+    if given is None or given.startswith("/") or not artifacts.files:
         return
-    for name in ("checkpoint", "deepspeed_config_path"):
-        given = getattr(config, name)
-        if given is None or Path(given).is_absolute() or (artifacts.path / given).is_file():
-            continue
-        yield Problem(
-            code="artifacts.file-missing",
-            message=f"{name} is {given}, and there is no such file in the model's folder",
-            hint=f"Put it there, or correct option.{name}",
-            path=artifacts.folder,
-            fields=(name,),
-        )
+    if given not in artifacts.files:
+        said, hint = "there is no such file in the model's folder", "Put it there, or correct the option"
+    elif not isinstance(artifacts.documents.get(given), dict):
+        said, hint = "it is not a json file with an object in it", "See DeepSpeed's inference configuration"
+    else:
+        return
+    yield Problem(
+        code="artifacts.file-missing" if given not in artifacts.files else "config.unreadable",
+        message=f"deepspeed_config_path is {given}, and {said}",
+        hint=hint,
+        path=artifacts.folder,
+        fields=("deepspeed_config_path",),
+    )
+
+
+def _check_adapters(artifacts: ModelArtifacts) -> list[Problem]:
+    if artifacts.format is ArtifactFormat.ADAPTER:
+        return merging_problems(artifacts)
+    hint = "Merge one into the model (peft: merge_and_unload), or use a backend that has option.enable_lora"
+    return unserved_adapters(artifacts, "deepspeed serves one model as it is", hint)

@@ -17,6 +17,7 @@ from lmi.api import (
     Target,
     hookimpl,
 )
+from lmi_hf.memory import FAMILIES, HF_MEMORY
 
 
 @hookimpl
@@ -38,6 +39,9 @@ def lmi_describe_backend() -> BackendInfo:
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
             EngineLibrary(distribution="accelerate", versions=">=1.1,<2"),
         ),
+        memory=HF_MEMORY,
+        instances=FAMILIES,
+        image="deepspeed",
         install="install the torch build for your device, then pip install 'lmi-hf[engine]'",
     )
 

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import difflib
 from collections.abc import Iterator
-from pathlib import Path
 
-from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Target
+from lmi.api import (
+    Accelerator,
+    ArtifactFormat,
+    ModelArtifacts,
+    Problem,
+    Target,
+    context_problems,
+    merging_problems,
+    quantization_of,
+    unserved_adapters,
+)
+from lmi_hf import library
 from lmi_hf.config import DEVICE_MAPS, HFConfig
 
 # What transformers needs to load a compressed checkpoint, by quantization_config.quant_method: any one of the modules.
@@ -36,7 +45,7 @@ def find_problems(artifacts: ModelArtifacts, config: HFConfig, target: Target) -
         *_check_device(config, target),
         *_check_device_map(config, target),
         *_check_architecture(artifacts, config),
-        *_check_context(artifacts, config),
+        *context_problems(artifacts, config.max_model_len),
         *_check_quantization(artifacts, config),
         *_check_adapter(artifacts, config),
     ]
@@ -76,44 +85,55 @@ def _check_device_map(config: HFConfig, target: Target) -> Iterator[Problem]:
 
 
 def _check_architecture(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
-    names = artifacts.architectures
+    names, model_type = artifacts.architectures, artifacts.model_type
     other = [name for name in names if name.endswith(_NOT_GENERATING)]
+    auto_map = artifacts.config.get("auto_map")
+    known, causal = library.model_types(), library.causal_types()
+    is_unknown = bool(known) and model_type not in known
     if artifacts.config.get("is_encoder_decoder") or other:
-        what = ", ".join(other or names) or artifacts.model_type
-        yield Problem(
-            code="model.task-not-served",
-            message=f"{what} does not continue a text; hf serves text-generation with decoder-only models",
-            hint="Use a causal language model",
-            path=artifacts.folder,
-        )
-    if artifacts.config.get("auto_map") and not config.trust_remote_code and _is_unknown(artifacts.model_type):
+        yield _other_task(artifacts, ", ".join(other or names) or model_type)
+    elif causal and model_type in known - causal and not _brings(auto_map, "AutoModelForCausalLM"):
+        yield _other_task(artifacts, f"model_type '{model_type}'")
+    if auto_map and not config.trust_remote_code and is_unknown:
         yield Problem(
             code="model.remote-code",
-            message=f"model_type '{artifacts.model_type}' runs Python files that come with the model",
+            message=f"model_type '{model_type}' runs Python files that come with the model",
             hint="Read them, then set option.trust_remote_code=true",
             path=artifacts.folder,
             fields=("trust_remote_code",),
         )
-
-
-def _check_context(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
-    asked, limit = config.max_model_len, artifacts.max_context_tokens
-    if limit and asked > limit:
+    elif model_type and is_unknown and not auto_map and library.knows_engine():
+        near = difflib.get_close_matches(model_type, known, n=1)
+        question = f"Is it '{near[0]}'? " if near else ""
         yield Problem(
-            code="config.max-model-len",
-            message=f"max_model_len is {asked} tokens, the model takes {limit}",
-            hint=f"Set option.max_model_len={limit} or leave it out",
-            fields=("max_model_len",),
+            code="model.architecture-not-served",
+            message=f"transformers {library.library_version()} has no code for model_type '{model_type}'",
+            hint=f"{question}A later transformers may have it: pip install -U transformers",
+            path=artifacts.folder,
         )
+
+
+def _brings(auto_map: object, name: str) -> bool:
+    return isinstance(auto_map, dict) and name in auto_map
+
+
+def _other_task(artifacts: ModelArtifacts, what: str) -> Problem:
+    return Problem(
+        code="model.task-not-served",
+        message=f"{what} does not continue a text; hf serves text-generation with decoder-only models",
+        hint="Use a causal language model",
+        path=artifacts.folder,
+    )
 
 
 def _check_quantization(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
     asked, (name, value) = config.quantization, config.quantization_asked
     found = _method_of(artifacts)
+    yield from _check_method(artifacts, found)
     wanted = asked[:-1] if asked and asked.startswith("bitsandbytes") else asked
     if found and wanted and found != wanted:
         yield _conflict(name, f"{name} is {value}, but the checkpoint is compressed with {found}")
-    elif asked in ("gptq", "awq") and not found:
+    elif asked in ("gptq", "awq") and not quantization_of(artifacts):
         yield Problem(
             code="model.not-quantized",
             message=f"quantize is {asked}, but config.json has no quantization_config",
@@ -123,7 +143,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: HFConfig) -> Iterator
         )
     method = found or wanted or ""
     modules = _LIBRARIES.get(method, ())
-    if modules and _knows_engine() and not any(map(_is_installed, modules)):
+    if modules and library.knows_engine() and not any(map(library.is_installed, modules)):
         yield Problem(
             code="engine.library-missing",
             message=f"quantization {method} needs the Python package {' or '.join(modules)}, which is not installed",
@@ -144,41 +164,38 @@ def _check_adapter(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Prob
             fields=("is_peft_model",),
         )
     if not is_adapter:
+        hint = "Merge one into the model (peft: merge_and_unload), or use a backend that has option.enable_lora"
+        yield from unserved_adapters(artifacts, "hf serves one model as it is", hint)
         return
-    if _knows_engine() and not _is_installed("peft"):
+    if library.knows_engine() and not library.is_installed("peft"):
         yield Problem(
             code="engine.library-missing",
             message="an adapter needs the Python package peft, which is not installed",
             hint="pip install 'lmi-hf[peft]'",
         )
-    start = base_of(artifacts)
-    if start and (start.startswith(("/", ".")) and not _resolve(start, artifacts).is_dir()):
+    yield from merging_problems(artifacts)
+
+
+def _check_method(artifacts: ModelArtifacts, found: str) -> Iterator[Problem]:
+    """What transformers cannot read, or does not see."""
+    beside = str(quantization_of(artifacts).get("quant_method") or "")
+    known = library.quantization_methods()
+    if beside and not found:
         yield Problem(
-            code="adapter.base-missing",
-            message=f"adapter_config.json names the base model {start}, which is not there",
-            hint="Copy the base model there, or change base_model_name_or_path",
+            code="model.quantization-not-served",
+            message=f"the weights are compressed with {beside}, and config.json has no quantization_config, where "
+            "transformers looks for it",
+            hint="Use a checkpoint whose config.json has it, or option.rolling_batch=vllm",
             path=artifacts.folder,
         )
-
-
-def base_of(artifacts: ModelArtifacts) -> str:
-    """The base model that an adapter names: a path or a name on the hub; "" where it names none."""
-    try:
-        content = json.loads((artifacts.path / "adapter_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(content.get("base_model_name_or_path") or "") if isinstance(content, dict) else ""
-
-
-def base_location(artifacts: ModelArtifacts) -> str:
-    """Where an adapter's base model is loaded from: an absolute folder, or the name on the hub as it stands."""
-    start = base_of(artifacts)
-    folder = _resolve(start, artifacts)
-    return str(folder) if folder.is_dir() else start
-
-
-def _resolve(start: str, artifacts: ModelArtifacts) -> Path:
-    return artifacts.path / start  # an absolute start stays as it is
+    elif found and known and not any(each.startswith(found) for each in known):
+        yield Problem(
+            code="model.quantization-not-served",
+            message=f"the checkpoint is compressed with {found}; transformers {library.library_version()} does not "
+            "read that",
+            hint="Use a checkpoint compressed with gptq, awq or bitsandbytes, or whole weights",
+            path=artifacts.folder,
+        )
 
 
 def _method_of(artifacts: ModelArtifacts) -> str:
@@ -189,20 +206,3 @@ def _method_of(artifacts: ModelArtifacts) -> str:
 def _conflict(name: str, message: str) -> Problem:
     hint = f"Remove option.{name}: a compressed checkpoint says itself how it is read"
     return Problem(code="config.quantize", message=message, hint=hint, fields=(name,))
-
-
-def _is_unknown(model_type: str) -> bool:
-    """Whether the installed transformers has no code for a model type; False where that cannot be told."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    return not (Path(spec.submodule_search_locations[0]) / "models" / model_type.replace("-", "_")).is_dir()
-
-
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-def _knows_engine() -> bool:
-    """Whether the engine is installed here; else it runs under another Python, whose packages cannot be seen."""
-    return _is_installed("torch") and _is_installed("transformers")

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from lmi.api import ArtifactFormat, EngineLoadError, LmiError, ModelArtifacts, Progress, Stepper
-from lmi_hf.checks import base_location
+from lmi_hf.adapters import base_location
 from lmi_hf.config import HFConfig
 from lmi_hf.machine import computes_bf16
 

@@ -20,6 +20,7 @@ from lmi.api import (
     hookimpl,
 )
 from lmi_neuronx.families import ARCHITECTURES
+from lmi_neuronx.memory import FAMILIES, MEMORY
 
 
 @hookimpl
@@ -35,7 +36,7 @@ def lmi_describe_backend() -> BackendInfo:
         takes_any_rolling_batch=True,
         image_features=("tnx",),
         accelerators=(Accelerator.NEURON,),
-        artifact_formats=("pretrained",),
+        artifact_formats=("pretrained", "neuron", "neuron-split"),
         architectures=ARCHITECTURES,
         quantizations=("static_int8",),
         # The compiled prefill gives the logits of its last token only.
@@ -48,6 +49,10 @@ def lmi_describe_backend() -> BackendInfo:
             EngineLibrary(distribution="transformers-neuronx", versions=">=0.13,<0.14"),
             EngineLibrary(distribution="torch-neuronx", versions=">=2.1"),
         ),
+        compilers=("neuronx-cc", "optimum-neuron"),
+        memory=MEMORY,
+        instances=FAMILIES,
+        image="neuronx",
         install=(
             "install transformers-neuronx and torch-neuronx from the package index of the AWS Neuron SDK (the public "
             "registry has empty packages of these names), then pip install lmi-neuronx"
@@ -67,7 +72,9 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
     from lmi_neuronx.checks import find_problems
     from lmi_neuronx.config import NeuronxConfig
 
-    return find_problems(artifacts, NeuronxConfig.model_validate(config.model_dump()))
+    if not isinstance(config, NeuronxConfig):
+        config = NeuronxConfig.model_validate(config.model_dump(exclude_unset=True))
+    return find_problems(artifacts, config, target)
 
 
 @hookimpl

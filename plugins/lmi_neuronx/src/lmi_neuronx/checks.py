@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from lmi.api import ModelArtifacts, Problem, Severity
+from lmi.api import ArtifactFormat, ModelArtifacts, Problem, Severity, Target
+from lmi_neuronx.compiled import SPLIT_WEIGHTS, joined
+from lmi_neuronx.compiled_checks import check_split_folder, find_compiled_problems
 from lmi_neuronx.config import DEFAULT_N_POSITIONS, NeuronxConfig
+from lmi_neuronx.cores import check_generation, find_core_problems
 from lmi_neuronx.families import (
     ARCHITECTURES,
     CONTINUOUS_FAMILIES,
@@ -15,33 +17,36 @@ from lmi_neuronx.families import (
     OPTIMUM_FAMILIES,
     TNX_FAMILIES,
 )
+from lmi_neuronx.graph_paths import check_graph_paths
 from lmi_neuronx.rules import (
     estimate_complaint,
     estimate_hint,
     estimate_suits_continuous_batching,
-    missing_graph_hint,
     options_of_tnx,
     written,
 )
 
-SPLIT_WEIGHTS = "pytorch_model.bin"
-"""A folder of this name, not a file, holds split weights."""
 
-_AMP = {"fp32": "fp32", "f32": "fp32", "fp16": "fp16", "f16": "fp16", "bf16": "bf16"}
-
-
-def find_problems(artifacts: ModelArtifacts, config: NeuronxConfig) -> list[Problem]:
+def find_problems(artifacts: ModelArtifacts, config: NeuronxConfig, target: Target) -> list[Problem]:
     """List what would stop the model; empty means nothing was found. Opens no file, touches no device."""
-    return [
+    if artifacts.format is ArtifactFormat.NONE:
+        return []
+    found = [
         *_check_architecture(artifacts),
         *_check_loader(artifacts, config),
         *_check_batching(artifacts, config),
         *_check_context(artifacts, config),
-        *_check_heads(artifacts, config),
         *_check_quantization(artifacts),
+        *check_graph_paths(artifacts, config),
+        *find_compiled_problems(artifacts, config, target),
+    ]
+    if artifacts.format is ArtifactFormat.NEURON:
+        return [*found, *check_generation(target)]
+    return [
+        *found,
         *_check_split_weights(artifacts, config),
-        *_check_compiled_graph(artifacts, config),
-        *_check_compiled_settings(artifacts, config),
+        *find_core_problems(artifacts, config, target),
+        *_check_compiling(artifacts, config),
     ]
 
 
@@ -128,21 +133,6 @@ def _check_context(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator
         )
 
 
-def _check_heads(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[Problem]:
-    n_heads = _number(artifacts.config.get("num_attention_heads"))
-    n_kv_heads = _number(artifacts.config.get("num_key_value_heads")) or n_heads
-    if config.group_query_attention and n_heads and n_kv_heads == n_heads:
-        yield Problem(
-            code="config.no-effect",
-            message=f"{written(config, 'group_query_attention')} does nothing: each of the model's {n_heads} heads has "
-            "keys of its own",
-            hint="Remove option.group_query_attention",
-            path=artifacts.folder,
-            severity=Severity.WARNING,
-            fields=("group_query_attention",),
-        )
-
-
 def _check_quantization(artifacts: ModelArtifacts) -> Iterator[Problem]:
     given = artifacts.config.get("quantization_config")
     method = str(given.get("quant_method") or "") if isinstance(given, dict) else ""
@@ -156,15 +146,14 @@ def _check_quantization(artifacts: ModelArtifacts) -> Iterator[Problem]:
 
 
 def _check_split_weights(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[Problem]:
-    if _compiled_settings(artifacts) or not artifacts.folder:
-        return  # an Optimum folder says itself what its weights are
-    is_split = (artifacts.path / SPLIT_WEIGHTS).is_dir()
+    split = joined(artifacts.inner, SPLIT_WEIGHTS)
+    is_split = artifacts.has_folder(split)
     if is_split and not config.load_split_model:
         yield Problem(
             code="weights.split",
             message=f"{SPLIT_WEIGHTS} is a folder, so the weights are split, and load_split_model is not true",
             hint="Set option.load_split_model=true",
-            path=artifacts.folder,
+            path=joined(artifacts.folder, split),
             fields=("load_split_model",),
         )
     elif config.load_split_model and not is_split:
@@ -175,49 +164,18 @@ def _check_split_weights(artifacts: ModelArtifacts, config: NeuronxConfig) -> It
             path=artifacts.folder,
             fields=("load_split_model",),
         )
+    if is_split:
+        yield from check_split_folder(artifacts, split)
 
 
-def _check_compiled_graph(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[Problem]:
-    for name in ("compiled_graph_path", "draft_model_compiled_path"):
-        path = getattr(config, name)
-        if path and "://" not in path and not (artifacts.path / path).is_dir():
-            yield Problem(
-                code="config.compiled-graph",
-                message=f"{name}={path} is no folder inside the model's, and no s3:// prefix",
-                hint=missing_graph_hint(),
-                path=artifacts.folder,
-                fields=(name,),
-            )
-
-
-def _check_compiled_settings(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[Problem]:
-    """A compiled model has fixed sizes; options at their defaults take them."""
-    compiled = _compiled_settings(artifacts)
-    batch = "batch_size" if config.is_static else "max_rolling_batch_size"
-    names = {
-        "num_cores": "tensor_parallel_degree",
-        "sequence_length": "n_positions",
-        "batch_size": batch,
-        "auto_cast_type": "dtype",
-    }
-    for key, name in names.items():
-        there = compiled.get(key)
-        built: Any = _AMP.get(str(there).lower()) if name == "dtype" else _number(there)
-        asked = getattr(config, name)
-        if built and asked not in (built, type(config).model_fields[name].default):
-            yield Problem(
-                code="model.compiled-otherwise",
-                message=f"the model was compiled with {key}={there}, {name} is {asked}",
-                hint=f"Set option.{name}={built} or leave it out, or serve the uncompiled model",
-                path=artifacts.folder,
-                fields=(name,),
-            )
-
-
-def _compiled_settings(artifacts: ModelArtifacts) -> dict[str, Any]:
-    given = artifacts.config.get("neuron")
-    return given if isinstance(given, dict) else {}
-
-
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def _check_compiling(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[Problem]:
+    if not config.compiled_graph_path:
+        yield Problem(
+            code="engine.compiles-at-start",
+            message="neither the model nor compiled_graph_path brings a compiled graph, so the model is compiled at "
+            "the start: minutes for a small model, much longer for a large one",
+            hint="In production compile it once, with the compiler version of the container, and serve the result",
+            path=artifacts.folder,
+            severity=Severity.WARNING,
+            fields=("compiled_graph_path",),
+        )

@@ -24,6 +24,9 @@ _OF_TNX = (
 )
 """Options that only the loader tnx has: any of them decides for it. Source: LMI's Transformers-NeuronX guide."""
 
+GRAPH_PATHS = ("compiled_graph_path", "draft_model_compiled_path")
+"""Options that name a compiled graph."""
+
 _MISSPELT = "djl_python.transformersneuronx"
 
 
@@ -113,13 +116,30 @@ def estimate_hint(config: NeuronxConfig) -> str:
 
 
 def _compiled_graph_is_there(config: NeuronxConfig) -> Iterator[Conflict]:
-    """A relative path starts at the model's folder, so checks.py looks for it."""
-    for name in ("compiled_graph_path", "draft_model_compiled_path"):
+    """A relative path starts at the model's folder, so graph_paths.py looks for it; a prefix is not listed."""
+    for name in GRAPH_PATHS:
         path = getattr(config, name)
-        if path and Path(path).is_absolute() and not Path(path).is_dir():
-            yield Conflict(
-                fields=(name,), message=f"{name}={path} is no folder, and no s3:// prefix", hint=missing_graph_hint()
-            )
+        complaint = _graph_complaint(path) if path else ""
+        if complaint:
+            yield Conflict(fields=(name,), message=f"{name}={path} {complaint}", hint=missing_graph_hint())
+
+
+def _graph_complaint(path: str) -> str:
+    if path.endswith((".neff", ".zip", ".tar", ".tar.gz", ".tgz")):
+        return "is one file; it takes the folder, or the prefix, that holds the compiled graph"
+    if "://" in path or not Path(path).is_absolute():
+        return ""
+    if not Path(path).is_dir():
+        return "is no folder, and no s3:// prefix"
+    return "" if _has_graph(Path(path)) else "holds no compiled graph: no .neff file is in it"
+
+
+def _has_graph(folder: Path) -> bool:
+    """Whether graphs lie in a folder, or a compiler's cache, which has two folders below each other."""
+    try:
+        return any(next(folder.glob(each), None) for each in ("*.neff", "*/*.neff", "*/*/*.neff", "neuronxcc-*"))
+    except OSError:
+        return True  # what cannot be read here is told when it is loaded
 
 
 def missing_graph_hint() -> str:

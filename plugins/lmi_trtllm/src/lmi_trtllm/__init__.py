@@ -21,6 +21,7 @@ from lmi.api import (
     hookimpl,
 )
 from lmi_trtllm.families import ARCHITECTURES
+from lmi_trtllm.memory import FAMILIES, MEMORY
 
 INSTALL = (
     "start from NVIDIA's TensorRT-LLM container, or install tensorrt-llm with its wheels from NVIDIA's package index, "
@@ -60,13 +61,17 @@ def lmi_describe_backend() -> BackendInfo:
         image_features=("trtllm",),
         accelerators=(Accelerator.CUDA,),
         launch=Launch.SINGLE,
-        artifact_formats=("pretrained",),
+        artifact_formats=("pretrained", "triton-repository", "engines"),
         architectures=ARCHITECTURES,
         quantizations=("smoothquant", "awq", "fp8", "gptq"),
         capabilities=CAPABILITIES,
         resume=Resume.CONTINUES,
         is_loadable=False,
         engine_libraries=(EngineLibrary(distribution="tensorrt-llm", versions=">=1.0,<1.3"),),
+        compilers=("tensorrt-llm",),
+        memory=MEMORY,
+        instances=FAMILIES,
+        image="tensorrtllm",
         install=INSTALL,
         priority=-15,  # taken first where the image announces it
     )
@@ -84,7 +89,9 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
     from lmi_trtllm.checks import find_problems
     from lmi_trtllm.config import TrtllmConfig
 
-    return find_problems(artifacts, TrtllmConfig.model_validate(config.model_dump()), target)
+    if not isinstance(config, TrtllmConfig):
+        config = TrtllmConfig.model_validate(config.model_dump(exclude_unset=True))
+    return find_problems(artifacts, config, target)
 
 
 @hookimpl

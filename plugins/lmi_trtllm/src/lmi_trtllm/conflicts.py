@@ -81,6 +81,11 @@ def said(config: BackendConfig, name: str) -> str:
     return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
+def listed(names: tuple[str, ...]) -> str:
+    """Names as a sentence has them: ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def _contradictions(config: TrtllmConfig) -> Iterator[Conflict]:
     stretch = (config.rotary_scaling_type, config.rotary_scaling_factor)
     if (stretch[0] is None) != (stretch[1] is None):

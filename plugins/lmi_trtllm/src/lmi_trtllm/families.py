@@ -34,6 +34,12 @@ _LATER_ARCHITECTURES = (
 
 ARCHITECTURES = (*(name for names in _ARCHITECTURES_OF.values() for name in names), *_LATER_ARCHITECTURES)
 
+BROUGHT_ARCHITECTURES = frozenset({
+    *_ARCHITECTURES_OF["baichuan"], *_ARCHITECTURES_OF["chatglm"], *_ARCHITECTURES_OF["internlm"], "QWenLMHeadModel",
+    "DeciLMForCausalLM", "NemotronNASForCausalLM", "GPT2LMHeadCustomModel",
+})  # fmt: skip
+"""Those that transformers does not have itself: their configuration is Python code that comes with the model."""
+
 _BY_MODEL_TYPE = {
     "code_llama": "llama",
     "RefinedWeb": "falcon",

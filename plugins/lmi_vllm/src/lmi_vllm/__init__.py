@@ -19,6 +19,7 @@ from lmi.api import (
     Target,
     hookimpl,
 )
+from lmi_vllm.memory import FAMILIES, MEMORY
 from lmi_vllm.names import METHODS
 
 
@@ -34,12 +35,16 @@ def lmi_describe_backend() -> BackendInfo:
         image_features=("vllm",),
         accelerators=(Accelerator.CUDA, Accelerator.CPU),
         launch=Launch.SINGLE,
-        artifact_formats=("pretrained",),
+        artifact_formats=("pretrained", "mistral"),
+        # Every architecture that vLLM has, or transformers for it, and code of a model's own: architectures.py judges.
         quantizations=METHODS,
         capabilities=frozenset(Capability) - {Capability.TYPICAL_P, Capability.BATCH_INVARIANT},
         resume=Resume.CONTINUES,
         is_loadable=False,
         engine_libraries=(EngineLibrary(distribution="vllm", versions=">=0.32,<0.33"),),
+        memory=MEMORY,
+        instances=FAMILIES,
+        image="deepspeed",
         install="pip install 'lmi-vllm[engine]' (CUDA), or pip install 'lmi-vllm[cpu]'",
     )
 

@@ -1,34 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that would stop a model on vLLM, found in config.json."""
+"""Everything that would stop a model on vLLM, found in its small files and the names of the others."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Any
 
-from lmi.api import Accelerator, ModelArtifacts, Problem, Severity, Target
+from lmi.api import (
+    Accelerator,
+    ArtifactFormat,
+    ModelArtifacts,
+    Problem,
+    Severity,
+    Target,
+    context_problems,
+    degree_problems,
+    shape_of,
+)
+from lmi.api.shapes import language_part
+from lmi_vllm.adapters import check_adapters
+from lmi_vllm.architectures import check_architecture
+from lmi_vllm.compressed import capability_of, check_quantization
 from lmi_vllm.config import VLLMConfig
-from lmi_vllm.names import COMPRESSED, FOR_SEVERAL, family_of
 
 _NOT_IN_FP16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 """Model types that overflow in fp16; vLLM refuses them."""
 
+_SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+"""Ways to stretch positions whose limit in config.json is that of the stretched model."""
+
+_VOCABULARY_STEP = 64
+"""vLLM fills the vocabulary up to a multiple of this before it is divided among devices."""
+
+_FORMS: dict[tuple[str, str], tuple[str | tuple[str, ...], str | tuple[str, ...], str]] = {
+    ("config_format", "mistral"): ("params.json", "", "params.json"),
+    ("config_format", "hf"): ("config.json", "", "config.json"),
+    ("load_format", "safetensors"): ("", ".safetensors", "*.safetensors"),
+    ("load_format", "mistral"): ("consolidated", ".safetensors", "consolidated*.safetensors"),
+    ("load_format", "pt"): ("", (".bin", ".pt"), "*.bin or *.pt"),
+    ("tokenizer_mode", "mistral"): (("tekken", "tokenizer.model"), "", "tekken.json or tokenizer.model.v*"),
+}
+"""Option and value -> how the name of a file begins and ends that it needs, and how people write it."""
+
 
 def find_problems(artifacts: ModelArtifacts, config: VLLMConfig, target: Target) -> list[Problem]:
-    """List what would stop the model; empty means nothing was found. Reads config.json, touches no device."""
+    """List what would stop the model; empty means nothing was found. Opens no file, touches no device."""
+    if artifacts.format is ArtifactFormat.NONE:
+        return []
     return [
-        *_check_devices(artifacts, config, target),
+        *check_architecture(artifacts, config, target),
+        *_check_degree(artifacts, config, target),
         *_check_context(artifacts, config),
-        *_check_quantization(artifacts, config),
-        *_check_dtype(artifacts, config),
+        *check_quantization(artifacts, config, target),
+        *_check_dtype(artifacts, config, target),
+        *_check_files(artifacts, config),
+        *check_adapters(artifacts, config),
     ]
 
 
-def _check_devices(artifacts: ModelArtifacts, config: VLLMConfig, target: Target) -> Iterator[Problem]:
+def _check_degree(artifacts: ModelArtifacts, config: VLLMConfig, target: Target) -> Iterator[Problem]:
     degree = config.tensor_parallel_degree
     if degree == 1:
         return
-    if target.accelerator is Accelerator.CPU:
+    if target.accelerator is Accelerator.CPU and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
         yield Problem(
             code="config.tensor-parallel",
             message=f"tensor_parallel_degree is {degree} on CPU; vLLM then wants to be told each rank's cores",
@@ -36,54 +70,44 @@ def _check_devices(artifacts: ModelArtifacts, config: VLLMConfig, target: Target
             severity=Severity.WARNING,
             fields=("tensor_parallel_degree",),
         )
-    n_heads = _of_text(artifacts, "num_attention_heads")
-    if isinstance(n_heads, int) and n_heads > 0 and n_heads % degree:
-        most = max(each for each in range(1, degree) if n_heads % each == 0)
-        yield Problem(
-            code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {degree}, which does not divide the model's {n_heads} attention heads",
-            hint=f"Set option.tensor_parallel_degree={most}, or another divisor of {n_heads}",
-            path=artifacts.folder,
-            fields=("tensor_parallel_degree",),
-        )
+    shape = shape_of(artifacts)
+    n_kv = 0 if shape.is_latent else shape.n_kv_heads
+    sizes = {
+        "attention heads": shape.n_heads,
+        # Where there are fewer key-value heads than devices, each is copied to as many devices as share it.
+        "key-value heads": n_kv if n_kv >= degree or degree % max(n_kv, 1) else 0,
+        "feed-forward numbers": 0 if shape.n_experts else shape.intermediate,
+        "tokens of the vocabulary": -(-shape.vocab // _VOCABULARY_STEP) * _VOCABULARY_STEP,
+    }
+    yield from degree_problems(artifacts, degree, sizes)
 
 
 def _check_context(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Problem]:
     asked, limit = config.max_model_len or 0, artifacts.max_context_tokens
-    is_scaled = _of_text(artifacts, "rope_scaling") or getattr(config, "hf_overrides", None)
-    if limit and asked > limit and not is_scaled:
-        yield Problem(
-            code="config.max-model-len",
-            message=f"max_model_len is {asked} tokens, the model takes {limit}",
-            hint=f"Set option.max_model_len={limit} or leave it out",
-            fields=("max_model_len",),
-        )
-
-
-def _check_quantization(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Problem]:
-    asked = config.quantize
-    if asked is None or asked in FOR_SEVERAL:
+    own_limit = artifacts.config.get("model_max_length")
+    if getattr(config, "hf_overrides", None) or asked <= limit * _stretch(artifacts):
         return
-    found = _method_of(artifacts)
-    if found and family_of(found) != family_of(asked):
-        yield Problem(
-            code="config.quantize",
-            message=f"quantize is {asked}, but the checkpoint is compressed with {found}",
-            hint="Leave option.quantize out; vLLM finds the method in config.json",
-            path=artifacts.folder,
-            fields=("quantize",),
-        )
-    elif not found and family_of(asked) in COMPRESSED and not (artifacts.path / "quantize_config.json").is_file():
-        yield Problem(
-            code="model.not-quantized",
-            message=f"quantize is {asked}, but config.json has no quantization_config",
-            hint="Use a checkpoint that was compressed so, or quantize=fp8, which compresses while loading",
-            path=artifacts.folder,
-            fields=("quantize",),
-        )
+    if isinstance(own_limit, int) and asked <= own_limit:
+        return
+    if os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").lower() in ("1", "true"):
+        return
+    yield from context_problems(artifacts, asked)
 
 
-def _check_dtype(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Problem]:
+def _stretch(artifacts: ModelArtifacts) -> float:
+    """By how much the context is longer than config.json says, as its rotary positions tell."""
+    text = language_part(artifacts.config)
+    rope = text.get("rope_scaling") or text.get("rope_parameters")
+    if not isinstance(rope, dict) or "gemma3" in artifacts.model_type:
+        return 1.0
+    layers = [each for each in rope.values() if isinstance(each, dict)] or [rope]  # one for each kind of layer
+    factors = [
+        each.get("factor") for each in layers if (each.get("rope_type") or each.get("type")) not in _SCALED_ALREADY
+    ]
+    return max((float(each) for each in factors if isinstance(each, (int, float))), default=1.0)
+
+
+def _check_dtype(artifacts: ModelArtifacts, config: VLLMConfig, target: Target) -> Iterator[Problem]:
     if config.dtype == "fp16" and artifacts.model_type in _NOT_IN_FP16:
         yield Problem(
             code="config.dtype",
@@ -92,15 +116,40 @@ def _check_dtype(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Prob
             path=artifacts.folder,
             fields=("dtype",),
         )
+    capability = capability_of(target)
+    if config.dtype == "bf16" and 0 < capability < 80:
+        device = target.device_name or "this device"
+        yield Problem(
+            code="config.dtype",
+            message=f"dtype is bf16, which needs compute capability 8.0; {device} has {capability / 10:.1f}",
+            hint="Set option.dtype=fp16 or leave it out",
+            fields=("dtype",),
+        )
 
 
-def _method_of(artifacts: ModelArtifacts) -> str:
-    given = _of_text(artifacts, "quantization_config") or artifacts.config.get("compression_config")
-    return str(given.get("quant_method") or "") if isinstance(given, dict) else ""
+def _check_files(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Problem]:
+    """Files without which the model cannot be read in the way that options ask for."""
+    names = [name for name in artifacts.files if "/" not in name]
+    for (field, value), (starts, ends, shown) in _FORMS.items():
+        if getattr(config, field) != value or not names or (field == "tokenizer_mode" and _has_other_tokenizer(config)):
+            continue
+        if not any(name.startswith(starts) and name.endswith(ends) for name in names):
+            yield Problem(
+                code="artifacts.file-missing",
+                message=f"{field} is {value}, and the model has no {shown}",
+                hint=f"Leave option.{field} out; vLLM finds what is there",
+                path=artifacts.folder,
+                fields=(field,),
+            )
+    if config.load_format == "gguf":
+        yield Problem(
+            code="model.quantization-not-served",
+            message="load_format is gguf, which vLLM does not read any more",
+            hint="Use the checkpoint that the GGUF file was made from",
+            path=artifacts.folder,
+            fields=("load_format",),
+        )
 
 
-def _of_text(artifacts: ModelArtifacts, name: str) -> Any:
-    """A value of config.json; of a multimodal model, that of its language part."""
-    inner = artifacts.config.get("text_config")
-    own = artifacts.config.get(name)
-    return own if own is not None or not isinstance(inner, dict) else inner.get(name)
+def _has_other_tokenizer(config: VLLMConfig) -> bool:
+    return bool(getattr(config, "tokenizer", None))

@@ -39,6 +39,28 @@ DROPPED = {
 }
 """Methods of earlier versions, or of other backends, and what to do instead."""
 
+MIN_CAPABILITY = {
+    **dict.fromkeys(("gptq", "auto_gptq", "gptq_marlin", "inc"), 60),
+    **dict.fromkeys(("compressed-tensors", "quark", "moe_wna16"), 70),
+    **dict.fromkeys(("awq", "auto_awq", "awq_marlin", "fp8", "deepseek_v4_fp8", "modelopt_fp4", "torchao"), 75),
+    **dict.fromkeys(("online", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "humming"), 75),
+    **dict.fromkeys(("int8_per_channel_weight_only", "nvfp4_per_token", "mxfp8"), 75),
+    **dict.fromkeys(("modelopt_mxfp8", "experts_int8", "fbgemm_fp8", "mxfp4", "gpt_oss_mxfp4"), 80),
+    "fp_quant": 100,
+}
+"""Method -> least compute capability, times ten. Source: vLLM 0.32, get_min_capability of each method.
+
+Of modelopt and modelopt_mixed it depends on what the checkpoint holds.
+"""
+
+BF16_ALONE = ("mxfp4", "gpt_oss_mxfp4", "fp_quant", "modelopt_mxfp8")
+"""Methods that compute in bf16 only; most take fp16, too. Source: get_supported_act_dtypes of each method."""
+
+ALSO_FP32 = ("torchao", "compressed-tensors")
+
+DEPRECATED = ("fbgemm_fp8", "fp_quant")
+"""Methods that vLLM 0.32 reads only with allow_deprecated_quantization."""
+
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 

@@ -20,6 +20,7 @@ from lmi.api import (
     Target,
     hookimpl,
 )
+from lmi_hf.memory import DIST_FAMILIES, DIST_MEMORY
 
 if TYPE_CHECKING:
     from lmi_hf.lmi_dist.config import DistConfig
@@ -53,6 +54,9 @@ def lmi_describe_backend() -> BackendInfo:
             EngineLibrary(distribution="torch", versions=">=2.6,<3"),
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
         ),
+        memory=DIST_MEMORY,
+        instances=DIST_FAMILIES,
+        image="deepspeed",
         install="install the torch build for your device, then pip install 'lmi-hf[engine]'",
         priority=-10,  # taken when it is asked for, or among the backends that engine=MPI leaves
     )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small files of a model that say what it is: configuration as JSON, and a few short texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lmi.artifacts.places.files import ModelFiles
+
+MAX_DOCUMENT_BYTES = 1 << 20
+"""Largest file that is taken for a document; a configuration has some KiB."""
+
+LFS_MARK = b"version https://git-lfs.github.com/spec/"
+INDEX_SUFFIX = ".index.json"
+
+_MAX_TOTAL_BYTES = 4 << 20
+_MAX_N = 128
+_MAX_NESTING = 100
+_MAX_FOLDERS = 2
+"""Folders a document may lie below: ``NAME/1/config.json``, ``adapters/NAME/adapter_config.json``."""
+
+_TEXTS = ("config.pbtxt", "VERSION")
+_NOT_DOCUMENTS = (
+    "tokenizer.json", "vocab.json", "tekken.json", "merges.json", "trainer_state.json", "key_to_filename.json",
+)  # fmt: skip
+_LEFT_OUT_FOLDERS = ("checkpoint-", "runs", "onnx", "original", "global_step", "logs", "wandb")
+
+
+class NotReadable(ValueError):
+    """A document's content cannot be used; the text says why, as the end of a sentence."""
+
+
+def is_document(name: str, n_bytes: int) -> bool:
+    """Whether a file is read as a whole, because of its name and its size."""
+    *folders, last = name.split("/")
+    if n_bytes > MAX_DOCUMENT_BYTES or len(folders) > _MAX_FOLDERS:
+        return False
+    if any(folder.startswith(_LEFT_OUT_FOLDERS) for folder in folders):
+        return False
+    is_json = last.endswith(".json") and not last.endswith(INDEX_SUFFIX) and last not in _NOT_DOCUMENTS
+    return is_json or last in _TEXTS
+
+
+def read_documents(files: ModelFiles) -> dict[str, Any]:
+    """Every document of a place, name -> content; those that cannot be read are left out. All are read at once."""
+    names: list[str] = []
+    n_bytes = 0
+    for name in sorted(files.sizes, key=lambda name: (name.count("/"), name)):
+        size = files.sizes[name]
+        if is_document(name, size) and len(names) < _MAX_N and n_bytes + size <= _MAX_TOTAL_BYTES:
+            names.append(name)
+            n_bytes += size
+    found = files.read_all([(name, 0, MAX_DOCUMENT_BYTES) for name in names])
+    documents = {}
+    for name, data in zip(names, found, strict=True):
+        if isinstance(data, OSError):
+            continue
+        try:
+            documents[name] = text_of(data) if name.rpartition("/")[2] in _TEXTS else parsed(data)
+        except NotReadable:
+            continue
+    return documents
+
+
+def parsed(data: bytes) -> Any:
+    """The content of a JSON file, in values that every part of LMI can carry: integers beyond 64 bits become floats.
+
+    Raises:
+        NotReadable: it is no JSON, or JSON made to break its readers.
+    """
+    try:
+        content = json.loads(text_of(data))
+    except RecursionError:
+        raise NotReadable("is nested too deep") from None
+    except NotReadable:
+        raise
+    except ValueError as error:
+        raise NotReadable(f"is no JSON: {error}") from None
+    return _carried(content, 0)
+
+
+def text_of(data: bytes) -> str:
+    """The text of a file.
+
+    Raises:
+        NotReadable: it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotReadable(f"is not UTF-8: byte {data[error.start]:#04x} at {error.start}") from None
+
+
+def _carried(value: Any, depth: int) -> Any:
+    if depth > _MAX_NESTING:
+        raise NotReadable(f"is nested deeper than {_MAX_NESTING}")
+    if isinstance(value, dict):
+        return {_carried(key, depth): _carried(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_carried(each, depth + 1) for each in value]
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise NotReadable("has half a surrogate pair in a text") from None
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return float(value) if value.bit_length() < 1024 else float("inf")
+    return value

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration that was resolved to a plan: what fits, how often, where, and with which backend."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lmi.checking import problems_of
+from lmi.config import ModelOptions
+from lmi.config.settings import Setting
+from lmi.devices.degree import refusals_of
+from lmi.planning.demand import Demand, answer
+from lmi.planning.estimates import estimate, why_unknown
+from lmi.planning.instances import instance_of
+from lmi.planning.machines import degrees_of, recommended
+from lmi.planning.problems import memory_problems
+from lmi.planning.ranking import instance_problems, ranked
+from lmi.planning.report import Plan
+from lmi.planning.timing import start_problems, start_time
+from lmi.planning.weights import stored_bytes
+from lmi.plugins import Plugins
+from lmi.plugins.choice import Choice
+from lmi.resolution import Resolution
+from lmi.target import DEGREE
+
+
+def plan_memory(found: Resolution, plugins: Plugins, *, demand: Demand | None = None, is_here: bool = True) -> Plan:
+    """Plan one model.
+
+    Args:
+        found: the configuration; one that cannot be served is planned as far as it goes.
+        plugins: what is installed.
+        demand: the load to meet.
+        is_here: whether the machine is this one, whose free memory counts.
+    """
+    plan = Plan(found.entry.name, found.artifacts, found.target, demand=demand, problems=list(found.problems))
+    if found.failure is not None:
+        plan.problems = list(dict.fromkeys([*plan.problems, *problems_of(found.failure)]))
+    if found.choice is not None:
+        plan.info, plan.reason = found.choice.info, found.choice.reason
+    if found.artifacts is None:
+        plan.unknown = "its files could not be looked at"
+        return plan
+    plan.unknown = why_unknown(found.artifacts)
+    if found.choice is not None and not plan.unknown:
+        _reckon(plan, found, found.choice, plugins, is_here=is_here)
+    sizing = None if plan.estimate is None else plan.estimate.sizing
+    chosen = "" if plan.info is None else plan.info.name
+    plan.candidates = ranked(found.artifacts, found.target, plugins, sizing, chosen=chosen, is_here=is_here)
+    return plan
+
+
+def _reckon(plan: Plan, found: Resolution, choice: Choice, plugins: Plugins, *, is_here: bool) -> None:
+    """Fill in the figures of the chosen backend."""
+    artifacts, info, target = found.artifacts, choice.info, found.target
+    assert artifacts is not None  # noqa: S101 - the caller looked
+    config = None if found.parsed is None else found.parsed.config
+    plan.estimate = estimate(artifacts, config, info, target, is_here=is_here)
+    plan.wanted_degree = _wanted_degree(found, plan.estimate.fit.degree)
+    refused = _refused_degrees(found, choice, plugins)
+    degrees = sorted({plan.estimate.sizing.degree, *degrees_of(max(1, target.n_devices))})
+    fits = [estimate(artifacts, config, info, target, degree=degree, is_here=is_here).fit for degree in degrees]
+    plan.fits = [
+        msgspec.structs.replace(fit, refusal=fit.refusal or refused.get(degree, ""))
+        for degree, fit in zip(degrees, fits, strict=True)
+    ]
+    if demand := plan.demand:
+        possible = [fit for fit in plan.fits if plan.wanted_degree in (0, fit.degree)]
+        plan.answer = answer(demand, possible, max(1, target.n_devices))
+    n_tokens, concurrency = (demand.n_tokens, demand.concurrency) if demand else (0, 1)
+    plan.machines = recommended(artifacts, config, info, n_tokens=n_tokens, concurrency=concurrency)
+    options = ModelOptions() if found.parsed is None else found.parsed.options
+    instance = instance_of(target.instance) if target.instance else None
+    plan.start = start_time(artifacts, stored_bytes(artifacts), info, instance, options.model_loading_timeout)
+    plan.problems += instance_problems(info, target, plugins.backends.values())
+    plan.problems += start_problems(plan.start, info)
+    if config is not None:
+        told = memory_problems(artifacts, config, info, target, is_here=is_here)
+        plan.problems += [problem for problem in told if problem not in plan.problems]
+
+
+def _wanted_degree(found: Resolution, degree: int) -> int:
+    """The degree that somebody set, which is the only one that counts; 0 where it is a default."""
+    setting = found.settings.get(DEGREE)
+    return 0 if setting is None or setting.source.startswith("default") else degree
+
+
+def _refused_degrees(found: Resolution, choice: Choice, plugins: Plugins) -> dict[int, str]:
+    """What the backend's own checks have against each degree, beyond what they have against all."""
+    if found.parsed is None or not found.target.n_devices:
+        return {}
+    refusals = refusals_of(plugins, choice.info, found.artifacts, found.target)
+    degrees = degrees_of(found.target.n_devices)
+    said = {degree: refusals(found.settings.replaced(Setting(DEGREE, str(degree), "lmi plan"))) for degree in degrees}
+    always = set.intersection(*map(set, said.values())) if len(said) > 1 else set()
+    return {degree: "; ".join(sorted(set(each) - always)) for degree, each in said.items()}
