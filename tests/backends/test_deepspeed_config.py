@@ -238,6 +238,8 @@ def test_a_method_that_is_unknown_is_left_out():
         (model(), CPU, {"tensor_parallel_degree": 3}),  # uneven parts are fine, and ranks are processes there
         (model("falcon"), CUDA, {}),  # without kernel injection its layers are split, and batched by the core
         (model(), CUDA, {"max_tokens": 512, "enable_cuda_graph": True}),
+        (model("falcon", auto_map={"AutoModelForCausalLM": "own.M"}), CUDA, {}),  # transformers has it now
+        (model("baichuan", auto_map={"AutoModelForCausalLM": "own.M"}), CUDA, {"trust_remote_code": True}),
     ],
 )
 def test_what_suits_a_model(artifacts, target, options):
@@ -255,6 +257,7 @@ def test_what_suits_a_model(artifacts, target, options):
             "config.quantize", "already compressed with gptq",
         ),
         (model(), CPU, {"tensor_parallel_degree": 5}, "config.tensor-parallel", "4 attention heads"),
+        (model("baichuan", auto_map={"AutoModel": "own.M"}), CUDA, {}, "model.remote-code", "'baichuan' runs Python"),
         (model(), CPU, {"enable_cuda_graph": True}, "config.cuda-only", "meant for cpu"),
         (model(), CPU, {"checkpoint": "/x/a.json"}, "config.kernel-injection", "they run on cuda only"),
         (model("falcon"), CUDA, {"checkpoint": "/x/a.json"}, "config.kernel-injection", "none for model type falcon"),

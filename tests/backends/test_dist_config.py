@@ -39,11 +39,12 @@ def read(folder: Any, lines: str) -> Parsed:
 
 def model(**config: Any) -> ModelArtifacts:
     sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "vocab_size": 256}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes, **config}
     return ModelArtifacts(
         format=ArtifactFormat.PRETRAINED,
-        config={"model_type": "llama", **sizes, **config},
-        architectures=("LlamaForCausalLM",),
-        model_type="llama",
+        config=config,
+        architectures=tuple(config["architectures"]),
+        model_type=config["model_type"],
         max_context_tokens=512,
     )
 
@@ -267,6 +268,14 @@ def test_what_suits_a_model(artifacts, target, options):
         (model(), CUDA, {"max_model_len": 513}, "config.max-model-len", "513 tokens, the model takes 512"),
         (model(), CUDA, {"quantize": "awq"}, "model.not-quantized", "no quantization_config"),
         (compressed("gptq"), CUDA, {"quantize": "awq"}, "config.quantize", "compressed with gptq"),
+        (
+            model(model_type="acme", auto_map={"AutoModel": "own.M"}),
+            CUDA,
+            {},
+            "model.remote-code",
+            "that come with the",
+        ),
+        (model(architectures=["BertModel"]), CUDA, {}, "model.task-not-served", "BertModel does not continue a text"),
         (compressed("squeezellm"), CUDA, {}, "model.quantization-not-served", "no maintained library"),
     ],
 )

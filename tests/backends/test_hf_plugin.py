@@ -241,13 +241,26 @@ def test_adapters_beside_a_model_are_said_to_be_left_alone() -> None:
     ("config", "code", "said"),
     [
         ({"model_type": "lama"}, "model.architecture-not-served", "Is it 'llama'?"),
-        ({"model_type": "vit", "architectures": ["ViTModel"]}, "model.task-not-served", "model_type 'vit'"),
+        ({"model_type": "vit", "architectures": ["ViTModel"]}, "model.task-not-served", "ViTModel does not"),
+        ({"model_type": "vit", "architectures": []}, "model.task-not-served", "model_type 'vit'"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "model.task-not-served", "BertModel does not"),
         ({"quantization_config": {"quant_method": "exl2"}}, "model.quantization-not-served", "does not read that"),
     ],
 )
 def test_the_installed_transformers_is_asked_what_it_knows(config: dict[str, Any], code: str, said: str) -> None:
     problem = only(problems(llama(config=config)))
     assert (problem.code, said in str(problem)) == (code, True), problem
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
+        {"model_type": "glm", "architectures": ["ChatGLMModel"], "auto_map": {"AutoModelForCausalLM": "own.Model"}},
+    ],
+)
+def test_a_class_that_is_called_a_model_may_have_a_head(config: dict[str, Any]) -> None:
+    assert problems(llama(config=config)) == []
 
 
 def test_a_model_of_another_kind_is_served_by_its_own_class_for_texts() -> None:

@@ -72,6 +72,15 @@ def test_heads_that_do_not_go_evenly_are_a_warning(heads: dict[str, Any], degree
     assert all(said in each.message and each.hint for each in found)
 
 
+@pytest.mark.parametrize(
+    ("heads", "hint"),
+    [(MHA, "No core computes in vain with 1, 2, 4, 8"), ({"num_attention_heads": 28}, "in vain with 1, 2, 4")],
+)
+def test_the_degrees_that_are_named_are_those_that_the_machine_has(heads: dict[str, Any], hint: str) -> None:
+    (problem,) = checked(heads, machine(12, instance="ml.inf2.24xlarge"), tensor_parallel_degree=12)
+    assert problem.hint.endswith(hint)
+
+
 @pytest.mark.parametrize("n_kv_heads", [10**15 + 1, 3])
 def test_a_number_of_heads_that_no_model_has_is_no_long_search(n_kv_heads: int) -> None:
     heads = {"num_attention_heads": 10**15 + 1, "num_key_value_heads": n_kv_heads}

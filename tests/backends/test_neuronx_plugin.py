@@ -75,6 +75,7 @@ OF_THE_MODEL = [
     (model("mistral"), {"context_length_estimate": (64,)}, "config.context-length-estimate"),
     (model(limit=1024), {"n_positions": 2048}, "config.n-positions"),
     (model(quantization_config={"quant_method": "awq"}), {}, "model.quantization-not-served"),
+    (model(compression_config={"quant_method": "compressed-tensors"}), {}, "model.quantization-not-served"),
     (model(), {"compiled_graph_path": "no-such-folder"}, "config.compiled-graph"),
 ]
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations that others have published as tested are planned as fitting."""
+"""Configurations that others have published as tested are planned as fitting; hints name a backend's own options."""
+
+import re
 
 import pytest
 
-from lmi.planning import estimate, instance_of
+from lmi.planning import estimate, instance_of, memory_problems
 from lmi.plugins import Plugins
 from tests.core import planned_models as models
 from tests.core.planned_models import N_PARAMETERS, artifacts_of
@@ -37,3 +39,26 @@ def test_llama_13b_leaves_on_one_gpu_of_forty_gigabytes_what_the_paper_on_paged_
     found = estimate(LLAMA_13B, PLUGINS.config_type("vllm")(enforce_eager=True), info, target)
     assert found.fit.weight_bytes / 1e9 == pytest.approx(26, rel=0.01)
     assert found.fit.cache_bytes / 1e9 == pytest.approx(12, rel=0.1)
+
+
+# backend, machine, options that leave room for few sequences
+TIGHT = [
+    ("vllm", "ml.g5.2xlarge", {}),
+    ("hf", "ml.g5.2xlarge", {}),
+    ("lmi-dist", "ml.g5.2xlarge", {}),
+    ("deepspeed", "ml.g5.2xlarge", {"max_tokens": 4096}),
+    ("neuronx", "ml.inf2.xlarge", {"n_positions": 4096}),
+    ("trtllm", "ml.g5.2xlarge", {"max_input_len": 3500, "max_output_len": 590, "kv_cache_free_gpu_mem_fraction": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "instance", "options"), TIGHT)
+def test_a_hint_about_length_names_options_that_the_backend_has_and_helps(name, instance, options):
+    target, info, config_type = instance_of(instance).target(), PLUGINS.backends[name], PLUGINS.config_type(name)
+    (problem,) = memory_problems(LLAMA_7B, config_type(**options), info, target)
+    named = re.findall(r"option\.(\w+)", problem.hint)
+    assert problem.code == "memory.few-sequences"
+    assert set(problem.fields) == set(named) <= set(config_type.model_fields)
+    n_tokens = int(re.search(r"(?:=| of )(\d+)", problem.hint)[1]) // len(named)
+    shorter = {**options, **dict.fromkeys(named, n_tokens)}
+    assert memory_problems(LLAMA_7B, config_type(**shorter), info, target) == []

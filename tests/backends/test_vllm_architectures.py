@@ -93,6 +93,20 @@ def test_code_that_comes_with_a_model_needs_permission_where_nobody_else_has_it(
     assert problems(own, trust_remote_code=True) == []
 
 
+def test_code_of_its_own_does_not_bring_back_a_model_that_vllm_has_dropped():
+    own = {"model_type": "baichuan", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
+    problem = only(problems(model("BaichuanForCausalLM", config=own), trust_remote_code=True))
+    assert (problem.code, "up to version 0.23.0" in problem.message) == ("model.architecture-not-served", True)
+    earlier = gpu(versions={"vllm": "0.23.0"})
+    assert problems(model("BaichuanForCausalLM", config=own), earlier, trust_remote_code=True) == []
+
+
+def test_a_model_with_an_encoder_is_not_sent_to_a_backend_that_refuses_it_too():
+    config = {"model_type": "t5", "is_encoder_decoder": True}
+    problem = only(problems(model("T5ForConditionalGeneration", config=config)))
+    assert (problem.code, problem.hint) == ("model.architecture-not-served", "Use a decoder-only model")
+
+
 def test_the_lists_are_of_the_version_that_the_backend_is_tested_with():
     lists, (library,) = read_lists(), lmi_describe_backend().engine_libraries
     assert library.versions.startswith(f">={'.'.join(lists['version'].split('.')[:2])}")

@@ -85,6 +85,15 @@ def test_every_shard_that_the_index_names_must_be_there(tmp_path):
     ]
 
 
+def test_many_shards_that_are_not_there_are_one_problem(tmp_path):
+    folder = write_model(tmp_path, n_shards=8)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    (problem,) = check(folder)
+    assert problem.message.startswith("8 files are in the index but not in the folder: model-00001-of-00008.safetens")
+    assert problem.message.endswith("model-00005-of-00008.safetensors and 3 more")
+
+
 def test_an_index_without_any_shard_is_not_reported_as_missing_weights_too(tmp_path):
     folder = write_model(tmp_path, n_shards=2)
     for path in folder.glob("*.safetensors"):
@@ -133,6 +142,15 @@ def test_git_lfs_pointers_are_told_from_weights_and_tokenizers(folder):
     assert [problem.code for problem in problems] == ["weights.lfs-pointer", "tokenizer.lfs-pointer"]
     assert problems[0].message == "model.safetensors is a git-lfs pointer, not the file"
     assert problems[0].hint == "Run: git lfs pull"
+
+
+def test_many_pointers_are_one_problem(tmp_path):
+    folder = write_model(tmp_path, n_shards=8)
+    for path in folder.glob("*.safetensors"):
+        path.write_bytes(POINTER)
+    (problem,) = check(folder)
+    assert (problem.code, problem.hint) == ("weights.lfs-pointer", "Run: git lfs pull")
+    assert problem.message.startswith("8 weight files are git-lfs pointers, not the files: model-00001-of-00008")
 
 
 def test_a_truncated_pytorch_file_is_found_by_its_missing_directory(folder):
@@ -208,7 +226,13 @@ def test_a_merged_model_that_keeps_its_adapter_is_a_model(folder, adapter):
 
 @pytest.mark.parametrize(
     ("config", "n_tokens"),
-    [({"n_positions": 1024}, 1024), ({"text_config": {"max_position_embeddings": 64}}, 64), ({"n_ctx": "x"}, 0)],
+    [
+        ({"n_positions": 1024}, 1024),
+        ({"text_config": {"max_position_embeddings": 64}}, 64),
+        ({"text_config": {"model_type": "gemma3_text"}}, 131_072),
+        ({"model_type": "gemma3_text"}, 0),
+        ({"n_ctx": "x"}, 0),
+    ],
 )
 def test_the_context_is_found_under_the_names_that_architectures_use(folder, config, n_tokens):
     write_json(folder / "config.json", config)

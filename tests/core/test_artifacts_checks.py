@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from lmi.api.errors import Severity
 from lmi.artifacts import check, detect
-from tests.core.layouts import Elsewhere, gguf, layout, write
+from tests.core.layouts import Elsewhere, gguf, layout, pickled, write
 from tests.core.model_folders import CONFIG, write_json, write_model
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
@@ -51,6 +51,10 @@ FOREIGN = [
     ({"flax_model.msgpack": b""}, "flax_model.msgpack cannot be served: Flax"),
     ({"llm.nemo": b""}, "llm.nemo cannot be served: NeMo"),
     ({"weights.npz": b""}, "weights.npz cannot be served: MLX"),
+    (
+        {"latest": b"", "global_step9/mp_rank_00_model_states.pt": b""},
+        "global_step9/mp_rank_00_model_states.pt cannot be served: a sharded training checkpoint",
+    ),
     ({"__0_0.distcp": b""}, "__0_0.distcp cannot be served: a sharded training checkpoint"),
     (
         {f"consolidated.0{i}.pth": b"" for i in range(4)},
@@ -217,6 +221,19 @@ def test_numbered_files_without_index_are_counted(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("model.safetensors", []), ("model.fp16.safetensors", ["weights.odd-name"]), ("a.bin", ["weights.odd-name"])],
+)
+def test_weights_under_a_name_of_their_own_are_told(name, code, tmp_path):
+    folder = write_model(tmp_path / "m")
+    content = pickled() if name.endswith(".bin") else (folder / WHOLE).read_bytes()
+    (folder / WHOLE).unlink()
+    (folder / name).write_bytes(content)
+    found = problems(folder)
+    assert [(each.code, each.severity) for each in found] == [(each, Severity.WARNING) for each in code]
+
+
 def test_a_number_beyond_all_reason_does_not_take_long(tmp_path):
     folder = write_model(tmp_path / "m")
     (folder / WHOLE).rename(folder / "model-00001-of-999999999.safetensors")
@@ -319,6 +336,31 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_told(n_embedded, has_proble
     folder = write(write_model(tmp_path / "m"), {"config.json": {**CONFIG, "vocab_size": n_embedded}})
     expected = [("tokenizer.vocabulary", "tokenizer.json has ids up to 299, the model's vocab_size is 299")]
     assert told(folder) == expected * has_problem
+
+
+BEYOND = {"id": 300, "content": "<far>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    ("is_special", "template", "n_rows", "has_problem"),
+    [
+        pytest.param(True, "{{ messages }}", 300, False, id="for pictures or padding"),
+        pytest.param(True, "<far>{{ messages }}", 300, True, id="the template writes it"),
+        pytest.param(False, "{{ messages }}", 300, True, id="a word like any other"),
+        pytest.param(False, "{{ messages }}", 308, False, id="the embedding has more rows than config.json says"),
+    ],
+)
+def test_a_token_beyond_the_embedding_is_told_where_prompts_may_have_it(
+    is_special, template, n_rows, has_problem, tmp_path
+):
+    folder = write_model(tmp_path / "m")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"].append({**BEYOND, "special": is_special})
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template}
+    config = {**CONFIG, "vocab_size": 300}
+    write(folder, {"tokenizer.json": content, "tokenizer_config.json": settings, "config.json": config})
+    save_file({"model.embed_tokens.weight": np.zeros((n_rows, 2), np.float32)}, folder / WHOLE)
+    assert [code for code, _ in told(folder)] == ["tokenizer.vocabulary"] * has_problem
 
 
 def test_a_large_tokenizer_elsewhere_is_not_fetched_for_a_check_and_that_is_said(tmp_path):

@@ -136,6 +136,23 @@ class TestDamage:
         assert contents(fetch(tmp_path)) == MODEL
         assert "was read so twice; it is taken" in caplog.text
 
+    def test_an_etag_that_is_no_md5_refuses_no_empty_file(self, bucket, proxy, tmp_path, caplog):
+        proxy.other_etags = {"d41d8cd98f00b204e9800998ecf8427e": "0123456789abcdef" * 2}
+        assert contents(fetch(tmp_path, ["empty"])) == {"empty": b""}
+        assert "was read so twice; it is taken" in caplog.text
+
+    def test_a_public_object_with_an_etag_that_is_no_md5_is_fetched_without_credentials(
+        self, bucket, proxy, tmp_path, monkeypatch
+    ):
+        bucket.put("m/config.json", b"{}", ACL="public-read")
+        bucket.delete("m/empty")
+        etag = ObjectFiles(URL).versions["config.json"].etag.strip('"')
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        proxy.other_etags = {etag: "0123456789abcdef" * 2}
+        assert contents(fetch(tmp_path, ["config.json"])) == {"config.json": b"{}"}
+
     def test_an_object_encrypted_with_a_key_of_its_own_is_read_once(self, bucket, proxy, tmp_path, caplog):
         bucket.put("m/model.bin", BIG, ServerSideEncryption="aws:kms")
         etag = ObjectFiles(URL).versions["model.bin"].etag.strip('"')
@@ -226,6 +243,15 @@ class TestDisk:
         )
         assert proxy.bytes_of("model.bin") == []
 
+    def test_a_disk_without_room_for_the_folder_is_told_as_full(self, proxy, tmp_path, monkeypatch):
+        def refuses(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "no room")
+
+        monkeypatch.setattr(Path, "write_text", refuses)
+        error = refusal(tmp_path)
+        assert error.code == "model.disk-full"
+        assert f"{URL} needs more room in {tmp_path}, where " in error.message
+
     @pytest.mark.parametrize(
         ("number", "code"),
         [(errno.ENOSPC, "disk-full"), (errno.EDQUOT, "disk-full"), (errno.EIO, "cache-unwritable")],
@@ -269,6 +295,15 @@ def test_without_a_terminal_the_log_says_how_fast_it_goes(proxy, tmp_path, monke
     assert lines[0] == f"fetching 1.0 MiB (4 files) from {URL} to {tmp_path}"
     assert any("% of s3://bucket/m is here, " in line and line.endswith(" MiB/s") for line in lines[1:-1])
     assert lines[-1].startswith(f"fetched {URL} in ")
+
+
+def test_where_nothing_arrives_the_log_says_why(proxy, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("lmi.artifacts.places.download._LOG_S", 0.2)
+    proxy.faults = [Fault("model.bin", status=503, code="SlowDown")]
+    refusal(tmp_path, patience_s=1.5)
+    [*_, told] = [record.message for record in caplog.records if record.name == "lmi.artifacts.places.download"]
+    assert told.startswith("nothing arrived in the last ")
+    assert f"{URL}/model.bin cannot be read: the store answers 503 SlowDown" in told
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,8 @@ def test_passing_failures_of_a_web_server_are_tried_again(tmp_path, web):
     files = WebFiles(f"{web.url}/m.zip")
     web.failing = (503, 429)
     assert files.fetch(tmp_path).read_bytes() == b"content"
+    web.failing = (503, 429)
+    assert WebFiles(f"{web.url}/m.zip").sizes == {"m.zip": 7}
     web.failing = (503,) * 9
     with pytest.raises(WebReadError, match=r"model\.unreachable: .*its server answers 503"):
         files.read("m.zip", 0, 3)
@@ -304,6 +306,13 @@ def test_an_archive_that_does_not_fit_is_not_fetched(tmp_path, web, monkeypatch)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 4}))
     with pytest.raises(ArtifactError, match=r"model\.disk-full: .*m\.zip has 5 bytes, .* has 4 bytes free"):
         files.fetch(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_told_of_an_archive_too(tmp_path, web):
+    web.content = b"12345"
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ArtifactError, match=r"model\.cache-unwritable: .*m\.zip cannot be kept in .*cache: "):
+        WebFiles(f"{web.url}/m.zip").fetch(tmp_path / "cache")
 
 
 def test_a_check_does_not_fetch_an_archive_and_says_so(tmp_path, environ, web):

@@ -144,6 +144,7 @@ def test_an_archive_that_is_not_there_is_named(bucket):
         ("m/a\x07b", "illegal character"),
         ("m/C:evil", "begins with a drive letter"),
         ("m/config.json/evil", "'config.json' is that of a folder too"),
+        ("m/" + "x" * 256, "has more than 255 bytes between two '/'"),
     ],
 )
 def test_a_name_that_cannot_be_a_file_is_refused(bucket, key, text):
@@ -178,7 +179,7 @@ def test_a_whole_bucket_of_other_things_is_no_model(bucket, monkeypatch):
         (401, "Unauthorized", "access-denied", ["answers 401"]),
         (404, "NoSuchBucket", "not-found", ["there is no bucket s3://bucket"]),
         (500, "InternalError", "unreachable", ["the store answers 500 InternalError (the proxy says InternalError)"]),
-        (503, "SlowDown", "unreachable", ["the store answers 503 SlowDown", "AWS_REGION"]),
+        (503, "SlowDown", "unreachable", ["the store answers 503 SlowDown", "Try again later"]),
     ],
 )
 def test_what_the_store_refuses_is_said_in_words(bucket, proxy, status, code, told, texts):
@@ -197,6 +198,19 @@ def test_what_passes_is_not_told(bucket, proxy, fault):
     files = ObjectFiles("s3://bucket/m")
     proxy.faults = [fault]
     assert files.read("tokenizer.json") == b"[1, 2]"
+
+
+def test_a_breakdown_of_the_library_is_an_error_with_words(bucket, monkeypatch):
+    class PanicException(BaseException):
+        """As obstore raises it."""
+
+    def breaks_down(*_: object, **__: object) -> None:
+        raise PanicException("called `Result::unwrap()` on an `Err` value")
+
+    monkeypatch.setattr("obstore.list", breaks_down)
+    error = refusal("s3://bucket/m")
+    assert error.code == "model.unreachable"
+    assert "called `Result::unwrap()`" in error.message
 
 
 def test_a_store_where_nobody_listens_is_named(bucket, proxy, monkeypatch):
@@ -327,6 +341,11 @@ class TestCredentials:
         error = refusal("s3://bucket/m")
         assert "AWS_PROFILE=other names whose credentials read s3://bucket" in error.message
         assert "pip install 'lmi-core[aws]'" in error.hint
+
+    def test_who_asks_without_credentials_is_told_so_where_they_are_needed(self, proxy, monkeypatch):
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        proxy.faults = [Fault("list-type", status=403, code="AccessDenied")]
+        assert refusal("s3://bucket/m").hint.startswith("AWS_SKIP_SIGNATURE is set")
 
     def test_a_public_bucket_needs_none(self, proxy, monkeypatch):
         monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")

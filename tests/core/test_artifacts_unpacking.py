@@ -84,11 +84,14 @@ UNSAFE = {
     "accents": (("caf\u00e9", b"1"), ("cafe\u0301", b"2")),
     "below a file": (("a", b"1"), ("a/b", b"2")),
     "a file where a folder is": (("a/b", b"1"), ("a", b"2")),
+    "too deep": (("a/" * 65 + "x", b"1"),),
+    "a name that would fill the memory": (("a/" * 20_000 + "x", b"1"),),
 }
 UNSAFE_TARS = {
     **UNSAFE,
     "a link out": (("a", LINK, "../x"),),
     "an absolute link": (("a", LINK, "/etc/passwd"),),
+    "a link with a target without end": (("a", LINK, "b/../" * 10_000 + "b"),),
     "a link out through a folder": (("d/a", LINK, "../../x"),),
     "a link out through a link": (("d/e/x", b"1"), ("l", LINK, "d/e"), ("m", LINK, "l/../../../x")),
     "a link out by way of links": (("a/b/c/x", b"1"), ("s", LINK, "a/b/c"), ("s2/t", LINK, "../s/../../../..")),
@@ -136,6 +139,12 @@ def test_the_message_names_the_entry_and_what_is_wrong_with_it(tmp_path):
         f"archive.unsafe: {archive} has an entry '../x' that leads out of its folder; nothing was unpacked. "
         "Pack it again from inside the model's folder: tar -czf FILE *."
     )
+
+
+def test_a_message_has_no_more_of_a_name_than_is_needed(tmp_path):
+    message = refused(tar(tmp_path / "a.tar", ("x" * 5000, b"1")), tmp_path / "to")
+    assert "xxx'... that has 5000 characters in its name, more than 1024; nothing was unpacked" in message
+    assert len(message) < 500
 
 
 def test_a_file_outside_is_never_touched(tmp_path):

@@ -99,6 +99,25 @@ def test_matrices_of_layers_are_told_from_embeddings_heads_and_norms(name, shape
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "is_weight"),
+    [
+        ("h.0.attn.bias", (1, 1, 8, 8), False),
+        ("gpt_neox.layers.0.attention.bias", (1, 1, 8, 8), False),
+        ("gpt_neox.layers.0.attention.masked_bias", (), False),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", (4,), False),
+        ("layers.0.attention.bias", (8,), True),
+        ("h.0.attn.c_attn.bias", (8,), True),
+    ],
+)
+def test_masks_and_positions_that_are_stored_with_the_weights_are_not_counted(name, shape, is_weight, tmp_path):
+    folder = write_model(tmp_path / "m")
+    save_file({name: np.zeros(shape, F32), "wte.weight": np.zeros((4, 8), F32)}, folder / WHOLE)
+    n_bytes = 4 * 4 * 8 + 4 * int(np.prod(shape)) * is_weight
+    summary = detect(folder).weights
+    assert (summary.n_bytes, summary.bytes_by_dtype, summary.n_tensors) == (n_bytes, {"F32": n_bytes}, 1 + is_weight)
+
+
 def test_of_pytorch_files_and_engines_the_size_is_all_that_is_known(tmp_path):
     one = pickled()
     assert detect(layout("sharded_pickles", tmp_path / "a")).weights == WeightSummary(n_bytes=2 * len(one))

@@ -123,6 +123,13 @@ def test_a_shorter_length_makes_room(run, llama_7b):
     assert planned(run, *flags, "--max-model-len", row["most_tokens"])[0] == 0
 
 
+def test_on_one_device_a_fault_that_no_degree_mends_is_no_reason_against_the_degree(run, llama_7b):
+    flags = ("--instance", "ml.g5.2xlarge", "-o", "rolling_batch=vllm", "-o", "max_model_len=2048")
+    wrong = ("-o", "dtype=bf16", "-o", "quantize=gptq")  # llama_7b is not compressed
+    _, content = planned(run, llama_7b, *flags, *wrong)
+    assert [(each["tensor_parallel_degree"], each["refusal"]) for each in content["degrees"]] == [(1, None)]
+
+
 def test_a_load_becomes_cache_degree_and_copies(run, llama_7b):
     load = ("--concurrency", 64, "--input-tokens", 1536, "--output-tokens", 512)
     code, content = planned(run, llama_7b, "--instance", "ml.g5.12xlarge", "-o", "rolling_batch=vllm", *load)

@@ -165,6 +165,20 @@ def test_secrets_are_masked_wherever_a_setting_is_shown():
     assert "option.max_new_tokens=64" in shown
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://b/m?X-Amz-Signature=hush&x=1", "s3://b/m?X-Amz-Signature=***&x=1"),
+        ("https://h/x.zip?sig=hush&token=hush&v=2", "https://h/x.zip?sig=***&token=***&v=2"),
+        ("https://hush@host/x", "https://***@host/x"),
+        ("http://u:hush@host/x", "http://***@host/x"),
+        ("abfss://container@account.dfs.core.windows.net/x", "abfss://container@account.dfs.core.windows.net/x"),
+    ],
+)
+def test_what_opens_a_place_is_masked_in_its_url(url, shown):
+    assert Setting("option.model_id", url, "command line").shown == shown
+
+
 def test_what_a_secret_overrode_is_masked_too():
     beaten = Setting("option.hf_token", "hush", "serving.properties:1")
     assert "hush" not in repr(Setting("option.hf_token", "x", "OPTION_HF_TOKEN", overrode=(beaten,)))
@@ -179,8 +193,8 @@ def test_every_flag_that_is_no_pair_is_reported():
         parse_flags(["dtype", "=x", "a=1"])
     assert str(caught.value).splitlines() == [
         "config.invalid: 2 problems on the command line; nothing was loaded.",
-        "  [config.bad-flag] -o 'dtype' is not KEY=VALUE (command line). Write it like -o dtype=bf16.",
-        "  [config.bad-flag] -o '=x' is not KEY=VALUE (command line). Write it like -o dtype=bf16.",
+        "  [config.bad-flag] -o 'dtype' is not KEY=VALUE (command line). Write it like -o dtype=VALUE.",
+        "  [config.bad-flag] -o '=x' is not KEY=VALUE (command line). Write it like -o dtype=VALUE.",
     ]
 
 

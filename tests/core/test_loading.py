@@ -175,13 +175,15 @@ def test_problems_of_configuration_and_files_come_together(installed, folder, ma
     assert "[tokenizer.missing]" in third
 
 
-def test_a_wrong_configuration_is_told_before_a_place_elsewhere_is_asked(installed, make_plan, monkeypatch):
-    asked = []
-    monkeypatch.setattr("lmi.artifacts.places.hub.hub_files", lambda *arguments: asked.append(arguments))
+def test_a_wrong_option_is_told_although_the_place_of_the_model_cannot_be_reached(installed, make_plan, monkeypatch):
+    def unreachable(*_):
+        raise ArtifactError("model.unreachable", "'org/model' could not be reached", [], "Check the network")
+
+    monkeypatch.setattr("lmi.artifacts.places.hub.hub_files", unreachable)
     installed.backend("acme")
-    with pytest.raises(ConfigError, match="Did you mean"):
+    with pytest.raises(ConfigError) as caught:
         make_plan("org/model", rolling_batch="acme", dtpye="fp16")
-    assert asked == []
+    assert [problem.code for problem in caught.value.problems] == ["config.unknown-key", "model.unreachable"]
 
 
 def test_warnings_stop_nothing_and_are_kept(installed, folder, make_plan):

@@ -140,6 +140,14 @@ def test_few_sequences_are_a_warning_with_the_length_that_helps(options, message
     assert problem.hint.startswith(hint)
 
 
+def test_more_devices_are_named_where_the_machine_has_them():
+    alone = instance_of("ml.g5.2xlarge").target()
+    hints = [memory_problems(LLAMA_7B, AcmeConfig(), INFO, target)[0].hint for target in (A10G, alone)]
+    assert [hint.rpartition(", or ")[2] for hint in hints] == [
+        "split the model over more devices", "take a machine with more memory",
+    ]  # fmt: skip
+
+
 def test_the_length_that_the_hint_names_removes_the_warning():
     (problem,) = memory_problems(LLAMA_7B, AcmeConfig(), INFO, A10G)
     n_tokens = int(problem.hint.partition("max_model_len=")[2].split()[0])

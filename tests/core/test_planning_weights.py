@@ -44,6 +44,16 @@ def test_a_checkpoint_that_is_compressed_stays_as_it_is_stored_but_for_its_float
     assert stored_dtype(artifacts) == "fp16"
 
 
+def test_a_compression_that_stands_in_a_file_of_its_own_is_one_too():
+    summary = WeightSummary(n_bytes=1_200, n_parameters=1_100, bytes_by_dtype={"F8_E4M3": 1_000, "BF16": 200})
+    artifacts = ModelArtifacts(
+        folder="/m", format=ArtifactFormat.PRETRAINED, config=LLAMA_2_7B, weights=summary,
+        documents={"hf_quant_config.json": {"quantization": {"quant_algo": "FP8"}}},
+    )  # fmt: skip
+    found = served_weights(artifacts, dtype="bf16", quantize="fp8")
+    assert (found.n_bytes, found.quantization) == (1_200, "modelopt")
+
+
 def test_numbers_of_eight_bits_are_not_cast():
     summary = WeightSummary(n_bytes=1_200, n_parameters=1_100, bytes_by_dtype={"F8_E4M3": 1_000, "BF16": 200})
     artifacts = ModelArtifacts(folder="/m", format=ArtifactFormat.PRETRAINED, config=LLAMA_2_7B, weights=summary)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which backend is chosen, and what is said when none can be."""
 
+import msgspec
 import pytest
 
 from lmi.api import Accelerator, ArtifactFormat, ConfigError, ModelArtifacts, PluginError
@@ -69,6 +70,16 @@ def test_when_none_fits_each_backend_says_why():
         "playback: loads none, not pretrained. Broken: bad (lmi-bad 0.4.2): cannot be imported: no driver. "
         "Install a backend that does, or name one with option.rolling_batch."
     )
+
+
+def test_code_of_its_own_that_loads_as_a_causal_language_model_makes_one():
+    config = {"auto_map": {"AutoModelForCausalLM": "modeling_chatglm.ChatGLMForConditionalGeneration"}}
+    chatglm = ModelArtifacts(
+        folder="/m", format=ArtifactFormat.PRETRAINED, architectures=("ChatGLMModel",), config=config
+    )
+    assert choose([ACME], Settings(), chatglm, CPU).info.name == "acme"
+    with pytest.raises(PluginError, match="acme: serves causal language models, not ChatGLMModel"):
+        choose([ACME], Settings(), msgspec.structs.replace(chatglm, config={}), CPU)
 
 
 def test_an_open_list_of_architectures_means_causal_language_models():

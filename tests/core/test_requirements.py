@@ -2,6 +2,7 @@
 """A model's requirements.txt: told, installed only where that is asked for, and never half a success."""
 
 import os
+import subprocess
 import sys
 import time
 import zipfile
@@ -82,6 +83,13 @@ def test_a_file_that_is_not_installed_is_told_with_both_ways_to_do_it(folder, fi
     )
 
 
+def test_pip_is_not_recommended_for_a_file_that_is_elsewhere():
+    artifacts = ModelArtifacts(folder="s3://b/m", format=ArtifactFormat.PRETRAINED, files={"requirements.txt": 1})
+    (problem,) = requirement_problems(artifacts, None, OFF)
+    assert problem.message.startswith("s3://b/m/requirements.txt is there")
+    assert problem.hint.endswith("set option.install_requirements=true")
+
+
 def test_nothing_is_told_where_it_is_installed_or_not_there(folder, tmp_path, file):
     assert requirement_problems(None, folder, ON) == []
     assert requirement_problems(None, tmp_path, OFF) == []
@@ -157,6 +165,23 @@ def test_pip_and_what_it_started_end_when_the_time_is_over(file, tmp_path):
     python = python_that(tmp_path, "sleep 300 &", f"echo $! > {tmp_path}/pid", "wait")
     message = failure(file, python, os.environ, timeout_s=0.5)
     assert "pip did not end within 0.5 s" in message
+    assert _is_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_pip_ends_with_a_server_that_is_told_to_stop(file, tmp_path):
+    python = python_that(
+        tmp_path, f"echo $$ > {tmp_path}/pid.new", f"mv {tmp_path}/pid.new {tmp_path}/pid", "sleep 300"
+    )
+    server = f"""
+import os, sys, threading, time
+from pathlib import Path
+from lmi.requirements import install
+threading.Thread(target=install, args=(Path({str(file)!r}), {python!r}, os.environ), daemon=True).start()
+while not os.path.exists({str(tmp_path / "pid")!r}):
+    time.sleep(0.02)
+sys.exit(0)
+"""
+    subprocess.run([sys.executable, "-c", server], check=True, timeout=limit_s(60))
     assert _is_gone(int((tmp_path / "pid").read_text()))
 
 

@@ -104,6 +104,14 @@ def test_every_kind_of_pickle_is_found_in_folders_that_are_not_trusted(tmp_path,
 # defaults
 
 
+@pytest.mark.parametrize("name", [".hidden/weights.pkl", "1/2/3/4/5/6/7/weights.pkl"])
+def test_what_the_listing_of_the_model_leaves_out_is_looked_at_too(folder, name):
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(b"")
+    problems = secure_problems(detect(folder), folder, Settings(), secure("DISALLOW_PICKLE_FILES"))
+    assert str(folder / name) in [problem.path for problem in problems]
+
+
 def test_no_backend_trusts_a_models_code_unless_it_is_told_to():
     types = Plugins.discover({}).config_types()
     have = {name for name, each in types.items() if "trust_remote_code" in each.model_fields}

@@ -34,6 +34,7 @@ BLOOM_7B = {
     "n_head": 32,
     "vocab_size": 250880,
 }
+BLOOM_OLDEST = {"model_type": "bloom", "n_embed": 1024, "num_attention_heads": 16, "n_layer": 24, "vocab_size": 250880}
 BLOOM_OLD = {"model_type": "bloom", "hidden_size": 4096, "num_attention_heads": 32, "n_layer": 30, "vocab_size": 250880}
 FALCON_7B = {
     "model_type": "falcon", "hidden_size": 4544, "multi_query": True, "new_decoder_architecture": False,
@@ -135,6 +136,7 @@ OMNI = {
         pytest.param(GPT_NEO_1B, 24, 16, 16, 128, 2048, 8192, 50257, id="gpt-neo"),
         pytest.param(BLOOM_7B, 30, 32, 32, 128, 4096, 16384, 250880, id="bloom"),
         pytest.param(BLOOM_OLD, 30, 32, 32, 128, 4096, 16384, 250880, id="bloom, older names"),
+        pytest.param(BLOOM_OLDEST, 24, 16, 16, 64, 1024, 4096, 250880, id="bloom, oldest names"),
         pytest.param(FALCON_7B, 32, 71, 1, 64, 4544, 18176, 65024, id="falcon 7b"),
         pytest.param(FALCON_40B, 60, 128, 8, 64, 8192, 32768, 65024, id="falcon 40b"),
         pytest.param(FALCON_RW_1B, 24, 32, 32, 64, 2048, 8192, 50304, id="falcon rw"),
@@ -156,6 +158,7 @@ OMNI = {
         pytest.param(GEMMA_3_4B, 34, 8, 4, 256, 2560, 10240, 262208, id="gemma 3, which leaves out heads"),
         pytest.param(OMNI, 28, 28, 4, 128, 3584, 18944, 152064, id="two levels down"),
         pytest.param({"encoder": T5_LARGE, "decoder": LLAMA_3_8B}, 32, 32, 8, 128, 4096, 14336, 128256, id="a decoder"),
+        pytest.param({"pretrained_config": LLAMA_3_8B}, 32, 32, 8, 128, 4096, 14336, 128256, id="built engines"),
         pytest.param({}, 0, 0, 0, 0, 0, 0, 0, id="an empty configuration"),
     ],
 )

@@ -143,12 +143,12 @@ def test_auto_takes_what_loads_and_options_of_others_are_warnings(tmp_path: Path
     assert [(each.code, each.severity) for each in found.problems] == [("config.other-backend", Severity.WARNING)]
 
 
-def test_weights_in_an_object_store_are_refused_before_anything_is_asked_for(tmp_path: Path) -> None:
-    flags = {"model_id": "s3://bucket/model", "rolling_batch": "hf"}
+def test_a_place_that_nothing_is_read_from_is_refused_before_anything_is_asked_for(tmp_path: Path) -> None:
+    flags = {"model_id": "djl://ai.djl/model", "rolling_batch": "hf"}
     (tmp_path / "serving.properties").write_text("engine=Python")
     found = effective(str(tmp_path), flags=flags, environ={}, plugins=PLUGINS, devices="cpu")
     assert "model.unsupported-location" in [each.code for each in found.problems]
-    assert "`model.unsupported-location`" in PAGE
+    assert "**`djl://`** is refused (`model.unsupported-location`)" in PAGE
 
 
 @pytest.mark.parametrize("row", rows("Names that have a successor"), ids=lambda row: row[0])

@@ -31,6 +31,8 @@ from lmi.planning.ranking import instance_problems
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
 
+_REMOTE_CODE = "model.remote-code"
+
 
 def found_problems(
     plugins: Plugins,
@@ -64,6 +66,8 @@ def found_problems(
         raise no_model(f"{choice.info.name} needs a model and none was given")
     problems = [*_misfits(choice, artifacts, target, settings), *known]
     told = _validated(plugins, choice, artifacts, config, target)
+    if all(problem.code != _REMOTE_CODE for problem in told):
+        told += _own_tokenizer(artifacts, config)
     told += memory_problems(artifacts, config, choice.info, target, is_here=is_here)
     problems += _placed(told, type(config), settings)
     problems += instance_problems(choice.info, target, plugins.backends.values())
@@ -104,6 +108,25 @@ def _validated(
         message = f"lmi_validate_artifacts failed for {choice.info.name}: {type(error).__name__}: {error}"
         raise PluginError("plugin.hook-failed", message, "This is a fault of the plugin, not of the model") from error
     return [problem for answer in answers for problem in answer]
+
+
+def _own_tokenizer(artifacts: ModelArtifacts, config: BackendConfig) -> list[Problem]:
+    """A problem where the tokenizer is Python code that comes with the model, which may not run."""
+    start = f"{artifacts.inner}/" if artifacts.inner else ""
+    named = artifacts.document(f"{start}tokenizer_config.json").get("auto_map")
+    classes = named.get("AutoTokenizer") if isinstance(named, dict) else None
+    name = next((each for each in (classes if isinstance(classes, list) else [classes]) if each), "")
+    if not name or config.trust_remote_code or f"{start}tokenizer.json" in artifacts.files:
+        return []
+    return [
+        Problem(
+            code=_REMOTE_CODE,
+            message=f"the tokenizer is Python code that comes with the model ({name}), and there is no tokenizer.json",
+            hint="Read that code; if you trust it, set option.trust_remote_code=true",
+            path=artifacts.folder,
+            fields=("trust_remote_code",),
+        )
+    ]
 
 
 def _placed(problems: list[Problem], config_type: type[BackendConfig], settings: Settings) -> list[Problem]:

@@ -98,7 +98,6 @@ def effective(
         defaults: what config.properties says of every model.
     Raises:
         ConfigError: ``devices`` is no machine.
-        ArtifactError: the model is in an object store that cannot be read.
     """
     entry = model if isinstance(model, ModelEntry) else ModelEntry(url=model)
     found = resolve(

@@ -129,11 +129,12 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     if found.failure is not None:
         raise _joined(found)
     warnings += found.problems
-    choice, parsed, artifacts, file = found.choice, found.parsed, found.artifacts, found.model_file
-    assert choice is not None and parsed is not None and artifacts is not None  # noqa: S101 - nothing failed
+    choice, parsed, file = found.choice, found.parsed, found.model_file
+    assert choice is not None and parsed is not None  # noqa: S101 - nothing failed
+    artifacts, is_seen = found.artifacts or ModelArtifacts(), found.artifacts is not None
     extension = None
     known = secure_problems(artifacts, found.folder, found.given, found.environ)
-    if file is None or file.kind is not Kind.CUSTOM:
+    if is_seen and (file is None or file.kind is not Kind.CUSTOM):
         extension = ModelExtension(file) if file is not None and file.runs_in_server else None
         known += [*found.copies.problems, *check(artifacts, found.files)]
         known += requirement_problems(artifacts, found.folder, parsed.options)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lmi.api import ArtifactError, ConfigError, Problem, Progress, Severity, Target
+from lmi.api import ConfigError, Problem, Progress, Severity, Target
 from lmi.artifacts import exists, is_folder, is_object_url, model_root, read_object
 from lmi.artifacts.places.archives import is_archive
 from lmi.artifacts.places.finding import NotFetchedError, place_of
@@ -25,16 +25,13 @@ from lmi.config.server import (
     server_options,
 )
 from lmi.config.settings import Setting
-from lmi.config.values import is_placeholder
 from lmi.target import on_machine
+from lmi.unread import unread_file
 
 DEFAULT_MODEL_FOLDER = Path("/opt/ml/model")
 """Where a container finds its model. Source: the SageMaker container contract."""
 
 _MODEL_ID = "option.model_id"
-_GLANCE_S = 2.0
-"""Longest time for a look whose result is no more than a warning."""
-
 _NOT_GIVEN = "command line"
 _STORE = "model store"
 """Source of an entry that nobody wrote: the store, while a variable names the model."""
@@ -213,7 +210,7 @@ def read_configuration(
         model_folder=folder, environ=environ, flags=flags, model=model, file=file, defaults=defaults,
         entry=entry.settings,
     )  # fmt: skip
-    problems += [*_unread_file(settings, folder, url), *_beside(entry, settings, folder)]
+    problems += [*unread_file(settings, folder, url), *_beside(entry, settings, folder)]
     settings = settings.with_problems(problems)
     here, target = on_machine(settings, environ, devices)
     return Written(folder=folder, written=settings, settings=here, target=target)
@@ -291,30 +288,3 @@ def _nothing_there(entry: ModelEntry, given: Setting) -> Problem:
         source=entry.source,
         severity=Severity.WARNING,
     )
-
-
-def _unread_file(settings: Settings, folder: Path | None, url: str | None) -> list[Problem]:
-    """A warning where the model lies beside a serving.properties that is not read: option.model_id led there."""
-    setting = settings.get(_MODEL_ID)
-    if setting is None or setting.value == url or is_placeholder(setting.value):
-        return []
-    where = setting.value
-    if is_object_url(where):
-        try:
-            is_there = read_object(where, FILE_NAME, timeout_s=_GLANCE_S) is not None
-        except ArtifactError:  # which is told when the model is wanted
-            is_there = False
-    else:
-        path = Path(where)
-        is_there = exists(path / FILE_NAME) and (folder is None or path.resolve() != folder.resolve())
-    if not is_there:
-        return []
-    return [
-        Problem(
-            code="config.file-not-read",
-            message=f"{where} has a {FILE_NAME}, which is not read, because '{setting.key}' names that place",
-            hint=f"Serve that place itself, as `lmi serve {where}` does, or write its lines where the others are",
-            source=setting.source,
-            severity=Severity.WARNING,
-        )
-    ]

@@ -7,6 +7,7 @@ own packages unasked, so here it is asked for, and what was asked for and fails 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from lmi.api import ArtifactError, ModelArtifacts, Problem, Progress, Severity
@@ -64,8 +66,8 @@ def requirement_problems(artifacts: ModelArtifacts | None, folder: Path | None, 
         Problem(
             code="requirements.not-installed",
             message=f"{path} is there and is not installed",
-            hint=f"If the model needs it and you trust it, set option.install_requirements=true, or run: "
-            f"{python} -m pip install -r {path}",
+            hint="If the model needs it and you trust it, set option.install_requirements=true"
+            + ("" if "://" in path else f", or run: {python} -m pip install -r {path}"),
             path=path,
             severity=Severity.WARNING,
         )
@@ -128,6 +130,8 @@ def _run(
 
     timer = threading.Timer(timeout_s, stop)
     timer.start()
+    end = partial(_kill, process)
+    atexit.register(end)  # a server that is told to stop waits for no thread
     try:
         with process:
             assert process.stdout is not None  # noqa: S101 - a pipe was asked for
@@ -141,6 +145,7 @@ def _run(
         raise
     finally:
         timer.cancel()
+        atexit.unregister(end)
     return (None if is_late.is_set() else process.returncode), [line for line in lines if line]
 
 
@@ -160,5 +165,4 @@ def _hint(python: str, lines: list[str]) -> str:
 
 def _failed(file: Path, reason: str, hint: str) -> ArtifactError:
     message = " ".join(f"{file} could not be installed: {reason}".split())
-    problem = Problem(code="requirements.failed", message=message, hint=hint, path=str(file))
-    return ArtifactError("requirements.failed", message, [problem], hint)
+    return ArtifactError("requirements.failed", message, [], hint)

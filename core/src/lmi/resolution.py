@@ -12,7 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from lmi.api import ArtifactFormat, BackendInfo, LmiError, ModelArtifacts, Problem, Progress, Severity, Target
+from lmi.api import (
+    ArtifactError,
+    ArtifactFormat,
+    BackendInfo,
+    ConfigError,
+    LmiError,
+    ModelArtifacts,
+    Problem,
+    Progress,
+    Severity,
+    Target,
+)
 from lmi.artifacts import detect, is_local, refused_location
 from lmi.artifacts.places.files import LocalFiles, ModelFiles
 from lmi.artifacts.places.finding import NotFetchedError, place_of
@@ -33,6 +44,7 @@ from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import no_model
 from lmi.reading import DEFAULT_MODEL_FOLDER, read_configuration
 from lmi.toolchain import versions_of
+from lmi.unread import unread_elsewhere
 
 
 @dataclass
@@ -114,22 +126,24 @@ def resolve(
         progress: told how far an archive's way here is; None leaves one that is elsewhere where it is.
     Raises:
         ConfigError: ``devices`` is no machine, or the image's file of versions cannot be read.
-        ArtifactError: the entry is in an object store that cannot be read.
     """
-    written = read_configuration(
-        entry,
-        flags=flags,
-        environ=environ,
-        default_folder=default_folder,
-        defaults=defaults,
-        devices=devices,
-        progress=progress,
-    )
-    known = versions_of(versions or {}, environ, plugins.backends.values(), is_here=devices is None)
+    is_here = devices is None
+    try:
+        written = read_configuration(
+            entry, flags=flags, environ=environ, default_folder=default_folder, defaults=defaults, devices=devices,
+            progress=progress,
+        )  # fmt: skip
+    except ArtifactError as error:  # of a place that cannot be read, nothing else is known
+        nothing = Settings()
+        return Resolution(
+            entry, None, nothing, nothing, nothing, Target(), environ, is_here=is_here, failure=error,
+            problems=problems_of(error),
+        )  # fmt: skip
+    known = versions_of(versions or {}, environ, plugins.backends.values(), is_here=is_here)
     target = msgspec.structs.replace(written.target, versions=known)
     found = Resolution(
         entry, written.folder, written.written, written.settings, written.settings, target, environ,
-        is_here=devices is None, progress=progress,
+        is_here=is_here, progress=progress,
     )  # fmt: skip
     try:
         _resolve(found, plugins, needs_files=needs_files)
@@ -151,16 +165,15 @@ def _resolve(found: Resolution, plugins: Plugins, *, needs_files: bool) -> None:
         return
     with certain_problems_told(found.settings, plugins):
         found.choice = plugins.wanted(found.settings, found.target)
-    if found.choice is not None and found.is_remote:
-        # A model that is elsewhere is fetched only when the configuration holds, and its weights last.
-        before, settings = list(found.problems), found.settings
+    if found.choice is not None and found.is_remote and not needs_files:
         _type(found, plugins)
-        if not needs_files:
-            found.problems += [*found.choice.warnings, *_refused_place(found)]
-            _divide(found)
-            return
-        found.problems, found.settings = before, settings
-    _look(found, plugins, needs_files=needs_files)
+        found.problems += [*found.choice.warnings, *_refused_place(found)]
+        _divide(found)
+        return
+    try:
+        _look(found, plugins, needs_files=needs_files)
+    except ArtifactError as error:
+        raise _with_wrong_options(found, plugins, error) from error
     _type(found, plugins)
     _divide(found)
     if _info(found).needs_model and found.artifacts is not None and found.artifacts.format is ArtifactFormat.NONE:
@@ -187,6 +200,17 @@ def _look(found: Resolution, plugins: Plugins, *, needs_files: bool) -> None:
                 raise
         found.choice = plugins.choose(found.settings, found.artifacts, found.target)
     found.problems += found.choice.warnings
+
+
+def _with_wrong_options(found: Resolution, plugins: Plugins, error: ArtifactError) -> LmiError:
+    """Why the files cannot be had, with what is wrong with the options where it is known whose they are."""
+    if found.choice is None:
+        return error
+    try:
+        _type(found, plugins)
+    except ConfigError as wrong:
+        return config_error([*wrong.problems, *problems_of(error)])
+    return error
 
 
 def _refused_place(found: Resolution) -> list[Problem]:
@@ -268,13 +292,18 @@ def _find_artifacts(found: Resolution) -> None:
     try:
         files = _files(found, model_id)
     except NotFetchedError as error:
+        if found.choice is None:
+            hint = "Name the backend (option.rolling_batch) to check the configuration alone, or unpack it first"
+            raise ArtifactError(error.code, error.message, [], hint) from error
         found.problems += error.problems
+        found.artifacts = None
         return
     if files is None:
         return
     visible = {name.partition("/")[0] for name in files.sizes}
     if model_id is None and visible and BESIDE.union({FILE_NAME}).issuperset(visible):
         return
+    found.problems += unread_elsewhere(found.entry, files)
     found.files, found.artifacts = files, detect(files)
 
 

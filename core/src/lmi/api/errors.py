@@ -69,6 +69,10 @@ class LmiError(Exception):
     def __str__(self) -> str:
         return sentences(f"{self.code}: {self.message}", self.hint)
 
+    def without_hint(self) -> str:
+        """The text for a place that says what to do by itself."""
+        return sentences(f"{self.code}: {self.message}")
+
 
 class ProblemsError(LmiError):
     """Several problems reported at once."""
@@ -79,6 +83,9 @@ class ProblemsError(LmiError):
 
     def __str__(self) -> str:
         return "\n  ".join([super().__str__(), *map(str, self.problems)])
+
+    def without_hint(self) -> str:
+        return "\n  ".join([super().without_hint(), *map(str, self.problems)])
 
 
 class ConfigError(ProblemsError):

@@ -11,8 +11,11 @@ import msgspec
 from lmi.api.artifacts import ModelArtifacts
 from lmi.api.layers import MAX_LAYERS, cache_layers
 
-_LANGUAGE_PARTS = ("thinker_config", "text_config", "llm_config", "language_config", "language_model_config", "decoder")
-"""Where a multimodal model keeps the configuration of the part that speaks."""
+_LANGUAGE_PARTS = (
+    "thinker_config", "text_config", "llm_config", "language_config", "language_model_config", "decoder",
+    "pretrained_config",
+)  # fmt: skip
+"""Where a multimodal model keeps the configuration of the part that speaks, and built engines that of their model."""
 
 _NESTED = ("attn_config", "ffn_config", "moe")
 """Sections of some families; what stands in them counts like the rest."""
@@ -24,7 +27,7 @@ _NAMES = {
     "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads"),
     "n_kv_heads": ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv", "kv_n_heads"),
     "head_dim": ("attention_head_dim", "head_dim", "kv_channels", "d_kv"),
-    "hidden": ("hidden_size", "n_embd", "d_model", "dim", "embed_dim"),
+    "hidden": ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "embed_dim"),
     "intermediate": (
         "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "hidden_dim", "decoder_ffn_dim",
     ),
@@ -43,27 +46,29 @@ _FOUR_TIMES = ("gpt2", "gptj", "codegen", "gpt_neo", "gpt_bigcode", "bloom", "fa
 _LEFT_OUT: dict[str, dict[str, int]] = {
     "llama": {
         "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008,
-        "vocab_size": 32000,
+        "vocab_size": 32000, "max_position_embeddings": 2048,
     },
     "mistral": {
         "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14336,
-        "num_key_value_heads": 8, "vocab_size": 32000,
+        "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 131072,
     },
     "qwen2": {
         "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 22016,
-        "num_key_value_heads": 32, "vocab_size": 151936,
+        "num_key_value_heads": 32, "vocab_size": 151936, "max_position_embeddings": 32768,
     },
     "gemma": {
         "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 24576,
-        "num_key_value_heads": 16, "head_dim": 256, "vocab_size": 256000,
+        "num_key_value_heads": 16, "head_dim": 256, "vocab_size": 256000, "max_position_embeddings": 8192,
     },
     "gemma2": {
         "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8, "intermediate_size": 9216,
         "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000, "sliding_window": 4096,
+        "max_position_embeddings": 8192,
     },
     "gemma3_text": {
         "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8, "intermediate_size": 9216,
         "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208, "sliding_window": 4096,
+        "max_position_embeddings": 131072,
     },
 }  # fmt: skip
 """What transformers leaves out of the language part of a multimodal model, since its family has it by default."""
@@ -162,12 +167,21 @@ def language_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
+def left_out(config: Mapping[str, Any]) -> Mapping[str, int]:
+    """What a multimodal model does not say of its language part, because the family has it by default.
+
+    Args:
+        config: ``config.json`` as it stands; of a model that is all language it is complete, and nothing is added.
+    """
+    text = language_part(config)
+    return _LEFT_OUT.get(str(text.get("model_type") or ""), {}) if text is not config else {}
+
+
 def _language_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same with sections flattened, and with what the family leaves out of a part."""
     text = language_part(config)
-    left_out = _LEFT_OUT.get(str(text.get("model_type") or ""), {}) if text is not config else {}
     sections = [section for name in _NESTED if isinstance(section := text.get(name), Mapping)]
-    merged: dict[str, Any] = dict(left_out)
+    merged: dict[str, Any] = dict(left_out(config))
     for section in sections:
         merged.update(section)
     merged.update({key: value for key, value in text.items() if value is not None})
@@ -209,4 +223,4 @@ def _intermediate(config: Mapping[str, Any], given: int, hidden: int) -> int:
     return given or (4 * hidden if model_type in _FOUR_TIMES else 0)
 
 
-__all__ = ["ModelShape", "language_part", "shape_of"]
+__all__ = ["ModelShape", "language_part", "left_out", "shape_of"]

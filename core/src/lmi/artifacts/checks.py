@@ -17,7 +17,7 @@ from lmi.artifacts.formats import ADAPTER_CONFIG, PIPELINE, config_name, detect,
 from lmi.artifacts.headers import headers_of
 from lmi.artifacts.pickles import pickle_problems
 from lmi.artifacts.places.files import LocalFiles, ModelFiles
-from lmi.artifacts.shards import shard_problems
+from lmi.artifacts.shards import MAX_NAMED, named, shard_problems
 from lmi.artifacts.vocabulary import tokenizer_problems
 from lmi.artifacts.weights import PICKLES, SAFETENSORS, SPLIT_FOLDER, index_in_use
 
@@ -29,7 +29,7 @@ _HAS_MODEL_TYPE = (
     ArtifactFormat.PRETRAINED, ArtifactFormat.RANKED_CHECKPOINT, ArtifactFormat.TRITON_REPOSITORY,
     ArtifactFormat.NEURON, ArtifactFormat.NEURON_SPLIT,
 )  # fmt: skip
-_AGAIN = "Get the file again"
+_AGAIN, _PULL = "Get the file again", "Run: git lfs pull"
 
 
 def check(model: Path | ModelFiles | ModelArtifacts, files: ModelFiles | None = None) -> list[Problem]:
@@ -143,8 +143,11 @@ def _weight_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[P
     pickles = [name for name in names if name.endswith(PICKLES) or _is_split(artifacts, name)]
     for problem in pickle_problems(files, pickles):
         found.setdefault(problem.path, []).append(problem)
+    if len(pointers) > MAX_NAMED:
+        message = f"{len(pointers)} weight files are git-lfs pointers, not the files: {named(sorted(pointers))}"
+        yield _problem("weights.lfs-pointer", message, _PULL, files.place)
     for name in artifacts.weight_files:
-        if name in pointers:
+        if name in pointers and len(pointers) <= MAX_NAMED:
             yield _pointer("weights.lfs-pointer", files, name)
         elif files.sizes[name] == 0 and not name.endswith(SAFETENSORS) and name not in pickles:
             message = f"{name} stops before its end, at 0 bytes"
@@ -203,7 +206,7 @@ def _foreign(files: ModelFiles, kind: Foreign, names: list[str]) -> Problem:
 
 
 def _pointer(code: str, files: ModelFiles, name: str) -> Problem:
-    return _problem(code, f"{name} is a git-lfs pointer, not the file", "Run: git lfs pull", files.at(name))
+    return _problem(code, f"{name} is a git-lfs pointer, not the file", _PULL, files.at(name))
 
 
 def _problem(code: str, message: str, hint: str, path: str) -> Problem:

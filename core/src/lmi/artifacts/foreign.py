@@ -19,6 +19,8 @@ _GGUF_ORIGINS = (
     "general.base_model.0.repo_url", "general.source.repo_url", "general.source.huggingface.repository",
     "general.source.url", "general.repo_url",
 )  # fmt: skip
+_OF_TRAINING = re.compile(r"(global_step\d+|pytorch_model_fsdp_\d+)/([^/]*)")
+"""Folders that training leaves its checkpoint in."""
 _HUB_NAME = re.compile(r"(?:https?://(?:www\.)?huggingface\.co/)?([\w.-]+/[\w.-]+)/?")
 
 
@@ -48,12 +50,12 @@ _KINDS = (
     Foreign(
         kind="TensorFlow",
         pattern=r".*\.h5|tf_model.*|saved_model\.pb|.*\.ckpt\.(index|meta|data-.*)|.*\.tflite",
-        hint="Convert it with transformers: from_pretrained(..., from_tf=True), then save_pretrained",
+        hint="Convert it with transformers 4 (5 cannot): from_pretrained(..., from_tf=True), then save_pretrained",
     ),
     Foreign(
         kind="Flax",
         pattern=r".*\.msgpack|flax_model.*",
-        hint="Convert it with transformers: from_pretrained(..., from_flax=True), then save_pretrained",
+        hint="Convert it with transformers 4 (5 cannot): from_pretrained(..., from_flax=True), then save_pretrained",
     ),
     Foreign(kind="NeMo", pattern=r".*\.nemo", hint="Convert it with NeMo's own script to a Hugging Face checkpoint"),
     Foreign(kind="MLX", pattern=r".*\.npz", hint="Take the safetensors of the same model"),
@@ -71,10 +73,12 @@ _KINDS = (
 
 
 def foreign_kinds(names: Iterable[str]) -> dict[Foreign, list[str]]:
-    """Files in the place itself, not below it, that hold weights of another kind, by kind."""
+    """Files that hold weights of another kind, by kind: in the place itself, or where training leaves a checkpoint."""
     found: dict[Foreign, list[str]] = {}
     for name in sorted(names):
-        kind = next((kind for kind in _KINDS if "/" not in name and re.fullmatch(kind.pattern, name)), None)
+        below = _OF_TRAINING.fullmatch(name)
+        last = below[2] if below else name
+        kind = next((kind for kind in _KINDS if "/" not in last and re.fullmatch(kind.pattern, last)), None)
         if kind is not None:
             found.setdefault(kind, []).append(name)
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmi.api import ArtifactFormat, ModelArtifacts
+from lmi.api.shapes import left_out
 from lmi.artifacts.documents import read_documents
 from lmi.artifacts.foreign import foreign_kinds
 from lmi.artifacts.places.files import LocalFiles, ModelFiles
@@ -52,7 +53,7 @@ def detect(place: Path | ModelFiles) -> ModelArtifacts:
         documents=documents,
         weights=summary_of(files, names),
         eos_token_ids=_eos_token_ids([_object(documents, within(inner, "generation_config.json")), *layers]),
-        max_context_tokens=_context_tokens(layers),
+        max_context_tokens=_context_tokens([*layers, dict(left_out(config))]),
     )
 
 

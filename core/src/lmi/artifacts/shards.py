@@ -6,19 +6,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import msgspec
+
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import Problem, Severity, counted
+from lmi.api.rules import quantization_of
 from lmi.artifacts.documents import LFS_MARK, NotReadable
 from lmi.artifacts.headers import headers_of
 from lmi.artifacts.places.files import ModelFiles
 from lmi.artifacts.places.names import escape_in
-from lmi.artifacts.weights import SAFETENSORS, index_in_use, weight_map
+from lmi.artifacts.weights import SAFETENSORS, WHOLE_NAMES, index_in_use, weight_map
 
 _NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.[a-z]+)")
-_MAX_NAMED = 5
+MAX_NAMED = 5
+"""Files or tensors that one message names."""
 _PACKED = re.compile(r"\.(qweight|weight_packed|qzeros)$")
 _PACKED_METHODS = ("gptq", "awq")
-_QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 
 
 def shard_problems(artifacts: ModelArtifacts, files: ModelFiles) -> list[Problem]:
@@ -51,9 +54,9 @@ def _index_problems(files: ModelFiles, index: str) -> Iterator[Problem]:
         if escape:
             message = f"{index} names {name[:200]!r}, which {escape}"
             yield _problem("weights.unsafe-name", message, "Take the model from a source you trust", path)
-        elif name not in files.sizes:
-            message = f"{name[:200]} is in the index but not in the folder"
-            yield _problem("weights.shard-missing", message, "Copy it again", files.at(name))
+    yield from _missing_shards(
+        files, [name for name in shards if name not in files.sizes and not escape_in(name)], path
+    )
     promised: dict[str, set[str]] = {}
     for tensor, name in places.items():
         promised.setdefault(name, set()).add(tensor)
@@ -61,9 +64,20 @@ def _index_problems(files: ModelFiles, index: str) -> Iterator[Problem]:
     for header in headers_of(files, there):
         lost = [] if header.code else sorted(promised[header.name] - header.tensors.keys())
         if lost:
-            message = f"{header.name} lacks {counted(len(lost), 'tensor')} of the index: {_named(lost)}"
+            message = f"{header.name} lacks {counted(len(lost), 'tensor')} of the index: {named(lost)}"
             hint = "Index and weights are of different models or versions; get both again"
             yield _problem("weights.tensor-missing", message, hint, files.at(header.name))
+
+
+def _missing_shards(files: ModelFiles, names: list[str], index_path: str) -> Iterator[Problem]:
+    """One problem for each of a few, one for all of many: a folder may lack 163 of them."""
+    if len(names) > MAX_NAMED:
+        message = f"{len(names)} files are in the index but not in the folder: {named(names)}"
+        yield _problem("weights.shard-missing", message, "Copy them again", index_path)
+        return
+    for name in names:
+        message = f"{name[:200]} is in the index but not in the folder"
+        yield _problem("weights.shard-missing", message, "Copy it again", files.at(name))
 
 
 def _number_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[Problem]:
@@ -76,7 +90,7 @@ def _number_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[P
             series.setdefault((start, int(n), len(n), suffix), set()).add(int(number))
     for (start, n, n_digits, suffix), numbers in series.items():
         n_missing = n - len(numbers & set(range(1, min(n, 100_000) + 1)))
-        missing = [number for number in range(1, min(n, 100_000) + 1) if number not in numbers][:_MAX_NAMED]
+        missing = [number for number in range(1, min(n, 100_000) + 1) if number not in numbers][:MAX_NAMED]
         names = [f"{start}-{number:0{n_digits}}-of-{n:0{n_digits}}{suffix}" for number in missing]
         more = f" and {n_missing - len(names)} more" if n_missing > len(names) else ""
         if missing:
@@ -87,6 +101,19 @@ def _number_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[P
             message = f"no {index} beside the {len(numbers)} numbered files"
             hint = "Copy it from where the model came from; many engines find no weights without it"
             yield _problem("weights.index-missing", message, hint, files.at(index), Severity.WARNING)
+    if artifacts.format is ArtifactFormat.PRETRAINED and not series:
+        yield from _name_problems(artifacts, files)
+
+
+def _name_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[Problem]:
+    """Weights under a name that not every engine looks for."""
+    odd = [name for name in artifacts.weight_files if name not in WHOLE_NAMES]
+    if odd:
+        usual = next(name for name in WHOLE_NAMES if name.endswith(SAFETENSORS) is odd[0].endswith(SAFETENSORS))
+        message = f"the weights are in {named(odd)}, and there is no {usual}"
+        hint = f"Rename it to {usual}" if len(odd) == 1 else "Save the model again with save_pretrained"
+        hint += "; many engines find no weights under another name"
+        yield _problem("weights.odd-name", message, hint, files.at(odd[0]), Severity.WARNING)
 
 
 def _twice_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[Problem]:
@@ -99,7 +126,7 @@ def _twice_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[Pr
             if other != header.name:
                 pairs.setdefault((other, header.name), []).append(tensor)
     for (one, other), tensors in pairs.items():
-        message = f"{one} and {other} both hold {counted(len(tensors), 'tensor')}: {_named(sorted(tensors))}"
+        message = f"{one} and {other} both hold {counted(len(tensors), 'tensor')}: {named(sorted(tensors))}"
         hint = "They may be of different versions of the model; get the weights again"
         yield _problem("weights.tensor-twice", message, hint, files.at(other), Severity.WARNING)
 
@@ -111,13 +138,13 @@ def _compression_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Itera
     headers = headers_of(files, [name for name in artifacts.weight_files if name.endswith(SAFETENSORS)])
     tensors = [tensor for header in headers for tensor in header.tensors]
     packed = next((tensor for tensor in tensors if _PACKED.search(tensor)), "")
-    said = _quantization(artifacts)
-    has_file = any(name in artifacts.files for name in _QUANTIZATION_FILES)
-    if packed and not said and not has_file:
+    said = quantization_of(artifacts)
+    if packed and not said:
         message = f"the weights are packed, as {packed}, and config.json has no quantization_config"
         hint = "Copy config.json, or quantize_config.json, from where the weights came from"
         yield _problem("weights.quantization", message, hint, files.at("config.json"))
-    method = str(said.get("quant_method") or "").lower()
+    own = quantization_of(msgspec.structs.replace(artifacts, documents={}))  # a file beside it may be of another time
+    method = str(own.get("quant_method") or "")
     is_whole = artifacts.weights.n_linear_parameters > 0 and not any(header.code for header in headers)
     if method in _PACKED_METHODS and is_whole and not packed:
         message = f"config.json says quant_method={method}, and no tensor is packed that way"
@@ -125,20 +152,10 @@ def _compression_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Itera
         yield _problem("weights.quantization", message, hint, files.at("config.json"))
 
 
-def _quantization(artifacts: ModelArtifacts) -> dict[str, object]:
-    config = artifacts.config
-    inner = config.get("text_config")
-    for layer in (config, inner if isinstance(inner, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
-            value = layer.get(key)
-            if isinstance(value, dict) and value:
-                return value
-    return {}
-
-
-def _named(names: list[str]) -> str:
-    shown = ", ".join(name[:120] for name in names[:_MAX_NAMED])
-    return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED} more"
+def named(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    shown = ", ".join(name[:120] for name in names[:MAX_NAMED])
+    return shown if len(names) <= MAX_NAMED else f"{shown} and {len(names) - MAX_NAMED} more"
 
 
 def _problem(code: str, message: str, hint: str, path: str, severity: Severity = Severity.ERROR) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,9 @@ from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import Problem, Severity
 from lmi.artifacts.documents import LFS_MARK, NotReadable, parsed, text_of
 from lmi.artifacts.formats import within
+from lmi.artifacts.headers import headers_of
 from lmi.artifacts.places.files import ModelFiles
+from lmi.artifacts.weights import SAFETENSORS
 
 _SETTINGS = "tokenizer_config.json"
 _FAST = "tokenizer.json"
@@ -24,6 +27,8 @@ VOCABULARIES = (_FAST, *_SENTENCE_PIECES, *_OTHERS)
 
 _BYTE_TOKENIZERS = ("ByT5Tokenizer", "CanineTokenizer")
 """Tokenizers that need no vocabulary file."""
+
+_EMBEDDING = re.compile(r"\b(embed_tokens|embed_in|word_embeddings|wte|tok_embeddings|shared)\.weight$")
 
 _MAX_HERE_BYTES, _MAX_ELSEWHERE_BYTES = 128 << 20, 4 << 20
 _MAX_POINTER_BYTES = 1024
@@ -90,14 +95,14 @@ def _vocabulary_problems(artifacts: ModelArtifacts, files: ModelFiles, name: str
         )  # fmt: skip
         return
     try:
-        n_ids = _reader(name)(files.read(name))
+        n_ids = _n_ids(artifacts, name, files.read(name))
     except (OSError, _Faulty, NotReadable) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
         message = f"{name} cannot be loaded: {reason}"
         yield Problem(code="tokenizer.unreadable", message=message, hint=_AGAIN, path=path)
         return
     n_embedded = _vocab_size(artifacts.config)
-    if n_embedded and n_ids > n_embedded:
+    if n_embedded and n_ids > n_embedded and n_ids > _n_rows(artifacts, files):
         message = f"{name} has ids up to {n_ids - 1}, the model's vocab_size is {n_embedded}"
         yield Problem(
             code="tokenizer.vocabulary", message=message, path=path, severity=Severity.WARNING,
@@ -114,10 +119,24 @@ def _vocab_size(config: dict[str, Any]) -> int:
     return 0
 
 
-def _reader(name: str) -> Callable[[bytes], int]:
+def _n_rows(artifacts: ModelArtifacts, files: ModelFiles) -> int:
+    """The rows that the embedding has, which some models have more of than their configuration says; 0 if unknown."""
+    headers = headers_of(files, [name for name in artifacts.weight_files if name.endswith(SAFETENSORS)])
+    tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
+    rows = [tensor.shape[0] for name, tensor in tensors.items() if _EMBEDDING.search(name) and len(tensor.shape) == 2]
+    return max(rows, default=0)
+
+
+def _n_ids(artifacts: ModelArtifacts, name: str, data: bytes) -> int:
+    """One more than the highest id that a prompt may have."""
     last = name.rpartition("/")[2]
-    if last == _FAST:
-        return _read_fast
+    if last != _FAST:
+        return _reader(last)(data)
+    template = artifacts.document(within(artifacts.inner, _SETTINGS)).get("chat_template")
+    return _read_fast(data, str(template or ""))
+
+
+def _reader(last: str) -> Callable[[bytes], int]:
     if last in _SENTENCE_PIECES or last.startswith("tokenizer.model."):
         return _read_sentence_pieces
     if last.endswith(".tiktoken"):
@@ -125,17 +144,23 @@ def _reader(name: str) -> Callable[[bytes], int]:
     return _read_tekken if last == "tekken.json" else _read_words
 
 
-def _read_fast(data: bytes) -> int:
-    """Ids of a tokenizer.json, loaded as the server loads it."""
+def _read_fast(data: bytes, template: str) -> int:
+    """Ids of a tokenizer.json, loaded as the server loads it.
+
+    A special token is in a prompt only where the chat template puts it; others, for padding or pictures, do no harm.
+    """
     from tokenizers import Tokenizer
 
     try:
-        vocabulary = Tokenizer.from_buffer(data).get_vocab(with_added_tokens=True)
+        loaded = Tokenizer.from_buffer(data)
+        added = loaded.get_added_tokens_decoder()
+        unused = {number for number, each in added.items() if each.special and each.content not in template}
+        ids = {*loaded.get_vocab(with_added_tokens=True).values()}
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is none of Exception
         raise _Faulty(error) from None
-    return max(vocabulary.values(), default=-1) + 1
+    return max(ids - unused, default=-1) + 1
 
 
 def _read_sentence_pieces(data: bytes) -> int:

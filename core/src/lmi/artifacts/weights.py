@@ -14,6 +14,9 @@ from lmi.artifacts.headers import Tensor, headers_of
 from lmi.artifacts.places.files import ModelFiles
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
+WHOLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+"""Names of weights that are in one file."""
+
 BIN_INDEX = "pytorch_model.bin.index.json"
 SAFETENSORS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -26,6 +29,9 @@ _NOT_WEIGHTS = ("training_args.bin", "optimizer", "scheduler", "random_states", 
 _ADAPTER_PREFIX = "adapter_model"
 _IN_LAYERS = re.compile(r"(^|\.)\d+\.")
 _NOT_LINEAR = re.compile(r"embed|norm|(^|\.)(ln_|wte\b|wpe\b)|\.conv1d\.|(^|\.)bias$")
+_NOT_LOADED = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)rotary_emb\.inv_freq$")
+"""Masks and positions that older versions of transformers stored; every engine makes its own."""
+
 _COMPANION = re.compile(r"(scales?|scale_inv|zeros|zero_point|g_idx|absmax|quant_map|quant_state.*|lookup_table)$")
 """Tensors that a compressed matrix is stored with, whatever their shape."""
 _KNOWN: WeakKeyDictionary[ModelFiles, dict[str, dict[str, str] | NotReadable]] = WeakKeyDictionary()
@@ -117,7 +123,8 @@ def summary_of(files: ModelFiles, names: Sequence[str]) -> WeightSummary:
     """How much there is in these files, by their headers alone."""
     others = sum(files.sizes[name] for name in names if not name.endswith(SAFETENSORS))
     headers = headers_of(files, [name for name in names if name.endswith(SAFETENSORS)])
-    tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
+    stored = {name: tensor for header in headers for name, tensor in header.tensors.items()}
+    tensors = {name: tensor for name, tensor in stored.items() if not _is_left(name, tensor)}
     linear = [tensor for name, tensor in tensors.items() if _is_linear(name, tensor)]
     by_dtype: dict[str, int] = {}
     for tensor in tensors.values():
@@ -130,6 +137,11 @@ def summary_of(files: ModelFiles, names: Sequence[str]) -> WeightSummary:
         n_linear_bytes=sum(tensor.n_bytes for tensor in linear),
         n_tensors=len(tensors),
     )
+
+
+def _is_left(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is no weight. A mask has four dimensions or none; an attention's own bias has one."""
+    return _NOT_LOADED.search(name) is not None and (len(tensor.shape) != 1 or name.endswith("inv_freq"))
 
 
 def _is_linear(name: str, tensor: Tensor) -> bool:
@@ -149,7 +161,7 @@ def _plain_files(files: ModelFiles) -> tuple[str, ...]:
             listed = []
         if listed:
             return tuple(name for name in listed if name in files.sizes)
-    for suffix, whole in ((SAFETENSORS, "model.safetensors"), (".bin", "pytorch_model.bin")):
+    for suffix, whole in zip((SAFETENSORS, ".bin"), WHOLE_NAMES, strict=True):
         if whole in files.sizes:
             return (whole,)
         found = tuple(sorted(name for name in files.sizes if _is_plain(name) and name.endswith(suffix)))

@@ -51,11 +51,15 @@ class Asked:
         """What is to be served.
 
         Raises:
-            ConfigError: a flag, config.properties or ``load_models`` is wrong.
+            ConfigError: MODEL is empty; a flag, config.properties or ``load_models`` is wrong.
         """
+        from lmi.api import ConfigError
         from lmi.config.sources import parse_flags
         from lmi.reading import read_start
 
+        if self.model is not None and not self.model.strip():
+            message = "MODEL is empty, as a shell makes it of a variable that is not set"
+            raise ConfigError("config.no-model", message, (), "Name a model, or leave the argument out")
         given = {"load_models": self.models, "model_store": self.model_store}
         return read_start(
             self.model,

@@ -92,6 +92,8 @@ def _checked(found: Resolution, known: Sequence[Problem], plugins: Plugins) -> d
         "backend": None if found.choice is None else found.choice.info.name,
         "reason": None if found.choice is None else found.choice.reason,
         "format": None if found.artifacts is None else found.artifacts.format.value,
+        "place": (found.artifacts.folder or None) if found.artifacts is not None else None,
+        "machine": found.target.instance or f"{found.target.accelerator.value}:{found.target.n_devices}",
         "memory": _memory(made, is_here=found.is_here),
         "is_valid": is_valid,
         "problems": [

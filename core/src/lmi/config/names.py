@@ -80,7 +80,11 @@ MASK = "***"
 _PAIR = re.compile(
     r"""(?P<name>[A-Za-z_][\w.-]*)(?P<sign>["']?\s*[=:]\s*)(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,}\s{\[][^,}\n]*)"""
 )
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)|(?<=http://)[^/@\s]+(?=@)|(?<=https://)[^/@\s]+(?=@)")
+_QUERY = re.compile(r"(?<=[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^&\s]+)")
+_SIGNATURES = ("sig", "signature", "credential")
+"""Last words of names in a URL's query that open what it leads to."""
+
 _SECRET_ENDINGS = ("authtoken", "apikey", "passwd", "password", "secret")
 """Of names that other programs write without a mark between the words."""
 
@@ -168,9 +172,12 @@ def shown(key: str, value: str) -> str:
     """The value as it may be printed: secrets masked, also inside of ``K=V,K2=V2``, JSON, broken JSON and URLs."""
     if is_secret(key):
         return MASK
+    if "://" in value:
+        value = _QUERY.sub(_masked, value)
     return _CREDENTIALS.sub(MASK, _PAIR.sub(_masked, value))
 
 
 def _masked(pair: re.Match[str]) -> str:
     quote = pair["value"][:1] if pair["value"][:1] in "\"'" else ""
-    return f"{pair['name']}{pair['sign']}{quote}{MASK}{quote}" if is_secret(pair["name"]) else pair[0]
+    is_hidden = is_secret(pair["name"]) or (pair.re is _QUERY and pair["name"].lower().endswith(_SIGNATURES))
+    return f"{pair['name']}{pair['sign']}{quote}{MASK}{quote}" if is_hidden else pair[0]

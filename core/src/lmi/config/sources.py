@@ -84,7 +84,7 @@ def parse_flags(texts: Iterable[str]) -> dict[str, str]:
                 Problem(
                     code="config.bad-flag",
                     message=f"-o {names.shown('', text)!r} is not KEY=VALUE",
-                    hint="Write it like -o dtype=bf16",
+                    hint=f"Write it like -o {names.shown('', key).strip() or 'dtype'}=VALUE",
                     source="command line",
                 )
             )

@@ -121,7 +121,9 @@ class _Place:
 
 def _places(artifacts: ModelArtifacts | None, folder: Path | None, environ: Mapping[str, str]) -> Iterator[_Place]:
     if artifacts is not None and artifacts.folder:
-        yield _Place(artifacts.folder, frozenset(artifacts.files), artifacts.documents)
+        # The listing of a folder leaves out what is hidden or deep.
+        names = artifacts.files if "://" in artifacts.folder else _names_in(Path(artifacts.folder))
+        yield _Place(artifacts.folder, frozenset(names), artifacts.documents)
     folders = [] if folder is None or (artifacts is not None and str(folder) == artifacts.folder) else [folder]
     for each in [*folders, *_channels(environ)]:
         yield _Place(str(each.resolve()), frozenset(_names_in(each)), {})

@@ -91,6 +91,7 @@ def _refused_degrees(found: Resolution, choice: Choice, plugins: Plugins) -> dic
         return {}
     refusals = refusals_of(plugins, choice.info, found.artifacts, found.target)
     degrees = degrees_of(found.target.n_devices)
-    said = {degree: refusals(found.settings.replaced(Setting(DEGREE, str(degree), "lmi plan"))) for degree in degrees}
-    always = set.intersection(*map(set, said.values())) if len(said) > 1 else set()
+    compared = degrees if len(degrees) > 1 else [1, 2]  # what is said of one alone may have nothing to do with it
+    said = {degree: refusals(found.settings.replaced(Setting(DEGREE, str(degree), "lmi plan"))) for degree in compared}
+    always = set.intersection(*map(set, said.values()))
     return {degree: "; ".join(sorted(set(each) - always)) for degree, each in said.items()}

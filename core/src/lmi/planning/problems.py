@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lmi.api import Accelerator, BackendConfig, BackendInfo, ModelArtifacts, Problem, Severity, Target
 from lmi.api.errors import counted
 from lmi.planning.estimates import Estimate, estimate, why_unknown
 from lmi.planning.machines import recommended
+from lmi.planning.sizing import length_options
 from lmi.planning.units import shown_bytes
 
 _FEW_SEQUENCES = 4
@@ -36,7 +39,7 @@ def memory_problems(
         return [_too_large(found, artifacts, config, info, target)]
     if fit.n_sequences >= min(_FEW_SEQUENCES, fit.max_sequences):
         return []
-    return [_few(found)]
+    return [_few(found, config)]
 
 
 def _too_large(
@@ -78,24 +81,34 @@ def _what_fits(
     )
 
 
-def _few(found: Estimate) -> Problem:
-    fit = found.fit
+def _few(found: Estimate, config: BackendConfig) -> Problem:
+    fit, options = found.fit, length_options(config)
     n, tokens = fit.n_sequences, fit.max_model_len
     left = f"{shown_bytes(fit.cache_bytes)} are left for the cache"
+    is_whole = fit.degree >= found.n_devices
+    more = "take a machine with more memory" if is_whole else "split the model over more devices"
     if n:
         message = f"{left}: {counted(n, 'sequence')} of {tokens} tokens at a time"
         shorter = fit.cache.most_tokens(fit.cache_bytes // _FEW_SEQUENCES) or 0
-        hint = f"With option.max_model_len={_round_down(shorter)} there is room for {_FEW_SEQUENCES}"
+        hint = f"With {_length(options, shorter)} there is room for {_FEW_SEQUENCES}"
     else:
         message = f"{left}, which holds {fit.most_tokens} tokens; one sequence may have {tokens}"
-        hint = f"Set option.max_model_len={_round_down(fit.most_tokens)} or less"
+        hint = f"Set {_length(options, fit.most_tokens)} or less"
     return Problem(
         code="memory.few-sequences",
         message=message,
-        hint=f"{hint}, or split the model over more devices",
+        hint=f"{hint}, or {more}",
         severity=Severity.WARNING,
-        fields=("max_model_len",),
+        fields=options,
     )
+
+
+def _length(options: Sequence[str], n_tokens: int) -> str:
+    """A limit of a sequence as these options say it."""
+    number = _round_down(n_tokens)
+    if len(options) == 1:
+        return f"option.{options[0]}={number}"
+    return f"{' and '.join(f'option.{name}' for name in options) or 'sequences'} of {number} tokens together"
 
 
 def _round_down(n_tokens: int) -> int:

@@ -14,7 +14,7 @@ from lmi.planning.fit import Fit
 from lmi.planning.machines import Machine
 from lmi.planning.ranking import Candidate
 from lmi.planning.timing import PLATFORM_MOST_S, PLATFORM_S, StartTime
-from lmi.planning.weights import quantization_of
+from lmi.planning.weights import own_quantization
 
 FORMAT = "lmi.plan/1"
 
@@ -120,7 +120,7 @@ def _weights(found: Estimate, artifacts: ModelArtifacts) -> dict[str, Any]:
         "served_bytes": weights.n_bytes,
         "dtype": weights.dtype,
         "quantization": weights.quantization or None,
-        "is_quantized_checkpoint": bool(quantization_of(artifacts.config)),
+        "is_quantized_checkpoint": bool(own_quantization(artifacts)),
     }
 
 

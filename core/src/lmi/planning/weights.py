@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from lmi.api import ArtifactFormat, ModelArtifacts, shape_of
+from lmi.api import ArtifactFormat, ModelArtifacts, quantization_of, shape_of
 from lmi.api.shapes import language_part
 
 DTYPE_BYTES = {"fp64": 8.0, "fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "4 bits": 0.5}
@@ -51,7 +49,7 @@ class ServedWeights(msgspec.Struct, frozen=True, kw_only=True):
 def stored_dtype(artifacts: ModelArtifacts) -> str:
     """The type most of the numbers are stored in, by LMI's name: as the headers tell, else as config.json says."""
     floats = {name: n for name, n in artifacts.weights.bytes_by_dtype.items() if name in _FLOATS}
-    if floats and not quantization_of(artifacts.config):
+    if floats and not own_quantization(artifacts):
         return _STORED_NAMES[max(floats, key=lambda name: floats[name])]
     text = language_part(artifacts.config)
     said = str(text.get("torch_dtype") or text.get("dtype") or "").removeprefix("torch.")
@@ -60,10 +58,9 @@ def stored_dtype(artifacts: ModelArtifacts) -> str:
     return _STORED_NAMES[max(floats, key=lambda name: floats[name])] if floats else "fp32"
 
 
-def quantization_of(config: dict[str, Any]) -> str:
-    """How a checkpoint is quantized already, as its config.json says; empty where it is not."""
-    section = config.get("quantization_config") or config.get("compression_config")
-    return str(section.get("quant_method") or "quantized") if isinstance(section, dict) else ""
+def own_quantization(artifacts: ModelArtifacts) -> str:
+    """How a checkpoint is quantized already, as its files say; empty where it is not."""
+    return str(quantization_of(artifacts).get("quant_method") or "").replace("unknown", "quantized")
 
 
 def served_weights(artifacts: ModelArtifacts, *, dtype: str, quantize: str = "") -> ServedWeights:
@@ -75,7 +72,7 @@ def served_weights(artifacts: ModelArtifacts, *, dtype: str, quantize: str = "")
         quantize: value of ``option.quantize``; a checkpoint that is quantized already stays as it is stored.
     """
     stored = stored_bytes(artifacts)
-    own = quantization_of(artifacts.config)
+    own = own_quantization(artifacts)
     if artifacts.format in _COMPILED:
         return ServedWeights(n_bytes=stored, stored_bytes=stored, dtype=dtype, quantization=own)
     size = DTYPE_BYTES.get(dtype, 2.0)

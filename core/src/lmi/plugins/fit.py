@@ -39,7 +39,7 @@ def misfits(
     if artifacts.format.value not in info.artifact_formats:
         loads = ", ".join(info.artifact_formats) or "no files"
         reasons.append(f"loads {loads}, not {artifacts.format.value}")
-    if architectures and artifacts.architectures and not any(_serves(info, name) for name in artifacts.architectures):
+    if architectures and artifacts.architectures and not any(_serves(info, name) for name in _class_names(artifacts)):
         serves = ", ".join(info.architectures) or "causal language models"
         reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}")
     return reasons
@@ -71,6 +71,12 @@ def cannot_load_yet(
     return EngineLoadError(
         "engine.not-implemented", message, hint if others else "Wait for a later version of its package"
     )
+
+
+def _class_names(artifacts: ModelArtifacts) -> list[str]:
+    """What a model's class is called, and as what its own code can be loaded: ``AutoModelForCausalLM``."""
+    auto_map = artifacts.config.get("auto_map")
+    return [*artifacts.architectures, *(map(str, auto_map) if isinstance(auto_map, dict) else ())]
 
 
 def _serves(info: BackendInfo, architecture: str) -> bool:

@@ -164,7 +164,9 @@ class Server:
                 print(f"no model is loaded, as load_models says: {self._url}", flush=True)
         except LmiError as error:
             self._give_up(error, None)
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a panic of a library in Rust, too: nobody waits for a server that cannot start
             _LOG.exception("the start failed")
             self._give_up(LmiError("server.error", f"{type(error).__name__}: {error}"), None)
 
@@ -263,7 +265,7 @@ def ready_text(model: Model, url: str, *, is_only: bool) -> str:
 
 def failure_digest(error: LmiError, worker: Worker | None) -> str:
     """The last lines of a start that failed: cause, evidence, remedy."""
-    lines = ["", "LMI could not start", f"  cause:    {error}"]
+    lines = ["", "LMI could not start", f"  cause:    {error.without_hint()}"]
     if worker is not None and worker.exit is not None:
         lines.append(f"  evidence: worker {worker.label} {worker.exit}, in stage {worker.stage!r}; its last lines:")
         lines += [f"            {line}" for line in worker.exit.last_lines]

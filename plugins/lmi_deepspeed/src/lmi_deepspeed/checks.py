@@ -32,9 +32,17 @@ UNSPLIT_TYPES = ("deberta", "flaubert", "fsmt", "gpt2", "led", "longformer", "xl
 """Model types that the automatic tensor parallelism refuses. Source: AutoTP.supported in DeepSpeed 0.19."""
 
 
+BROUGHT_TYPES = (
+    "RefinedWeb", "RefinedWebModel", "aquila", "baichuan", "chatglm", "deci", "internlm", "internlm2",
+    "mixformer-sequential", "orion", "phi-msft", "qwen", "stablelm_epoch", "telechat", "xverse",
+)  # fmt: skip
+"""Model types that transformers never had: their code comes with the model. Those it has need no permission."""
+
+
 def find_problems(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> list[Problem]:
     """List what would stop the model; empty means nothing was found. Opens no file, touches no device."""
     return [
+        *_check_code(artifacts, config),
         *_check_degree(artifacts, config, target),
         *_check_context(artifacts, config),
         *_check_quantization(artifacts, config),
@@ -43,6 +51,17 @@ def find_problems(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Ta
         *_check_configuration_file(artifacts, config),
         *_check_adapters(artifacts),
     ]
+
+
+def _check_code(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
+    if artifacts.model_type in BROUGHT_TYPES and artifacts.config.get("auto_map") and not config.trust_remote_code:
+        yield Problem(
+            code="model.remote-code",
+            message=f"model_type '{artifacts.model_type}' runs Python files that come with the model",
+            hint="Read them, then set option.trust_remote_code=true",
+            path=artifacts.folder,
+            fields=("trust_remote_code",),
+        )
 
 
 def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> Iterator[Problem]:

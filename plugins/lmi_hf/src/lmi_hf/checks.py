@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from lmi.api import (
@@ -18,6 +17,7 @@ from lmi.api import (
     unserved_adapters,
 )
 from lmi_hf import library
+from lmi_hf.architectures import check_code, check_task
 from lmi_hf.config import DEVICE_MAPS, HFConfig
 
 # What transformers needs to load a compressed checkpoint, by quantization_config.quant_method: any one of the modules.
@@ -29,14 +29,6 @@ _LIBRARIES = {
     "aqlm": ("aqlm",),
     "hqq": ("hqq",),
 }
-_NOT_GENERATING = (
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-    "ForMaskedLM",
-    "ForMultipleChoice",
-    "ForImageClassification",
-)
 
 
 def find_problems(artifacts: ModelArtifacts, config: HFConfig, target: Target) -> list[Problem]:
@@ -44,7 +36,8 @@ def find_problems(artifacts: ModelArtifacts, config: HFConfig, target: Target) -
     return [
         *_check_device(config, target),
         *_check_device_map(config, target),
-        *_check_architecture(artifacts, config),
+        *check_task(artifacts, "hf"),
+        *check_code(artifacts, trust_remote_code=config.trust_remote_code),
         *context_problems(artifacts, config.max_model_len),
         *_check_quantization(artifacts, config),
         *_check_adapter(artifacts, config),
@@ -82,48 +75,6 @@ def _check_device_map(config: HFConfig, target: Target) -> Iterator[Problem]:
             f"remove option.{name}",
             fields=(name,),
         )
-
-
-def _check_architecture(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
-    names, model_type = artifacts.architectures, artifacts.model_type
-    other = [name for name in names if name.endswith(_NOT_GENERATING)]
-    auto_map = artifacts.config.get("auto_map")
-    known, causal = library.model_types(), library.causal_types()
-    is_unknown = bool(known) and model_type not in known
-    if artifacts.config.get("is_encoder_decoder") or other:
-        yield _other_task(artifacts, ", ".join(other or names) or model_type)
-    elif causal and model_type in known - causal and not _brings(auto_map, "AutoModelForCausalLM"):
-        yield _other_task(artifacts, f"model_type '{model_type}'")
-    if auto_map and not config.trust_remote_code and is_unknown:
-        yield Problem(
-            code="model.remote-code",
-            message=f"model_type '{model_type}' runs Python files that come with the model",
-            hint="Read them, then set option.trust_remote_code=true",
-            path=artifacts.folder,
-            fields=("trust_remote_code",),
-        )
-    elif model_type and is_unknown and not auto_map and library.knows_engine():
-        near = difflib.get_close_matches(model_type, known, n=1)
-        question = f"Is it '{near[0]}'? " if near else ""
-        yield Problem(
-            code="model.architecture-not-served",
-            message=f"transformers {library.library_version()} has no code for model_type '{model_type}'",
-            hint=f"{question}A later transformers may have it: pip install -U transformers",
-            path=artifacts.folder,
-        )
-
-
-def _brings(auto_map: object, name: str) -> bool:
-    return isinstance(auto_map, dict) and name in auto_map
-
-
-def _other_task(artifacts: ModelArtifacts, what: str) -> Problem:
-    return Problem(
-        code="model.task-not-served",
-        message=f"{what} does not continue a text; hf serves text-generation with decoder-only models",
-        hint="Use a causal language model",
-        path=artifacts.folder,
-    )
 
 
 def _check_quantization(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:

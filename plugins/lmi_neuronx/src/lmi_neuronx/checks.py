@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmi.api import ArtifactFormat, ModelArtifacts, Problem, Severity, Target
+from lmi.api import ArtifactFormat, ModelArtifacts, Problem, Severity, Target, quantization_of
 from lmi_neuronx.compiled import SPLIT_WEIGHTS, joined
 from lmi_neuronx.compiled_checks import check_split_folder, find_compiled_problems
 from lmi_neuronx.config import DEFAULT_N_POSITIONS, NeuronxConfig
@@ -134,8 +134,7 @@ def _check_context(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator
 
 
 def _check_quantization(artifacts: ModelArtifacts) -> Iterator[Problem]:
-    given = artifacts.config.get("quantization_config")
-    method = str(given.get("quant_method") or "") if isinstance(given, dict) else ""
+    method = str(quantization_of(artifacts).get("quant_method") or "").replace("unknown", "a method it does not name")
     if method:
         yield Problem(
             code="model.quantization-not-served",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lmi.api import Accelerator, ModelArtifacts, ModelShape, Problem, Severity, Target, shape_of
 from lmi_neuronx.config import NeuronxConfig
@@ -35,7 +35,7 @@ def find_core_problems(artifacts: ModelArtifacts, config: NeuronxConfig, target:
     yield from _check_connected(config, target)
     shape = shape_of(artifacts)
     if shape.n_heads:
-        yield from _check_heads(artifacts, config, shape)
+        yield from _check_heads(artifacts, config, shape, _degrees_on(target))
         yield from _check_strategy(artifacts, config, shape)
         yield from _check_sequence(artifacts, config, shape)
 
@@ -63,7 +63,15 @@ def _check_connected(config: NeuronxConfig, target: Target) -> Iterator[Problem]
         )
 
 
-def _check_heads(artifacts: ModelArtifacts, config: NeuronxConfig, shape: ModelShape) -> Iterator[Problem]:
+def _degrees_on(target: Target) -> list[int]:
+    """Cores of this machine that a model may be split over; any number where the machine is not known."""
+    degrees = _CONNECTED.get(generation_of(target), _DEGREES)
+    return [each for each in degrees if each <= (target.n_devices or max(_DEGREES))]
+
+
+def _check_heads(
+    artifacts: ModelArtifacts, config: NeuronxConfig, shape: ModelShape, degrees: Sequence[int]
+) -> Iterator[Problem]:
     """What does not go evenly is padded or copied, which stops no model but costs memory and time.
 
     Source: how Transformers-NeuronX 0.13 and optimum-neuron 0.4 count padded heads.
@@ -71,14 +79,14 @@ def _check_heads(artifacts: ModelArtifacts, config: NeuronxConfig, shape: ModelS
     degree, n_heads, n_kv_heads = config.tensor_parallel_degree, shape.n_heads, shape.n_kv_heads
     if n_heads % degree:
         padded = -(-n_heads // degree) * degree
-        fitting = ", ".join(str(each) for each in _DEGREES if n_heads % each == 0)
+        fitting = ", ".join(str(each) for each in degrees if n_heads % each == 0)
         yield _of_degree(
             artifacts.folder,
             f"tensor_parallel_degree is {degree}, so the model's {n_heads} attention heads are filled up to {padded}",
             f"No core computes in vain with {fitting}",
         )
     elif not _goes_evenly(degree, n_heads, n_kv_heads):
-        fitting = ", ".join(str(each) for each in _DEGREES if _goes_evenly(each, n_heads, n_kv_heads))
+        fitting = ", ".join(str(each) for each in degrees if _goes_evenly(each, n_heads, n_kv_heads))
         yield _of_degree(
             artifacts.folder,
             f"tensor_parallel_degree is {degree}, over which {n_kv_heads} key-value heads do not go evenly: each is "

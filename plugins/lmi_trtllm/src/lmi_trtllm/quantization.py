@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lmi.api import ModelArtifacts, Problem
+from lmi.api import ModelArtifacts, Problem, quantization_of
 from lmi_trtllm.built import joined, section, text
 from lmi_trtllm.config import TrtllmConfig
 from lmi_trtllm.conflicts import listed, said
@@ -85,7 +85,7 @@ def _check_wanted(
 
 def method_of(artifacts: ModelArtifacts) -> str:
     """The method a checkpoint is compressed with, in lower case; empty where it is not."""
-    method = text(section(artifacts.config, "quantization_config"), "quant_method").lower()
+    method = str(quantization_of(artifacts).get("quant_method") or "").replace("unknown", "")
     return method or ("modelopt" if modelopt_method(artifacts) else "")
 
 

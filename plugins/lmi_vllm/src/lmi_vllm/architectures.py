@@ -36,10 +36,13 @@ def check_architecture(artifacts: ModelArtifacts, config: VLLMConfig, target: Ta
         return
     is_served = any(map(_is_served, names))
     own_code = _own_code(artifacts)
-    if own_code and not config.trust_remote_code:
+    is_dropped = not is_served and any(name in read_lists()["dropped"] for name in names)
+    if is_dropped and not _was_served_by(names, target):
+        yield _not_served(artifacts)  # its own code is of a time before vLLM could run such code
+    elif own_code and not config.trust_remote_code:
         yield _needs_trust(artifacts, own_code)
     elif not is_served and own_code != "model" and not _was_served_by(names, target):
-        yield _not_served(artifacts, config)
+        yield _not_served(artifacts)
 
 
 def takes_adapters(artifacts: ModelArtifacts) -> bool:
@@ -82,20 +85,31 @@ def _needs_trust(artifacts: ModelArtifacts, own_code: str) -> Problem:
     )
 
 
-def _not_served(artifacts: ModelArtifacts, config: VLLMConfig) -> Problem:
+def _not_served(artifacts: ModelArtifacts) -> Problem:
     lists, name = read_lists(), artifacts.architectures[0]
     last = lists["dropped"].get(name, "")
-    near = difflib.get_close_matches(name, [*lists["served"], *lists["through_transformers"]], n=1, cutoff=0.85)
     if "://" in last:
         reason, hint = "vLLM itself does not serve it any more", f"Install {last} beside vLLM, or use another backend"
     elif last:
         reason = f"vLLM served it up to version {last}"
-        hint = "Serve it with option.rolling_batch=hf, or install that version and say so by --target vllm=" + last
+        hint = f"Serve it with option.rolling_batch=hf, or install that version and say so by --target vllm={last}"
     else:
         reason = f"neither vLLM {lists['version']} nor transformers {lists['transformers']} has code that fits"
-        question = f"Is it {near[0]}? " if near else ""
+        near = _nearest(name)
+        question = f"Is it {near}? " if near else ""
         hint = f"{question}Serve it with option.rolling_batch=hf, or a model of another architecture"
+    if artifacts.config.get("is_encoder_decoder") and "://" not in last:
+        hint = "Use a decoder-only model"
     return Problem(code="model.architecture-not-served", message=f"{name}: {reason}", hint=hint, path=artifacts.folder)
+
+
+def _nearest(name: str) -> str:
+    """The name that was meant, perhaps; the ending, which most have in common, does not count."""
+    lists = read_lists()
+    near = difflib.get_close_matches(name, [*lists["served"], *lists["through_transformers"]], n=1, cutoff=0.85)
+    ending = next((kind for kind in _KINDS if name.endswith(kind)), "")
+    stems = [each.removesuffix(ending) for each in (name, *near)]
+    return near[0] if near and difflib.SequenceMatcher(None, *stems).ratio() > 0.7 else ""
 
 
 def _was_served_by(names: tuple[str, ...], target: Target) -> bool:

@@ -11,6 +11,7 @@ A folder of the last kind is put there in one move when everything in it is whol
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -105,7 +106,7 @@ class PlaceCache:
             lock = FileLock(self.folder / ".lock")
             self._wait_for(lock)
         except OSError as error:
-            raise self.unwritable(error) from error
+            raise self.refused(error) from error
         try:
             yield
         finally:
@@ -125,13 +126,21 @@ class PlaceCache:
 
     def full(self, n_bytes: int) -> ArtifactError:
         """The error of a disk that has no room for so many bytes more."""
-        free = shutil.disk_usage(self.folder).free
-        message = f"{self.place} needs {size_text(n_bytes)} more in {self.root}, where {size_text(free)} are free"
+        free = shutil.disk_usage(next(path for path in (self.folder, *self.folder.parents) if path.is_dir())).free
+        needed = f"{size_text(n_bytes)} more" if n_bytes else "more room"
+        message = f"{self.place} needs {needed} in {self.root}, where {size_text(free)} are free"
         hint = f"Set LMI_CACHE_DIR to a folder on a larger disk, or delete what is not needed in {self.root / 'models'}"
         return ArtifactError("model.disk-full", message, [], hint)
 
-    def unwritable(self, error: OSError) -> ArtifactError:
-        """The error of a cache that cannot be written."""
+    def refused(self, error: OSError, n_bytes: int = 0) -> ArtifactError:
+        """The error of a cache that takes nothing more: there is no room, or it cannot be written.
+
+        Args:
+            error: what the system says.
+            n_bytes: that were still to be written.
+        """
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return self.full(n_bytes)
         message = f"{self.place} cannot be kept in {self.root}: {error.strerror or error}"
         hint = "Set LMI_CACHE_DIR to a folder that this user can write"
         return ArtifactError("model.cache-unwritable", message, [], hint)

@@ -72,7 +72,7 @@ def _fetch(
             _transfer(Transfer(files, cache, incoming, patience_s=patience_s), files, versions, cache, progress)
         return cache.finish(versions)
     except OSError as error:
-        raise cache.unwritable(error) from error
+        raise cache.refused(error) from error
 
 
 def _transfer(
@@ -130,7 +130,9 @@ class _Report:
         fraction = (self._n_kept + n) / self._n_total if self._n_total else 1.0
         if not self._is_quiet and now - self._told >= self._pause_s:
             rate = max(0, n - self._n_told) / (now - self._told) / (1 << 20)
-            _LOG.info("%.0f%% of %s is here, %.0f MiB/s", 100 * fraction, self._place, rate)
+            _LOG.info("%.0f%% of %s is here, %.1f MiB/s", 100 * fraction, self._place, rate)
+            if n <= self._n_told and self._transfer.trouble:
+                _LOG.warning("nothing arrived in the last %.0f s: %s", now - self._told, self._transfer.trouble)
             self._n_told, self._told = n, now
             self._pause_s = min(_MAX_LOG_S, 1.5 * self._pause_s)
         return fraction

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from lmi.artifacts.places.files import LocalFiles, ModelFiles
 from lmi.artifacts.places.hub_cache import fetch_snapshot, snapshot_of, whole_snapshot
 from lmi.artifacts.places.hub_errors import HubReadError, explained, is_final, of_status
 from lmi.config.coerce import is_true
+from lmi.config.names import shown
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ _FIRST_WAIT_S = 0.5
 _MAX_WAIT_S = 5.0
 _WORTH_ANOTHER_TRY = (429, 500, 502, 503, 504)
 _CHUNK_BYTES = 1 << 16
+_CAN_BE_SENT = re.compile(r"[!-~]*")
 
 
 def is_offline(environ: Mapping[str, str]) -> bool:
@@ -59,6 +62,19 @@ def hub_files(model_id: str, revision: str | None, environ: Mapping[str, str]) -
         return LocalFiles(whole_snapshot(model_id, revision, "the hub cannot be asked"))
 
 
+def token_of(environ: Mapping[str, str]) -> str | None:
+    """What HF_TOKEN says; None where it says nothing.
+
+    Raises:
+        ArtifactError: it can be no token. Its value is not told.
+    """
+    token = environ.get("HF_TOKEN", "").strip()
+    if not _CAN_BE_SENT.fullmatch(token):
+        message = "HF_TOKEN holds a line break, a space or another character that no token has"
+        raise ArtifactError("model.access-denied", message, [], "Set it to the token alone, as hf.co/settings shows it")
+    return token or None
+
+
 class HubFiles(ModelFiles):
     """A repository of the hub at one commit, so what is listed, read and fetched belongs together.
 
@@ -76,8 +92,8 @@ class HubFiles(ModelFiles):
         self.model_id, self.revision = model_id, revision
         self.endpoint = (environ.get("HF_ENDPOINT") or _ENDPOINT).rstrip("/")
         # Without one, the client looks where people log in.
-        self._token = environ.get("HF_TOKEN") or None
-        self.place = f"{self.endpoint}/{model_id}/resolve/{revision or 'main'}"
+        self._token = token_of(environ)
+        self.place = f"{shown('', self.endpoint)}/{model_id}/resolve/{revision or 'main'}"
         try:
             info = HfApi(endpoint=self.endpoint, token=self._token).model_info(
                 model_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from lmi.api import ArtifactError
 from lmi.config.coerce import likely_mistake
+from lmi.config.names import shown
 
 _PASSING = (408, 429)
+_TOKEN = re.compile(r"(Bearer )[^'\"]+")
+"""As HTTP libraries quote a header that they do not like."""
 
 
 class HubReadError(OSError):
@@ -88,8 +92,8 @@ def of_status(model_id: str, revision: str | None, name: str, status: int, heade
 
 
 def failed(code: str, message: str, hint: str) -> ArtifactError:
-    """An error in one line, whatever the client wrote."""
-    return ArtifactError(code, " ".join(message.split()), [], hint)
+    """An error in one line and without a token, whatever the client wrote."""
+    return ArtifactError(code, _TOKEN.sub(r"\1***", shown("", " ".join(message.split()))), [], hint)
 
 
 def _gated(model_id: str) -> ArtifactError:

@@ -13,6 +13,7 @@ from lmi.api import ArtifactError
 from lmi.artifacts.places.archives import is_archive
 from lmi.artifacts.places.objects import is_object_url
 from lmi.config.coerce import likely_mistake
+from lmi.config.names import shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -83,18 +84,18 @@ def local_path(model_id: str, beside: Path | None = None) -> Path | None:
 
 def refused_location(model_id: str) -> ArtifactError | None:
     """Why no model can be had from a place that is not on this machine; None where it can be asked for one."""
-    if is_object_url(model_id) or (is_web_url(model_id) and is_archive(urlsplit(model_id).path)):
+    if is_object_url(model_id):
         return None
-    if _FILE_URL.match(model_id):
-        text = _path_text(model_id)
-        if text is None:
-            message = f"{model_id} is on another machine"
-            return _failed("model.unsupported-location", message, "Write file:///path, and the path of this machine")
-        return _no_folder(text)
     scheme = _URL.match(model_id)
-    if scheme is not None:
-        return _no_place(model_id, scheme[1].lower())
-    return _no_folder(model_id)
+    try:
+        path = urlsplit(model_id).path
+    except ValueError as error:
+        return _failed("model.unsupported-location", f"{model_id} is no URL: {error}", "Check its spelling")
+    if _FILE_URL.match(model_id):
+        return _refused_file_url(model_id)
+    if scheme is None:
+        return _no_folder(model_id)
+    return None if is_web_url(model_id) and is_archive(path) else _no_place(model_id, scheme[1].lower())
 
 
 def is_folder(path: Path) -> bool:
@@ -121,14 +122,26 @@ def _path_text(model_id: str) -> str | None:
     """A path as it was written or as a URL has it; None where the id is a URL of something else."""
     if not _FILE_URL.match(model_id):
         return None if _URL.match(model_id) else model_id
-    parts = urlsplit(model_id)
+    try:
+        parts = urlsplit(model_id)
+    except ValueError:
+        return None
     if parts.netloc.lower() not in ("", "localhost"):
         return None
     return unquote(parts.path) or None
 
 
+def _refused_file_url(url: str) -> ArtifactError | None:
+    text = _path_text(url)
+    if text is not None:
+        return _no_folder(text)
+    message = f"{url} is on another machine"
+    return _failed("model.unsupported-location", message, "Write file:///path, and the path of this machine")
+
+
 def _no_place(url: str, scheme: str) -> ArtifactError:
     """The refusal of a URL, with what comes next to it."""
+    url = url.partition("?")[0]  # what follows may be a signature
     if is_object_url(url.rstrip("/") + "/"):
         return _failed("model.not-found", f"{url} names no bucket", "Write s3://BUCKET/PREFIX")
     hub = _HUB_URL.fullmatch(url)
@@ -161,4 +174,4 @@ def _no_folder(text: str) -> ArtifactError | None:
 
 
 def _failed(code: str, message: str, hint: str) -> ArtifactError:
-    return ArtifactError(code, message, [], hint)
+    return ArtifactError(code, shown("", message), [], hint)

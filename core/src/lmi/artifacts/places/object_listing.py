@@ -16,6 +16,8 @@ _N_FILES = 20_000
 
 _PAGE = 1000
 _FIRST_PRINTABLE = 32
+_MAX_PART_BYTES = 255
+"""The longest name of a file or a folder that file systems take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ def _judge(name: str, location: Location, *, is_folder: bool) -> None:
     reason = escape_in(name)
     if not reason and any(ord(character) < _FIRST_PRINTABLE for character in name):
         reason = "holds a control character"
+    if not reason and any(len(part.encode("utf-8", "replace")) > _MAX_PART_BYTES for part in name.split("/")):
+        reason = f"has more than {_MAX_PART_BYTES} bytes between two '/'"
     if not reason and is_folder:
         reason = "is that of a folder too"
     if reason:

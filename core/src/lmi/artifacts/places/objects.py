@@ -132,7 +132,7 @@ class ObjectFiles(ModelFiles):
         for chunk in got.stream(min_chunk_size=chunk_bytes):
             yield bytes(chunk)
 
-    def told(self, error: Exception, name: str) -> ArtifactError:
+    def told(self, error: BaseException, name: str) -> ArtifactError:
         """What to tell for an error of obstore about a file."""
         return self._store.explained(error, self.at(name))
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from lmi.api import ArtifactError
 
 _S3_ENDPOINT = "https://s3.amazonaws.com"
 _OWN_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_SENT = (*_OWN_KEYS, "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")
+_CAN_BE_SENT = re.compile(r"[!-~]*")
 _OF_CONTAINER = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -77,6 +80,22 @@ def credentials(url: str, environ: Mapping[str, str]) -> ProfileCredentials | No
         message = f"the credentials for {url} cannot be had: {error}"
         raise ArtifactError("model.access-denied", message, [], "Check AWS_PROFILE and ~/.aws/config") from error
     return ProfileCredentials(session, found) if found is not None else None
+
+
+def check_variables(url: str, environ: Mapping[str, str]) -> None:
+    """Refuse variables that no request can carry; obstore breaks down over them.
+
+    Args:
+        url: for messages.
+        environ: AWS's variables.
+    Raises:
+        ArtifactError: one has a character that it cannot have. Its value is not told.
+    """
+    for name in _SENT:
+        if not _CAN_BE_SENT.fullmatch(environ.get(name, "")):
+            message = f"{name} holds a line break, a space or another character that it cannot have"
+            hint = f"Set {name} without it; a value read from a file often ends with a line break"
+            raise ArtifactError("model.access-denied", f"{message}, so {url} cannot be read", [], hint)
 
 
 def profile_files(environ: Mapping[str, str]) -> list[Path]:

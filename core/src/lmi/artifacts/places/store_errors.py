@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from lmi.api import ArtifactError
+from lmi.config.names import shown
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -27,6 +28,7 @@ _REFUSED = {
 }  # fmt: skip
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "redirect without LOCATION", "TemporaryRedirect")
 _NETWORK = "Check the URL, the region (AWS_REGION) and the network"
+_BUSY = "Try again later: the store has too much to do, or a fault of its own"
 
 
 class StoreError(OSError):
@@ -42,7 +44,7 @@ class StoreError(OSError):
         self.error, self.is_final = error, is_final
 
 
-def status_of(error: Exception) -> int:
+def status_of(error: BaseException) -> int:
     """The HTTP status that an error tells of; 0 where there was no answer."""
     if isinstance(error, FileNotFoundError):
         return 404
@@ -50,7 +52,7 @@ def status_of(error: Exception) -> int:
     return int(match[1]) if match else 0
 
 
-def is_other_region(error: Exception) -> bool:
+def is_other_region(error: BaseException) -> bool:
     """Whether the bucket is in another region than it was asked for in."""
     text = str(error)
     return status_of(error) in (301, 307) or any(word in text for word in _OTHER_REGION)
@@ -65,7 +67,12 @@ def is_final(error: Exception) -> bool:
     return 400 <= status_of(error) < 500 and status_of(error) not in (408, 429) and "RequestTimeout" not in str(error)
 
 
-def explained(error: Exception, url: str, environ: Mapping[str, str]) -> ArtifactError:
+def is_panic(error: BaseException) -> bool:
+    """Whether obstore broke down; what it raises then is no Exception, and would end a thread without a word."""
+    return type(error).__name__ == "PanicException"
+
+
+def explained(error: BaseException, url: str, environ: Mapping[str, str]) -> ArtifactError:
     """The error to tell for what obstore raised.
 
     Args:
@@ -103,7 +110,8 @@ def explained(error: Exception, url: str, environ: Mapping[str, str]) -> Artifac
         hint = "Set AWS_REGION to the region of the bucket"
         told = _failed("model.unreachable", f"{url} cannot be read: its bucket is in another region", hint)
     else:
-        told = _failed("model.unreachable", f"{url} cannot be read: {_reason(error, environ)}", _NETWORK)
+        hint = _BUSY if status >= 500 or status == 429 else _NETWORK
+        told = _failed("model.unreachable", f"{url} cannot be read: {_reason(error, environ)}", hint)
     return told
 
 
@@ -143,6 +151,8 @@ def _refused(url: str, code: str, status: int, text: str, environ: Mapping[str, 
     hint = f"Whoever {who} stands for needs s3:GetObject and s3:ListBucket on the bucket, and kms:Decrypt for its key"
     if not url.startswith("s3:"):
         hint = "Check the credentials, and that they may list and read there"
+    elif environ.get("AWS_SKIP_SIGNATURE"):
+        hint = "AWS_SKIP_SIGNATURE is set, so nobody's credentials were sent; unset it where the bucket is not public"
     elif "Expired" in code or code in ("InvalidToken", "TokenRefreshRequired"):
         hint = f"The credentials that {who} stands for have ended, or lack AWS_SESSION_TOKEN; get new ones"
     elif code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
@@ -152,7 +162,7 @@ def _refused(url: str, code: str, status: int, text: str, environ: Mapping[str, 
     return _failed("model.access-denied", f"{url} may not be read: the store answers {answer}{reason}", hint)
 
 
-def _reason(error: Exception, environ: Mapping[str, str]) -> str:
+def _reason(error: BaseException, environ: Mapping[str, str]) -> str:
     """What went wrong, out of what obstore writes: an answer, or the innermost cause there is."""
     text, status = str(error), status_of(error)
     if status:
@@ -160,7 +170,7 @@ def _reason(error: Exception, environ: Mapping[str, str]) -> str:
         answer = " ".join(part for part in (str(status), code[1] if code else "") if part)
         return f"the store answers {answer}" + (f" ({said[1].strip()})" if said else "")
     where = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-    at = f" at {where}" if where else ""
+    at = f" at {shown('', where)}" if where else ""
     causes = _CAUSE.findall(text)
     if causes:
         return f"{causes[-1]}{at}"

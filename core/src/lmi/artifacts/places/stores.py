@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lmi.api import ArtifactError
-from lmi.artifacts.places.store_credentials import credentials, region_of
-from lmi.artifacts.places.store_errors import explained, is_other_region
+from lmi.artifacts.places.store_credentials import check_variables, credentials, region_of
+from lmi.artifacts.places.store_errors import explained, is_other_region, is_panic
 
 _URL = re.compile(r"(s3|gs|az|abfs|abfss)://([^/]+)(?:/(.*))?", re.IGNORECASE | re.DOTALL)
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
-_N_RETRIES = 2
+_N_RETRIES = 4
 _LONGEST_S = 24 * 3600.0
 """A request that brings bytes may take that long; one that brings none is cut by the limit on silence."""
 
@@ -105,7 +105,7 @@ class Store:
         self._opened.clear()
         return bool(self._region)
 
-    def explained(self, error: Exception, url: str) -> ArtifactError:
+    def explained(self, error: BaseException, url: str) -> ArtifactError:
         """What to tell for an error of obstore about an URL."""
         return explained(error, url, os.environ)
 
@@ -121,6 +121,7 @@ class Store:
         }
         if not self._location.is_s3:
             return from_url(self._location.root, client_options=client, retry_config=retry)
+        check_variables(self._location.root, os.environ)
         endpoint = _endpoint(os.environ)
         client["allow_http"] = endpoint.startswith("http://")
         bundle = os.environ.get("AWS_CA_BUNDLE")
@@ -167,6 +168,10 @@ def asked(store: Store, url: str, ask: Callable[[], Any]) -> Any:
             # obstore's own errors, and ValueErrors of a configuration that it does not like.
             if not store.corrects(error):
                 raise store.explained(error, url) from error
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise store.explained(error, url) from error
     raise AssertionError("a region is corrected once")
 
 

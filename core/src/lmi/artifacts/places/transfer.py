@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ CHUNK_BYTES = 2 << 20
 _N_READINGS = 3
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.2, 10.0
 _END_S = 2.0
+_NO_PART = -1
 
 
 @dataclass
@@ -134,6 +134,7 @@ class Transfer:
         patience_s: a part that gets nothing for so long, however often it is asked for, ends everything.
     Attributes:
         failure: what ended it before its time.
+        trouble: why a part was asked for again, the last time that happened.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Transfer:
         self._n_left = len(incoming)
         self._threads: list[threading.Thread] = []
         self.failure: Exception | None = None
+        self.trouble = ""
 
     @property
     def n_bytes_done(self) -> int:
@@ -163,11 +165,7 @@ class Transfer:
         for each in self._incoming:
             each.recall()
             each.begin()
-            left = list(each.parts_left())
-            each.n_parts_left = max(1, len(left))
-            n_parts += each.n_parts_left
-            for index in left or [-1]:
-                self._queue.put((each, index))
+            n_parts += self._ask_for(each)
         for _ in range(min(N_CONNECTIONS, n_parts)):
             self._threads.append(threading.Thread(target=self._work, name="lmi-fetch", daemon=True))
         for thread in self._threads:
@@ -200,16 +198,25 @@ class Transfer:
         for each in self._incoming:
             each.close()
 
+    def _ask_for(self, each: Incoming) -> int:
+        """Queue what a file lacks, and say how many parts these are; what lacks nothing is only to be judged."""
+        left = list(each.parts_left()) or [_NO_PART]
+        each.n_parts_left = len(left)
+        for index in left:
+            self._queue.put((each, index))
+        return len(left)
+
     def _work(self) -> None:
         while (job := self._queue.get()) is not None and not self._is_over.is_set():
             each, index = job
             try:
-                if index >= 0:
+                if index != _NO_PART:
                     self._bring(each, index)
                 if not self._is_over.is_set():
                     self._count(each)
-            except Exception as error:
-                self.failure = self.failure or error
+            except BaseException as error:  # a panic of obstore is no Exception, and nobody else would hear of it
+                told = error if isinstance(error, Exception) else self._files.told(error, each.name)
+                self.failure = self.failure or told
                 self._is_over.set()
 
     def _bring(self, each: Incoming, index: int) -> None:
@@ -231,7 +238,7 @@ class Transfer:
                 silent_s = time.monotonic() - heard
                 if is_final(error) or silent_s >= self._patience_s:
                     raise self._files.told(error, each.name) from error
-                _LOG.debug("%s is asked for again: %s", each.name, error)
+                self.trouble = self._files.told(error, each.name).message
                 pause_s = min(wait_s * random.uniform(0.5, 1.5), max(0.0, self._patience_s - silent_s))  # noqa: S311
                 if self._is_over.wait(pause_s):
                     return
@@ -245,10 +252,8 @@ class Transfer:
                 n = os.pwrite(file, left, at)
                 left, at = left[n:], at + n
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                missing = sum(other.n_bytes for other in self._incoming) - self.n_bytes_done
-                raise self._cache.full(missing) from error
-            raise self._cache.unwritable(error) from error
+            missing = sum(other.n_bytes for other in self._incoming) - self.n_bytes_done
+            raise self._cache.refused(error, missing) from error
 
     def _count(self, each: Incoming) -> None:
         """One part more is here; if it is the last, the file is judged and kept, or fetched again."""
@@ -258,9 +263,7 @@ class Transfer:
                 return
         if not self._is_good(each):
             each.done = [0] * len(each.done)
-            each.n_parts_left = len(each.done)
-            for index in range(len(each.done)):
-                self._queue.put((each, index))
+            self._ask_for(each)
             return
         with each.lock:
             each.close()

@@ -23,6 +23,10 @@ from lmi.artifacts.places.names import escape_in, safe_name
 _STAGE = "unpack"
 _PARTIAL = ".partial"
 _UNPACK_IT = "Unpack it yourself and name the folder"
+_LONGEST_NAME, _DEEPEST = 1024, 64
+"""Characters of a name and folders in it; each folder of each name is kept, so longer ones would fill the memory."""
+
+_N_TOLD_CHARACTERS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +125,9 @@ class _Tree:
         """Write an entry; a symbolic link is kept for the end."""
         if entry.kind is Kind.FOLDER and entry.name in (".", "./"):
             return
-        escape = escape_in(entry.name)
-        if escape:
-            raise self._unsafe(entry.name, escape)
+        wrong = _excess(entry.name) or escape_in(entry.name)
+        if wrong:
+            raise self._unsafe(entry.name, wrong)
         if entry.kind is Kind.OTHER:
             raise self._unsafe(entry.name, "is a device, a pipe or something else that is no file")
         name = safe_name(entry.name)
@@ -141,7 +145,7 @@ class _Tree:
         except (ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
                 raise
-            raise self._unsafe(entry.name, f"cannot be written: {error}") from error
+            raise self._unsafe(entry.name, f"cannot be written: {getattr(error, 'strerror', error)}") from error
 
     def make_links(self) -> None:
         """Make the links, and see that each leads to something inside."""
@@ -171,15 +175,15 @@ class _Tree:
 
     def _target(self, name: str, target: str) -> str:
         end = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
-        if escape_in(end):
-            raise self._unsafe(name, f"is a link to {target!r}, outside the archive")
+        if _excess(target) or escape_in(end):
+            raise self._unsafe(name, f"is a link to {_told(target)}, outside the archive")
         return target
 
     def _twin(self, name: str, target: str) -> str:
         """The file before it that a hard link is one with; links are none, they are not there yet."""
         is_file = not escape_in(target) and self.kinds.get(safe_name(target)) in (Kind.FILE, Kind.SAME)
         if not is_file or safe_name(target) == name:
-            raise self._unsafe(name, f"is a hard link to {target!r}, which is no file before it")
+            raise self._unsafe(name, f"is a hard link to {_told(target)}, which is no file before it")
         return safe_name(target)
 
     def _write(self, path: Path, entry: Entry) -> None:
@@ -199,8 +203,20 @@ class _Tree:
             raise corrupt(self.archive, f"{entry.name!r} has {n_bytes} bytes of {entry.n_bytes}")
 
     def _unsafe(self, name: str, reason: str) -> ArtifactError:
-        message = f"{self.archive} has an entry {name!r} that {reason}; nothing was unpacked"
+        message = f"{self.archive} has an entry {_told(name)} that {reason}; nothing was unpacked"
         return _failed("archive.unsafe", message, "Pack it again from inside the model's folder: tar -czf FILE *")
+
+
+def _excess(name: str) -> str:
+    """What is too much of a name; "" where nothing is."""
+    if len(name) > _LONGEST_NAME:
+        return f"has {len(name)} characters in its name, more than {_LONGEST_NAME}"
+    n_folders = name.count("/")
+    return f"is {n_folders} folders deep, more than {_DEEPEST}" if n_folders > _DEEPEST else ""
+
+
+def _told(name: str) -> str:
+    return repr(name) if len(name) <= _N_TOLD_CHARACTERS else f"{name[:_N_TOLD_CHARACTERS]!r}..."
 
 
 def _disk_full(archive: Path, folder: Path, free_bytes: int) -> ArtifactError:

@@ -3,27 +3,31 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import shutil
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from lmi.api import ArtifactError, Progress
 from lmi.artifacts.places.archives import made_once
+from lmi.artifacts.places.cache import PlaceCache
 from lmi.artifacts.places.files import ModelFiles
 
 _STAGE = "fetch"
 _FOLDER = "web"
 _TIMEOUT_S = 20.0
-_N_TRIES = 5
+_N_READ_TRIES, _N_FETCH_TRIES = 3, 5
 _FIRST_WAIT_S = 0.5
 _MAX_WAIT_S = 8.0
 _CHUNK_BYTES = 1 << 20
+_T = TypeVar("_T")
 _PASSING = (408, 429, 500, 502, 503, 504)
 
 
@@ -44,24 +48,21 @@ class WebFiles(ModelFiles):
     """A place with one file, read by ranges where its server offers them.
 
     Args:
-        url: of the file.
+        url: of the file; a name and a password in it are sent to its server, and told nobody.
     Raises:
         WebReadError: there is no such file, or it cannot be had.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
         parts = urlsplit(url)
+        login, _, host = parts.netloc.rpartition("@")
+        self._url, self._login = parts._replace(netloc=host).geturl(), unquote(login)
         path = PurePosixPath(unquote(parts.path))
         # A signature in the query is nobody's business, and no part of the place.
-        self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path.parent}".rstrip("/")
+        self.place = f"{parts.scheme}://{host}{path.parent}".rstrip("/")
         self.name, self.tag = path.name, ""
-        with self._opened(0, 1) as answer:
-            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            self.has_ranges = answer.status == 206 and total.isdecimal()
-            length = total if self.has_ranges else answer.headers.get("Content-Length", "")
-            self.tag = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
-        self.sizes = {self.name: int(length) if length.isdecimal() else 0}
+        self.has_ranges, n_bytes = self._repeated(self._first_answer, _N_READ_TRIES)
+        self.sizes = {self.name: n_bytes}
 
     def read(self, name: str, start: int = 0, n_bytes: int | None = None) -> bytes:
         if name != self.name:
@@ -69,15 +70,7 @@ class WebFiles(ModelFiles):
         n_bytes = self.sizes[name] - start if n_bytes is None else n_bytes
         if n_bytes <= 0:
             return b""
-        try:
-            with self._opened(start, start + n_bytes) as answer:
-                n_skipped = start if answer.status == 200 else 0
-                content = bytes(answer.read(n_skipped + n_bytes)[n_skipped:])
-        except http.client.HTTPException as error:
-            raise self._failed(error) from error
-        if len(content) < min(n_bytes, self.sizes[name] - start):
-            raise self._failed(ConnectionError(f"it ended after {len(content)} of {n_bytes} bytes"))
-        return content
+        return self._repeated(lambda: self._read(start, n_bytes), _N_READ_TRIES)
 
     def fetch(self, root: Path, progress: Progress | None = None) -> Path:
         """The file, in the cache; a fetch that was cut off goes on where it stopped.
@@ -86,12 +79,14 @@ class WebFiles(ModelFiles):
             root: the cache's folder.
             progress: told how far it is.
         Raises:
-            ArtifactError: it cannot be had, or does not fit on the disk.
-            OSError: the cache cannot be written.
+            ArtifactError: it cannot be had, does not fit on the disk, or the cache cannot be written.
         """
         key = f"{self.place}/{self.name}\0{self.tag}\0{self.sizes[self.name]}"
         folder = root / _FOLDER / hashlib.sha256(key.encode()).hexdigest()[:32]
-        return made_once(folder, lambda to: self._fetch(to, progress)) / self.name
+        try:
+            return made_once(folder, lambda to: self._fetch(to, progress)) / self.name
+        except OSError as error:
+            raise PlaceCache(root, self.at(self.name)).refused(error) from error
 
     def _fetch(self, folder: Path, progress: Progress | None) -> None:
         partial = folder.with_name(folder.name + ".partial")
@@ -100,18 +95,46 @@ class WebFiles(ModelFiles):
             shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(exist_ok=True)
         self._check_disk(partial)
+        try:
+            self._repeated(lambda: self._fetch_rest(partial / self.name, progress), _N_FETCH_TRIES)
+        except WebReadError as error:
+            raise error.error from error
+        partial.replace(folder)
+
+    def _repeated(self, ask: Callable[[], _T], n_tries: int) -> _T:
+        """What the server answers; asked again after a failure that may pass.
+
+        Raises:
+            WebReadError: it did not pass.
+        """
         wait_s = _FIRST_WAIT_S
-        for i in range(_N_TRIES):
+        for i in range(n_tries):
             try:
-                self._fetch_rest(partial / self.name, progress)
-                break
+                return ask()
             except (WebReadError, http.client.HTTPException) as error:
                 failure = error if isinstance(error, WebReadError) else self._failed(error)
-                if i == _N_TRIES - 1 or not failure.is_passing:
-                    raise failure.error from error
+                if i == n_tries - 1 or not failure.is_passing:
+                    raise failure from error
                 time.sleep(wait_s)
                 wait_s = min(2 * wait_s, _MAX_WAIT_S)
-        partial.replace(folder)
+        raise AssertionError("the last try returns or raises")
+
+    def _first_answer(self) -> tuple[bool, int]:
+        """Whether the server knows ranges, and the file's size, 0 where it does not tell; keeps the file's tag."""
+        with self._opened(0, 1) as answer:
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            has_ranges = answer.status == 206 and total.isdecimal()
+            length = total if has_ranges else answer.headers.get("Content-Length", "")
+            self.tag = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
+        return has_ranges, int(length) if length.isdecimal() else 0
+
+    def _read(self, start: int, n_bytes: int) -> bytes:
+        with self._opened(start, start + n_bytes) as answer:
+            n_skipped = start if answer.status == 200 else 0
+            content = self._chunk(answer, n_skipped + n_bytes)[n_skipped:]
+        if len(content) < min(n_bytes, self.sizes[self.name] - start):
+            raise self._failed(ConnectionError(f"it ended after {len(content)} of {n_bytes} bytes"))
+        return content
 
     def _fetch_rest(self, path: Path, progress: Progress | None) -> None:
         n_all_bytes = self.sizes[self.name]
@@ -120,7 +143,7 @@ class WebFiles(ModelFiles):
             return
         with self._opened(start, None) as answer, path.open("ab" if answer.status == 206 else "wb") as file:
             n_bytes = start if answer.status == 206 else 0
-            while chunk := self._chunk(answer):
+            while chunk := self._chunk(answer, _CHUNK_BYTES):
                 file.write(chunk)
                 n_bytes += len(chunk)
                 if progress is not None and n_all_bytes:
@@ -128,9 +151,9 @@ class WebFiles(ModelFiles):
         if n_all_bytes and n_bytes != n_all_bytes:
             raise self._failed(ConnectionError(f"it ended after {n_bytes} of {n_all_bytes} bytes"))
 
-    def _chunk(self, answer: IO[bytes]) -> bytes:
+    def _chunk(self, answer: IO[bytes], n_bytes: int) -> bytes:
         try:
-            return answer.read(_CHUNK_BYTES)
+            return answer.read(n_bytes)
         except OSError as error:  # told apart from those of writing
             raise self._failed(error) from error
 
@@ -140,7 +163,10 @@ class WebFiles(ModelFiles):
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         if start and self.tag:
             headers["If-Range"] = self.tag
-        request = urllib.request.Request(self.url, headers=headers)  # noqa: S310 - only http and https come here
+        request = urllib.request.Request(self._url, headers=headers)  # noqa: S310 - only http and https come here
+        if self._login:  # for this server alone, wherever it leads
+            login = base64.b64encode(self._login.encode()).decode()
+            request.add_unredirected_header("Authorization", f"Basic {login}")
         try:
             answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
         except urllib.error.HTTPError as error:

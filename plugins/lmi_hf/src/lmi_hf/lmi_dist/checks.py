@@ -18,6 +18,7 @@ from lmi.api import (
     shape_of,
     unserved_adapters,
 )
+from lmi_hf.architectures import check_code, other_heads, other_task
 from lmi_hf.lmi_dist.config import DistConfig
 
 
@@ -31,7 +32,10 @@ def find_problems(artifacts: ModelArtifacts, config: DistConfig, target: Target)
         "tokens of the vocabulary": shape.vocab,
     }
     otherwise = "or use option.rolling_batch=deepspeed, which splits unevenly"
+    other = other_heads(artifacts)
     return [
+        *([other_task(artifacts, ", ".join(other), "lmi-dist")] if other else []),
+        *check_code(artifacts, trust_remote_code=config.trust_remote_code),
         *degree_problems(artifacts, config.tensor_parallel_degree, sizes, otherwise),
         *context_problems(artifacts, config.max_model_len),
         *_check_quantization(artifacts, config),
