@@ -308,7 +308,7 @@ def test_adapters_beside_a_model_are_judged_where_they_are_served(rank, options,
 def test_an_adapter_that_is_the_model_is_merged_into_its_base():
     documents = {"adapter_config.json": {"r": 0, "base_model_name_or_path": "org/base"}}
     adapter = ModelArtifacts(folder="s3://m", format=ArtifactFormat.ADAPTER, documents=documents)
-    assert [each.code for each in problems(adapter)] == ["adapter.rank"]
+    assert [each.code for each in problems(adapter)] == ["adapter.rank", "adapter.base-not-checked"]
 
 
 def test_loading_says_that_it_is_not_there_yet(monkeypatch):

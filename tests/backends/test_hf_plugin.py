@@ -198,7 +198,7 @@ def test_contradicting_quantizations_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_an_adapter_must_find_its_base_and_agree_with_is_peft_model(tmp_path: Path) -> None:
     adapter = lora(str(tmp_path / "."), base_model_name_or_path="../base")
     assert only(problems(adapter)).code == "adapter.base-missing"
-    (tmp_path.parent / "base").mkdir(exist_ok=True)
+    (tmp_path.parent / "base").mkdir()
     assert problems(adapter) == []
     assert only(problems(adapter, is_peft_model=False)).code == "config.is-peft-model"
     assert only(problems(llama(), is_peft_model=True)).code == "config.is-peft-model"
@@ -214,18 +214,24 @@ def test_an_adapter_must_find_its_base_and_agree_with_is_peft_model(tmp_path: Pa
     ],
 )
 def test_an_adapter_that_cannot_be_merged_is_refused(config: dict[str, Any], code: str, said: str) -> None:
-    problem = only(problems(lora("/models/adapter", **{"base_model_name_or_path": "org/base", **config})))
+    found = problems(lora("/models/adapter", **{"base_model_name_or_path": "org/base", **config}))
+    problem = only([each for each in found if each.severity is Severity.ERROR])
     assert (problem.code, said in problem.message) == (code, True), problem
     assert problem.hint
 
 
 @pytest.mark.parametrize("config", [{}, {"peft_type": "LOHA", "r": None}, {"task_type": "CAUSAL_LM"}])
-def test_an_adapter_that_can_be_merged_has_no_problems(config: dict[str, Any]) -> None:
-    assert problems(lora("/models/adapter", **{"base_model_name_or_path": "org/base", **config})) == []
+@pytest.mark.parametrize("place", ["/models/adapter", "s3://models/adapter"])
+def test_of_an_adapter_that_can_be_merged_only_a_base_on_the_hub_is_told(place: str, config: dict[str, Any]) -> None:
+    warning = only(problems(lora(place, **{"base_model_name_or_path": "org/base", **config})))
+    assert (warning.code, warning.severity) == ("adapter.base-not-checked", Severity.WARNING)
+    assert "org/base was not looked at" in warning.message
 
 
-def test_a_base_is_not_looked_for_on_this_machine_when_the_adapter_is_elsewhere() -> None:
-    assert problems(lora("s3://models/adapter", base_model_name_or_path="/opt/ml/base")) == []
+def test_a_base_is_looked_for_on_this_machine_when_the_adapter_is_elsewhere(tmp_path: Path) -> None:
+    assert problems(lora("s3://models/adapter", base_model_name_or_path=str(tmp_path))) == []
+    problem = only(problems(lora("s3://models/adapter", base_model_name_or_path=str(tmp_path / "absent"))))
+    assert (problem.code, "absent, which is not there" in problem.message) == ("adapter.base-missing", True)
     problem = only(problems(lora("s3://models/adapter", base_model_name_or_path="../base")))
     assert (problem.code, "relative to a folder" in problem.message) == ("adapter.base-missing", True)
 

@@ -153,6 +153,7 @@ def neuron_split(folder: Path) -> None:
 
 def adapter(folder: Path) -> None:
     write(folder, {"adapter_config.json": {"base_model_name_or_path": "org/base", "r": 8}})
+    write_tokenizer(folder)
     save_file({"a": np.zeros(1, np.float32)}, folder / "adapter_model.safetensors")
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from lmi.api import ArtifactFormat, ModelArtifacts
 from lmi.api.artifacts import WeightSummary
 from lmi.artifacts import check, detect
+from lmi.testing.tiny_tokenizer import write_tokenizer
 from tests.core.model_folders import CONFIG, write_json, write_model
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
@@ -205,16 +206,18 @@ def adapter(tmp_path):
     return tmp_path
 
 
-def test_an_adapter_is_recognised_and_needs_no_tokenizer(adapter):
+def test_an_adapter_is_recognised_and_needs_a_vocabulary_of_its_own(adapter):
     artifacts = detect(adapter)
     assert (artifacts.format, artifacts.weight_files) == (ArtifactFormat.ADAPTER, ("adapter_model.safetensors",))
+    assert codes(adapter) == ["tokenizer.missing"]
+    write_tokenizer(adapter)
     assert check(adapter) == []
 
 
 def test_an_adapter_must_name_its_base(adapter):
     write_json(adapter / "adapter_config.json", {"r": 8})
     (adapter / "adapter_model.safetensors").unlink()
-    assert codes(adapter) == ["adapter.no-base", "weights.missing"]
+    assert codes(adapter) == ["adapter.no-base", "weights.missing", "tokenizer.missing"]
 
 
 def test_a_merged_model_that_keeps_its_adapter_is_a_model(folder, adapter):

@@ -201,7 +201,9 @@ def test_too_many_requests_are_told_as_such(hub):
 def test_a_hub_that_is_not_there_is_unreachable():
     with pytest.raises(ArtifactError) as caught:
         hub_files("org/model", None, {"HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert str(caught.value).startswith("model.unreachable: 'org/model' is no folder here and could not be fetched: ")
+    assert str(caught.value).startswith(
+        "model.unreachable: 'org/model' is no folder here and could not be fetched from http://127.0.0.1:9: "
+    )
     assert caught.value.__cause__ is not None
 
 

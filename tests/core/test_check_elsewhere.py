@@ -86,7 +86,7 @@ def test_a_good_model_of_70b_is_checked_by_headers(model):
     found = lmi("check", "s3://bucket/llama-70b", *flags)
     content = json.loads(found.stdout)
     assert (found.returncode, content["is_valid"], content["problems"]) == (0, True, [])
-    assert content["memory"].startswith("weights 17.2 GB (bf16) on each of 8 devices, cache 41 kB a token")
+    assert content["memory"].startswith("weights 17.6 GB (bf16) on each of 8 devices, cache 41 kB a token")
     assert proxy.n_body_bytes < 5_000_000
 
 

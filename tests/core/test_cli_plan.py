@@ -58,14 +58,14 @@ def test_a_model_that_fits_says_where_and_how_often(run, llama_7b):
 
 def test_the_stable_form_has_these_fields(run, llama_7b):
     code, content = planned(run, llama_7b, "--instance", "g5.12xlarge", "-o", "rolling_batch=vllm")
-    assert (code, content["format"], content["fits"]) == (0, "lmi.plan/1", True)
+    assert (code, content["schema"], content["format"], content["fits"]) == (0, "lmi.plan/1", "pretrained", True)
     assert set(content) == {
-        "format", "model", "place", "model_format", "architectures", "backend", "machine", "fits", "unknown", "weights",
+        "schema", "model", "place", "format", "architectures", "backend", "machine", "fits", "unknown", "weights",
         "cache", "degrees", "load", "machines", "backends", "start", "problems",
     }  # fmt: skip
     assert content["weights"] == {
         "stored_bytes": 2 * N_PARAMETERS["7B"], "served_bytes": 2 * N_PARAMETERS["7B"], "dtype": "fp16",
-        "quantization": None, "is_quantized_checkpoint": False,
+        "quantization": None, "copied_head_bytes": None, "is_quantized_checkpoint": False,
     }  # fmt: skip
     assert content["cache"]["token_bytes"] == 524_288
     assert [each["tensor_parallel_degree"] for each in content["degrees"]] == [1, 2, 4]
@@ -144,6 +144,72 @@ def test_a_load_of_sequences_that_are_too_long_is_met_nowhere(run, llama_7b):
     load = ("--concurrency", 1, "--input-tokens", 5000)
     found = run(llama_7b, "--instance", "ml.g5.12xlarge", "-o", "rolling_batch=vllm", *load)
     assert (found.exit_code, "cannot be met" in found.stdout) == (1, True)
+    assert "load: a request of 5256 tokens is longer than the 4096 that the model was made for" in found.stdout
+
+
+def pointer(folder):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" + "\nsize 13476831232\n"
+    (folder / "model.safetensors").write_text(text)
+
+
+def shortened(folder):
+    path = folder / "model.safetensors"
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def shard_lost(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+
+
+def weights_lost(folder):
+    (folder / "model.safetensors").unlink()
+
+
+BROKEN = [
+    (pointer, "weights.lfs-pointer"),
+    (shortened, "weights.truncated"),
+    (shard_lost, "weights.shard-missing"),
+    (weights_lost, "weights.missing"),
+]
+
+
+@pytest.mark.parametrize(("break_it", "code"), BROKEN)
+def test_a_model_whose_weights_are_not_whole_gets_no_verdict_and_no_figures(run, tmp_path, break_it, code):
+    folder = write_sparse(tmp_path / "llama", models.LLAMA_2_7B, "F16")
+    break_it(folder)
+    flags = (folder, "--instance", "ml.g5.12xlarge", "-o", "rolling_batch=vllm")
+    exit_code, content = planned(run, *flags)
+    assert (exit_code, content["fits"], content["unknown"]) == (1, None, "its weights are not whole")
+    assert (code, "error") in [(each["code"], each["severity"]) for each in content["problems"]]
+    assert (content["weights"], content["degrees"], content["machines"]) == (None, [], [])
+    assert run(*flags).stdout.splitlines()[-1] == "model: cannot tell whether it fits"
+
+
+def test_what_else_is_wrong_with_the_files_is_told_beside_the_figures(run, tmp_path):
+    folder = write_sparse(tmp_path / "llama", models.LLAMA_2_7B, "F16")
+    (folder / "tokenizer.json").unlink()
+    exit_code, content = planned(run, folder, "--instance", "ml.g5.12xlarge", "-o", "rolling_batch=vllm")
+    assert (exit_code, content["fits"]) == (0, True)
+    assert "tokenizer.missing" in [each["code"] for each in content["problems"]]
+
+
+def test_more_devices_than_layers_leave_some_empty(run, tmp_path):
+    folder = write_sparse(tmp_path / "shallow", {**models.LLAMA_2_7B, "num_hidden_layers": 2}, "F16")
+    code, content = planned(run, folder, "--instance", "ml.g5.12xlarge", "-o", "rolling_batch=hf")
+    assert (code, [each["fits"] for each in content["degrees"]]) == (0, [True, True, True])
+    two, four = (each["weight_bytes"] for each in content["degrees"][1:])
+    assert two == four
+
+
+def test_a_head_that_is_copied_on_a_cpu_is_said(run, tmp_path):
+    small = {**models.LLAMA_2_7B, "num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 512}
+    folder = write_sparse(tmp_path / "small", {**small, "tie_word_embeddings": True})
+    flags = (folder, "-o", "rolling_batch=hf", "-o", "dtype=fp32")
+    assert planned(run, *flags)[1]["weights"]["copied_head_bytes"] == 32_000 * 256 * 4
+    text = "the output head, which is stored as one with the embedding, gets a copy of 32.8 MB on a CPU"
+    assert text in run(*flags).stdout.splitlines()
+    assert "gets a copy" not in run(*flags, "--instance", "ml.g5.xlarge").stdout
 
 
 def test_a_backend_off_its_machines_is_a_problem(run, llama_7b):

@@ -59,6 +59,8 @@ SPLITS = [
     (models.LLAMA_3_8B, 8, False, 16_384),
     (models.LLAMA_3_8B, 16, False, 16_384),
     (models.LLAMA_3_8B, 16, True, 8_192),
+    (models.LLAMA_3_8B, 24, True, 8_192),
+    (models.LLAMA_3_8B, 40, True, 4_096),
     (models.DEEPSEEK_V2, 8, False, 69_120),
     (models.FALCON_7B, 2, False, 8_192),
     (models.FALCON_7B, 2, True, 4_096),

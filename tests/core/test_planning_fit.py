@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a model fits, how many sequences beside it, and what is said where it does not."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -92,7 +94,7 @@ DEGREES = [
     (models.LLAMA_3_8B, 64, False, "32 attention heads cannot be split over 64 devices"),
     (models.FALCON_7B, 2, False, "71 attention heads cannot be split over 2 devices"),
     (models.FALCON_7B, 2, True, ""),
-    (models.LLAMA_3_8B, 40, True, "32 layers are fewer than 40 devices"),
+    (models.LLAMA_3_8B, 40, True, ""),
     (models.DEEPSEEK_V2, 8, False, ""),
     ({**models.LLAMA_3_8B, "num_attention_heads": 24, "num_key_value_heads": 6}, 4, False, "6 key-value heads"),
 ]
@@ -111,6 +113,37 @@ def test_a_backend_that_pads_heads_takes_any_degree_up_to_their_number(degree, r
 def test_a_model_is_split_where_its_heads_or_layers_can_be(config, degree, splits_layers, reason):
     found = refused_degree(shape(config), degree, splits_layers=splits_layers)
     assert found.startswith(reason) if reason else found == ""
+
+
+# devices, layers of the fullest of 32, tables in it
+LAYERS = [(1, 32, 2), (2, 16, 1), (3, 11, 1), (8, 4, 1), (32, 1, 1), (40, 1, 1)]
+
+
+@pytest.mark.parametrize(("degree", "n_layers", "n_tables"), LAYERS)
+def test_where_devices_get_whole_layers_the_fullest_counts_with_the_embedding_or_the_head(degree, n_layers, n_tables):
+    info = replace(INFO, memory=replace(INFO.memory, splits_layers=True))
+    fit = estimate(LLAMA_7B, AcmeConfig(tensor_parallel_degree=degree), info, A10G).fit
+    table = 2 * 32_000 * 4096
+    layer = (2 * N_PARAMETERS["7B"] - 2 * table) / 32
+    assert fit.weight_bytes == round(n_layers * layer) + n_tables * table
+    assert fit.cache.token_bytes == n_layers * 524_288 // 32
+    assert fit.refusal == ""
+
+
+def test_a_head_that_is_the_embedding_is_one_table():
+    info = replace(INFO, memory=replace(INFO.memory, splits_layers=True))
+    n_table, n_layers = 32_000 * 4096, 32
+    tied = artifacts_of({**models.LLAMA_2_7B, "tie_word_embeddings": True}, N_PARAMETERS["7B"] - n_table, "F16")
+    headers = msgspec.structs.replace(tied.weights, n_linear_parameters=tied.weights.n_parameters - n_table)
+    tied = msgspec.structs.replace(tied, weights=headers)
+    fit = estimate(tied, AcmeConfig(tensor_parallel_degree=4), info, A10G).fit
+    assert fit.weight_bytes == 2 * round(headers.n_linear_parameters * 8 / n_layers + n_table)
+
+
+def test_the_summary_says_why_a_degree_is_none():
+    assert summary_line(estimate(LLAMA_7B, AcmeConfig(tensor_parallel_degree=3), INFO, A10G)).endswith(
+        "32 attention heads cannot be split over 3 devices"
+    )
 
 
 def test_a_model_that_is_too_large_says_what_it_needs_and_what_would_do():

@@ -71,6 +71,8 @@ def test_case_and_the_leading_ml_do_not_matter(text):
     [
         ("ml.g5.12xlage", "Did you mean 'ml.g5.12xlarge'?"),
         ("ml.p4d.24xlrge", "Did you mean 'ml.p4d.24xlarge'?"),
+        ("ml.m5.xlarge", "For a CPU use --devices cpu"),
+        ("c7g.2xlarge", "For a CPU use --devices cpu"),
         ("my laptop", "Families that are known: g4dn, g5, g6, g6e"),
     ],
 )

@@ -7,7 +7,7 @@ from lmi.api import Accelerator, ArtifactFormat, BackendInfo, Target
 from lmi.planning import instance_of
 from lmi.planning.ranking import instance_problems, ranked
 from lmi.planning.timing import start_problems, start_time
-from lmi.planning.units import shown_bytes, shown_seconds
+from lmi.planning.units import shown_bytes, shown_compiling, shown_seconds
 from lmi.plugins import Plugins
 from lmi.plugins.absent import known_backends
 from tests.core import planned_models as models
@@ -129,6 +129,11 @@ def test_every_known_backend_but_the_example_has_the_kind_of_image_that_lmi_buil
 )  # fmt: skip
 def test_bytes_are_shown_with_three_digits(n_bytes, text):
     assert shown_bytes(n_bytes) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(1, "minutes"), (59, "minutes"), (600, "10 min at least")])
+def test_compiling_never_takes_less_than_minutes(seconds, text):
+    assert shown_compiling(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(31.2, "31 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h")])

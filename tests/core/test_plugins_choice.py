@@ -65,11 +65,20 @@ def test_when_none_fits_each_backend_says_why():
     with pytest.raises(PluginError) as caught:
         choose([gpu_only, bert_only, PLAYBACK, broken("bad", "no driver")], Settings(), LLAMA, CPU)
     assert str(caught.value) == (
-        "plugin.none-fits: no installed backend serves this model on this machine. "
-        "big: runs on cuda, not on cpu; reader: serves BertForMaskedLM, not LlamaForCausalLM; "
-        "playback: loads none, not pretrained. Broken: bad (lmi-bad 0.4.2): cannot be imported: no driver. "
+        "plugin.none-fits: no installed backend serves this model on this machine:\n"
+        "  big: runs on cuda, not on cpu\n"
+        "  reader: serves BertForMaskedLM, not LlamaForCausalLM\n"
+        "  playback: loads none, not pretrained\n"
+        "  Broken: bad (lmi-bad 0.4.2): cannot be imported: no driver. "
         "Install a backend that does, or name one with option.rolling_batch."
     )
+
+
+@pytest.mark.parametrize(("n", "said"), [(3, "serves A0, A1, A2, not"), (9, "serves A0, A1, A2 and 6 more, not")])
+def test_a_long_list_of_architectures_is_shortened(n, said):
+    with pytest.raises(PluginError) as caught:
+        choose([backend("a", architectures=tuple(f"A{i}" for i in range(n)))], Settings(), LLAMA, CPU)
+    assert f"\n  a: {said} LlamaForCausalLM" in str(caught.value)
 
 
 def test_code_of_its_own_that_loads_as_a_causal_language_model_makes_one():

@@ -5,7 +5,10 @@ import pytest
 
 from lmi.api import ConfigError, Severity
 from lmi.config.model_entries import ModelEntry
+from lmi.plugins import Plugins
 from lmi.reading import read_configuration, read_start
+from lmi.resolution import resolve
+from tests.core.archive_files import zipped
 
 
 @pytest.fixture
@@ -96,6 +99,10 @@ def test_the_engine_and_devices_of_an_entry_are_settings_below_the_models_own(tm
 
 def written(url=None, *, environ=(), flags=(), **more):
     return read_configuration(ModelEntry(url=url), environ=dict(environ), flags=dict(flags), **more)
+
+
+def resolved(url, flags=()):
+    return resolve(ModelEntry(url=url), flags=dict(flags), environ={}, plugins=Plugins.discover({}))
 
 
 def codes(found):
@@ -194,6 +201,42 @@ def test_a_prefix_without_a_file_is_a_model_all_the_same(bucket):
     assert (found.settings.text("model_id"), found.settings.text("dtype")) == ("s3://bucket/other", "fp16")
 
 
+def test_a_prefix_is_listed_once_and_handed_on(bucket):
+    bucket.put("m/config.json", "{}")
+    found = written("s3://bucket/m")
+    assert (found.files.place, set(found.files.sizes)) == ("s3://bucket/m", {"config.json"})
+    assert resolved("s3://bucket/m").files is not None
+    assert written("s3://bucket/other").files is None
+
+
+def test_a_prefix_without_anything_is_told_with_what_else_is_wrong(bucket):
+    bucket.put("m/config.json", "{}")
+    found = resolved("s3://bucket/mm", flags={"rolling_batch": "hf", "dtpye": "fp16"})
+    told = {problem.code: problem.message for problem in found.problems}
+    assert told["model.not-found"] == "there are no files below s3://bucket/mm"
+    assert any("dtpye" in message for message in told.values())
+
+
+def test_the_file_in_the_one_folder_of_a_prefix_is_read_as_it_is_here(bucket):
+    bucket.put("m/inner/serving.properties", "option.dtype=bf16\n=1\n")
+    found = written("s3://bucket/m")
+    assert (found.settings.text("dtype"), found.files.place) == ("bf16", "s3://bucket/m/inner")
+    assert found.settings.problems[0].path == "s3://bucket/m/inner/serving.properties"
+
+
+def test_the_file_in_a_zip_elsewhere_is_read_where_it_is(bucket, tmp_path):
+    archive = zipped(tmp_path / "a.zip", ("serving.properties", b"option.dtype=bf16"), ("config.json", b"{}"))
+    bucket.put("m.zip", archive.read_bytes())
+    found = written("s3://bucket/m.zip")
+    assert (found.folder, found.settings.text("dtype")) == (None, "bf16")
+
+
+def test_blanks_around_a_model_are_no_part_of_it(entries, tmp_path):
+    assert entries(" s3://bucket/m ") == entries("s3://bucket/m")
+    assert entries(f"{tmp_path} \n") == [("model", str(tmp_path))]
+    assert written(environ={"OPTION_MODEL_ID": " org/model "}).settings.text("model_id") == "org/model"
+
+
 def test_a_mistake_in_the_file_of_a_prefix_says_where_it_is(bucket):
     bucket.put("m/serving.properties", "=1\n")
     [problem] = written("s3://bucket/m").settings.problems
@@ -210,5 +253,5 @@ def test_a_store_that_cannot_be_reached_is_told_with_what_to_check(monkeypatch):
     for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    with pytest.raises(Exception, match=r"model.unreachable: s3://bucket/m/serving.properties cannot be read"):
+    with pytest.raises(Exception, match=r"model.unreachable: s3://bucket/m cannot be read"):
         written("s3://bucket/m")

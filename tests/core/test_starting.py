@@ -67,14 +67,14 @@ def test_the_way_here_is_told_for_each_model(bucket, stored, cache):
     assert told[-1][2] == 1.0
 
 
-def test_what_counts_in_a_folder_alone_is_told_of_a_prefix(bucket, cache, tiny):
+def test_a_prefix_that_wraps_a_folder_is_read_as_that_and_its_code_is_told_not_to_run(bucket, cache, tiny):
     upload(bucket, tiny, "outer/inner")
     bucket.put("outer/inner/serving.properties", "option.max_rolling_batch_size=3\n")
     bucket.put("outer/inner/model.py", "")
     made = start("s3://bucket/outer", environ_of(bucket, cache))
-    assert made.config.max_rolling_batch_size != 3
+    assert made.config.max_rolling_batch_size == 3
     told = {each.path: each.hint for each in made.warnings if each.code == "config.file-not-read"}
-    assert told["s3://bucket/outer/inner/serving.properties"] == "Serve that folder, s3://bucket/outer/inner"
+    assert list(told) == ["s3://bucket/outer/inner/model.py"]
     assert "option.model_id=s3://bucket/outer" in told["s3://bucket/outer/inner/model.py"]
     again = start("s3://bucket/outer/inner", environ_of(bucket, cache))
     assert again.config.max_rolling_batch_size == 3

@@ -74,6 +74,11 @@ def codes(folder: Path, *arguments: str) -> list[str]:
     return [each["code"] for each in json.loads(done.stdout)["problems"]]
 
 
+def severities(folder: Path, *arguments: str) -> dict[str, str]:
+    done = CliRunner().invoke(check, [str(folder), "--json", *arguments], catch_exceptions=False)
+    return {each["code"]: each["severity"] for each in json.loads(done.stdout)["problems"]}
+
+
 def changed(**config: object) -> Callable[[Path], None]:
     return lambda folder: write(folder, {"config.json": {**CONFIG, **config}}) and None
 
@@ -143,11 +148,38 @@ def test_what_is_refused_is_refused_with_the_code_of_its_row(tmp_path: Path, row
     assert expected in codes(folder, *arguments)
 
 
-def test_shards_without_index_are_a_warning(tmp_path: Path) -> None:
-    folder = write_model(tmp_path, n_shards=2)
-    (folder / f"{WEIGHTS}.index.json").unlink()
-    assert codes(folder) == ["weights.index-missing"]
-    assert "`weights.index-missing`" in section("What is refused")
+@pytest.mark.parametrize(
+    ("backend", "devices", "severity"),
+    [
+        ("hf", "cpu", "error"),
+        ("lmi-dist", "cuda:1", "error"),
+        ("deepspeed", "cuda:1", "error"),
+        ("neuronx", "neuron:2", "error"),
+        ("vllm", "cuda:1", "warning"),
+        ("trtllm", "cuda:1", "warning"),
+    ],
+)
+@pytest.mark.parametrize("found", ["weights.index-missing", "weights.odd-name"])
+def test_weights_that_an_engine_does_not_find_by_name_stop_it(
+    tmp_path: Path, found: str, backend: str, devices: str, severity: str
+) -> None:
+    if found == "weights.odd-name":
+        (write_model(tmp_path) / WEIGHTS).rename(tmp_path / "other.safetensors")
+    else:
+        (write_model(tmp_path, n_shards=2) / f"{WEIGHTS}.index.json").unlink()
+    arguments = ["-o", f"rolling_batch={backend}", "--devices", devices]
+    assert severities(tmp_path, *arguments)[found] == severity
+    words = section("What is refused")
+    assert f"`{found}`" in words
+    assert f"`{backend}`" in words
+
+
+@pytest.mark.parametrize(("trusts", "severity"), [("false", "warning"), ("true", "error")])
+def test_code_that_is_not_there_stops_a_model_that_would_run_it(tmp_path: Path, trusts: str, severity: str) -> None:
+    folder = write_model(tmp_path)
+    changed(auto_map={"AutoConfig": "configuration_x.C"})(folder)
+    assert severities(folder, "-o", f"trust_remote_code={trusts}")["model.code-missing"] == severity
+    assert "`model.code-missing`" in section("What is refused")
 
 
 # ----------------------------------------------------------------------------------------------------------- fetched

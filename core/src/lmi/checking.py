@@ -32,6 +32,7 @@ from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
 
 _REMOTE_CODE = "model.remote-code"
+_CODE_MISSING = "model.code-missing"
 
 
 def found_problems(
@@ -64,7 +65,8 @@ def found_problems(
     """
     if choice.info.needs_model and artifacts.format is ArtifactFormat.NONE:
         raise no_model(f"{choice.info.name} needs a model and none was given")
-    problems = [*_misfits(choice, artifacts, target, settings), *known]
+    stopping = {*choice.info.stopped_by, *([_CODE_MISSING] if config.trust_remote_code else [])}
+    problems = [*_misfits(choice, artifacts, target, settings), *_raised(known, stopping)]
     told = _validated(plugins, choice, artifacts, config, target)
     if all(problem.code != _REMOTE_CODE for problem in told):
         told += _own_tokenizer(artifacts, config)
@@ -79,6 +81,14 @@ def found_problems(
         found = counted(len(errors), "problem")
         raise ArtifactError("artifacts.invalid", f"{found}{where}; nothing was loaded", errors)
     return problems
+
+
+def _raised(known: Sequence[Problem], codes: set[str]) -> list[Problem]:
+    """The problems, with those of some codes as errors: what one backend does without stops another."""
+    return [
+        msgspec.structs.replace(problem, severity=Severity.ERROR) if problem.code in codes else problem
+        for problem in known
+    ]
 
 
 def _misfits(choice: Choice, artifacts: ModelArtifacts, target: Target, settings: Settings) -> list[Problem]:

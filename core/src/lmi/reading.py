@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lmi.api import ConfigError, Problem, Progress, Severity, Target
-from lmi.artifacts import exists, is_folder, is_object_url, model_root, read_object
+from lmi.api import ArtifactError, ConfigError, Problem, Progress, Severity, Target
+from lmi.artifacts import exists, is_folder, is_object_url, model_root
 from lmi.artifacts.places.archives import is_archive
-from lmi.artifacts.places.finding import NotFetchedError, place_of
-from lmi.artifacts.places.location import local_path
+from lmi.artifacts.places.files import ModelFiles
+from lmi.artifacts.places.finding import NotFetchedError, content_of, place_of
+from lmi.artifacts.places.location import is_web_url, local_path
 from lmi.config import Settings, names, read_settings
 from lmi.config.model_entries import ModelEntry, check_names, models_in, parse_load_models, path_of
 from lmi.config.properties import FILE_NAME, PropertiesFile, parse_properties
@@ -35,6 +36,7 @@ _MODEL_ID = "option.model_id"
 _NOT_GIVEN = "command line"
 _STORE = "model store"
 """Source of an entry that nobody wrote: the store, while a variable names the model."""
+_NOTHING_THERE = ("model.not-found", "model.not-a-folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +48,14 @@ class Written:
         written: every setting, ``option.model_id`` among them.
         settings: the same as they hold on this machine: numbers of devices instead of ``max``.
         target: the machine they are for.
+        files: what is where the entry's URL leads, if that is elsewhere and was listed.
     """
 
     folder: Path | None
     written: Settings
     settings: Settings
     target: Target
+    files: ModelFiles | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +197,12 @@ def read_configuration(
         ConfigError: ``devices`` is no machine.
         ArtifactError: the entry is in an object store that cannot be read.
     """
-    folder = _folder(entry, default_folder, environ, progress)
+    folder, files = _place(entry, default_folder, environ, progress)
     url = entry.url if folder is None else None
     file, model, problems = None, None, []
-    if url is not None and is_object_url(url):
+    if url is not None and _is_elsewhere(url):
         # As with a folder, the files lie beside serving.properties unless that, or a variable, says otherwise.
-        file = _remote_file(url)
+        file = _remote_file(files)
         defaults = [Setting(_MODEL_ID, url, entry.source), *defaults]
     elif url is not None:
         given = read_settings(model_folder=None, environ=environ, flags=flags).get(_MODEL_ID)
@@ -213,22 +217,41 @@ def read_configuration(
     problems += [*unread_file(settings, folder, url), *_beside(entry, settings, folder)]
     settings = settings.with_problems(problems)
     here, target = on_machine(settings, environ, devices)
-    return Written(folder=folder, written=settings, settings=here, target=target)
+    return Written(folder=folder, written=settings, settings=here, target=target, files=files)
 
 
-def _folder(
+def _place(
     entry: ModelEntry, default_folder: Path, environ: Mapping[str, str], progress: Progress | None
-) -> Path | None:
-    """The folder that may hold serving.properties; an empty one is none, an archive's is where it was unpacked."""
-    if entry.url is not None and is_archive(entry.url) and not is_folder(Path(entry.url)):
-        try:
-            files = place_of(entry.url, None, None, environ=environ, progress=progress, may_fetch=progress is not None)
-        except NotFetchedError:
-            return None
-        return Path(files.place) if files.is_here else None
-    folder = default_folder if entry.url is None else local_path(entry.url) or Path(entry.url)
+) -> tuple[Path | None, ModelFiles | None]:
+    """The folder that may hold serving.properties, or else what is listed of a place elsewhere.
+
+    An empty folder is none; an archive's is where it was unpacked.
+    """
+    url = entry.url
+    if url is not None and (_is_elsewhere(url) or (is_archive(url) and not is_folder(Path(url)))):
+        files = _listed(url, environ, progress)
+        return (Path(files.place), None) if files is not None and files.is_here else (None, files)
+    folder = default_folder if url is None else local_path(url) or Path(url)
     is_filled = is_folder(folder) and any(not path.name.startswith(".") for path in folder.iterdir())
-    return model_root(folder) if is_filled else None
+    return (model_root(folder) if is_filled else None), None
+
+
+def _is_elsewhere(url: str) -> bool:
+    """Whether it is a prefix or an archive that is not on this machine."""
+    return is_object_url(url) or (is_web_url(url) and is_archive(url))
+
+
+def _listed(url: str, environ: Mapping[str, str], progress: Progress | None) -> ModelFiles | None:
+    """What is there; None of an archive that cannot be seen into, or of a prefix that has nothing: is it wanted as
+    a model, that is told with everything else."""
+    try:
+        return place_of(url, None, None, environ=environ, progress=progress, may_fetch=progress is not None)
+    except NotFetchedError:
+        return None
+    except ArtifactError as error:
+        if is_archive(url) or error.code not in _NOTHING_THERE:
+            raise
+        return None
 
 
 def _is_path(url: str) -> bool:
@@ -236,9 +259,9 @@ def _is_path(url: str) -> bool:
     return url.startswith(("/", "./", "../", "~")) or exists(Path(url))
 
 
-def _remote_file(url: str) -> PropertiesFile:
-    content = read_object(url, FILE_NAME)
-    return PropertiesFile() if content is None else parse_properties(content, f"{url.rstrip('/*')}/{FILE_NAME}")
+def _remote_file(files: ModelFiles | None) -> PropertiesFile:
+    content = None if files is None else content_of(files, FILE_NAME)
+    return PropertiesFile() if files is None or content is None else parse_properties(content, files.at(FILE_NAME))
 
 
 def _beside(entry: ModelEntry, settings: Settings, folder: Path | None) -> list[Problem]:

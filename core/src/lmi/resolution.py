@@ -63,6 +63,7 @@ class Resolution:
         progress: told how far an archive's way here is; None leaves one that is elsewhere where it is.
         model_file: the model's own Python file, if it has one.
         choice: the backend; None where none could be chosen. A model that is a Python file has a stand-in.
+        listed: what is where the entry's URL leads, if that is elsewhere and was listed for the settings.
         files: where the model's files are; None where they were not looked at, or there is no model.
         artifacts: what they are; None where they were not looked at.
         parsed: the typed options; None where they do not hold.
@@ -82,6 +83,7 @@ class Resolution:
     progress: Progress | None = None
     model_file: ModelFile | None = None
     choice: Choice | None = None
+    listed: ModelFiles | None = None
     files: ModelFiles | None = None
     artifacts: ModelArtifacts | None = None
     parsed: Parsed | None = None
@@ -143,7 +145,7 @@ def resolve(
     target = msgspec.structs.replace(written.target, versions=known)
     found = Resolution(
         entry, written.folder, written.written, written.settings, written.settings, target, environ,
-        is_here=is_here, progress=progress,
+        is_here=is_here, progress=progress, listed=written.files,
     )  # fmt: skip
     try:
         _resolve(found, plugins, needs_files=needs_files)
@@ -311,6 +313,8 @@ def _files(found: Resolution, model_id: str | None) -> ModelFiles | None:
     """Where the model's files are; None where there is no model."""
     if model_id is None:
         return None if found.folder is None else LocalFiles(model_root(found.folder))
+    if found.listed is not None and model_id == found.entry.url:
+        return found.listed
     return place_of(
         model_id, found.settings.text("option.revision"), found.folder, environ=found.environ,
         progress=found.progress, may_fetch=found.progress is not None,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lmi.api import ArtifactError, Problem, Severity
 from lmi.artifacts import exists, is_object_url, read_object
+from lmi.artifacts.places.archives import is_archive
 from lmi.artifacts.places.files import ModelFiles
-from lmi.artifacts.places.finding import Wrapped
 from lmi.config import Settings
 from lmi.config.model_entries import ModelEntry
 from lmi.config.properties import FILE_NAME
@@ -60,12 +60,10 @@ def unread_elsewhere(entry: ModelEntry, files: ModelFiles) -> list[Problem]:
         entry: the model.
         files: its files.
     """
-    if files.is_here or entry.url is None or not is_object_url(entry.url):
+    # An archive is unpacked here before it is served, and its code is run like that of any folder.
+    if files.is_here or entry.url is None or not is_object_url(entry.url) or is_archive(entry.url):
         return []
     found = []
-    if FILE_NAME in files.sizes and isinstance(files, Wrapped):
-        reason = f"is not read: {entry.url} has everything in one folder"
-        found.append((FILE_NAME, reason, f"Serve that folder, {files.place}"))
     if CODE_NAME in files.sizes:
         hint = f"Put it into a folder here, with option.model_id={entry.url} in its {FILE_NAME}, and serve that"
         found.append((CODE_NAME, "is not run: a model's own code is taken from this machine alone", hint))

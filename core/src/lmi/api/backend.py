@@ -179,6 +179,7 @@ class BackendInfo:
             ``accelerators``.
         image: the kind of LMI's image that holds its engine, by the last part of the image's name.
         install: the command that installs it with its engine.
+        stopped_by: codes of warnings about a model's files that stop this backend, as ``weights.index-missing``.
         priority: among backends that fit equally well, the higher one is chosen automatically; a negative one only
             after all others that fit.
     """
@@ -211,4 +212,5 @@ class BackendInfo:
     instances: tuple[str, ...] = ()
     image: str = ""
     install: str = ""
+    stopped_by: tuple[str, ...] = ()
     priority: int = 0

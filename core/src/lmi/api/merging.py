@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lmi.api.adapters import Adapter, adapter_problem, adapter_problems, adapters_of
 from lmi.api.artifacts import ModelArtifacts
-from lmi.api.errors import Problem
+from lmi.api.errors import Problem, Severity
 
 _NOT_MERGED = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 """Methods of PEFT that add to the prompt or the layers, so that no weights of the base can take them in."""
@@ -45,14 +45,14 @@ def _check_kind(artifacts: ModelArtifacts, adapter: Adapter) -> Iterator[Problem
 
 def _check_base(artifacts: ModelArtifacts) -> Iterator[Problem]:
     start = base_of(artifacts)
-    if not start.startswith(("/", ".")):
-        return  # a name on the hub
-    if artifacts.is_elsewhere:
-        if start.startswith("/"):
-            return  # a folder of the machine that will serve it
-        said, hint = "which is relative to a folder, and the adapter is in none", "Name a model on the hub in it"
-    elif (artifacts.path / start).is_dir():
+    is_relative = not start.startswith("/")
+    if not start or (not (artifacts.is_elsewhere and is_relative) and (artifacts.path / start).is_dir()):
         return
+    if not start.startswith(("/", ".")):
+        yield _not_looked_at(artifacts, start)
+        return
+    if artifacts.is_elsewhere and is_relative:
+        said, hint = "which is relative to a folder, and the adapter is in none", "Name a model on the hub in it"
     else:
         said, hint = "which is not there", "Copy the base model there, or change base_model_name_or_path"
     yield Problem(
@@ -60,6 +60,17 @@ def _check_base(artifacts: ModelArtifacts) -> Iterator[Problem]:
         message=f"adapter_config.json names the base model {start}, {said}",
         hint=hint,
         path=artifacts.folder,
+    )
+
+
+def _not_looked_at(artifacts: ModelArtifacts, name: str) -> Problem:
+    """A base on the hub: it is fetched when the adapter is merged, and may be anything until then."""
+    return Problem(
+        code="adapter.base-not-checked",
+        message=f"the base model {name} was not looked at; it is fetched from the hub when the adapter is loaded",
+        hint=f"Check it by itself: lmi check {name}",
+        path=artifacts.folder,
+        severity=Severity.WARNING,
     )
 
 

@@ -11,10 +11,11 @@ import msgspec
 
 from lmi.api import ArtifactFormat, ModelArtifacts, Problem
 from lmi.api.errors import Severity
-from lmi.artifacts.documents import LFS_MARK, MAX_DOCUMENT_BYTES, NotReadable, parsed
+from lmi.artifacts.documents import LFS_MARK, MAX_DOCUMENT_BYTES, NotReadable, parsed, pull_hint, why
 from lmi.artifacts.foreign import GGUF, Foreign, foreign_kinds, gguf_origin
 from lmi.artifacts.formats import ADAPTER_CONFIG, PIPELINE, config_name, detect, within
 from lmi.artifacts.headers import headers_of
+from lmi.artifacts.misplaced import misplaced_problem
 from lmi.artifacts.pickles import pickle_problems
 from lmi.artifacts.places.files import LocalFiles, ModelFiles
 from lmi.artifacts.shards import MAX_NAMED, named, shard_problems
@@ -29,7 +30,7 @@ _HAS_MODEL_TYPE = (
     ArtifactFormat.PRETRAINED, ArtifactFormat.RANKED_CHECKPOINT, ArtifactFormat.TRITON_REPOSITORY,
     ArtifactFormat.NEURON, ArtifactFormat.NEURON_SPLIT,
 )  # fmt: skip
-_AGAIN, _PULL = "Get the file again", "Run: git lfs pull"
+_AGAIN = "Get the file again"
 
 
 def check(model: Path | ModelFiles | ModelArtifacts, files: ModelFiles | None = None) -> list[Problem]:
@@ -55,17 +56,23 @@ def check(model: Path | ModelFiles | ModelArtifacts, files: ModelFiles | None = 
 def _problems(artifacts: ModelArtifacts, files: ModelFiles, *, is_readable: bool) -> list[Problem]:
     if PIPELINE in files.sizes and config_name(artifacts.format, artifacts.inner) not in files.sizes:
         return [_pipeline(artifacts, files)]
-    foreign = {} if artifacts.weight_files else foreign_kinds(files.sizes)
+    if not files.sizes:
+        hint = "Copy the model's files there; names that begin with a dot are not looked at"
+        return [_problem("weights.missing", f"{files.place} is empty", hint, files.place)]
+    misplaced = misplaced_problem(artifacts, files)
+    if misplaced is not None and misplaced.code == "config.missing":
+        return [misplaced]
+    is_foreign = not artifacts.weight_files and misplaced is None
+    foreign = foreign_kinds(files.sizes, exported=True) if is_foreign else {}
     if foreign and config_name(artifacts.format, artifacts.inner) not in files.sizes:
         return [_foreign(files, kind, names) for kind, names in foreign.items()]
     problems = list(_config_problems(artifacts, files))
     if is_readable:
         problems += shard_problems(artifacts, files)
-    problems += _presence_problems(artifacts, files, foreign)
+    problems += [misplaced] if misplaced is not None else _presence_problems(artifacts, files, foreign)
     if is_readable:
         problems += _weight_problems(artifacts, files)
-        if artifacts.format is not ArtifactFormat.ADAPTER:
-            problems += tokenizer_problems(artifacts, files)
+        problems += tokenizer_problems(artifacts, files)
     return problems + list(_code_problems(artifacts, files))
 
 
@@ -100,7 +107,8 @@ def _unreadable(artifacts: ModelArtifacts, files: ModelFiles, name: str) -> Prob
         return _problem("config.unreadable", message, "Is it this model's file?", path)
     (data,) = files.read_all([(name, 0, MAX_DOCUMENT_BYTES)])
     if isinstance(data, OSError):
-        return _problem("config.unreadable", f"{name} cannot be read: {data.strerror or data}", "Check its owner", path)
+        reason, hint = why(data)
+        return _problem("config.unreadable", f"{name} cannot be read: {reason}", hint or "Check its owner", path)
     if data.startswith(LFS_MARK):
         return _pointer("config.lfs-pointer", files, name)
     try:
@@ -139,19 +147,18 @@ def _weight_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[P
     for header in headers_of(files, [name for name in names if name.endswith(SAFETENSORS)]):
         if header.code:
             hint = "Copy it again" if header.code == "weights.truncated" else _AGAIN
-            found[header.name] = [_problem(header.code, header.message, hint, files.at(header.name))]
+            found[header.name] = [_problem(header.code, header.message, header.hint or hint, files.at(header.name))]
     pickles = [name for name in names if name.endswith(PICKLES) or _is_split(artifacts, name)]
     for problem in pickle_problems(files, pickles):
         found.setdefault(problem.path, []).append(problem)
     if len(pointers) > MAX_NAMED:
         message = f"{len(pointers)} weight files are git-lfs pointers, not the files: {named(sorted(pointers))}"
-        yield _problem("weights.lfs-pointer", message, _PULL, files.place)
+        yield _problem("weights.lfs-pointer", message, pull_hint(files), files.place)
     for name in artifacts.weight_files:
         if name in pointers and len(pointers) <= MAX_NAMED:
             yield _pointer("weights.lfs-pointer", files, name)
         elif files.sizes[name] == 0 and not name.endswith(SAFETENSORS) and name not in pickles:
-            message = f"{name} stops before its end, at 0 bytes"
-            yield _problem("weights.truncated", message, "Copy it again", files.at(name))
+            yield _problem("weights.truncated", f"{name} is empty", "Copy it again", files.at(name))
         yield from found.pop(name, [])
         yield from found.pop(files.at(name), [])
     for left in found.values():
@@ -206,7 +213,7 @@ def _foreign(files: ModelFiles, kind: Foreign, names: list[str]) -> Problem:
 
 
 def _pointer(code: str, files: ModelFiles, name: str) -> Problem:
-    return _problem(code, f"{name} is a git-lfs pointer, not the file", _PULL, files.at(name))
+    return _problem(code, f"{name} is a git-lfs pointer, not the file", pull_hint(files), files.at(name))
 
 
 def _problem(code: str, message: str, hint: str, path: str) -> Problem:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lmi.api.errors import LmiError
 from lmi.artifacts.places.files import ModelFiles
 
 MAX_DOCUMENT_BYTES = 1 << 20
@@ -28,7 +29,33 @@ _LEFT_OUT_FOLDERS = ("checkpoint-", "runs", "onnx", "original", "global_step", "
 
 
 class NotReadable(ValueError):
-    """A document's content cannot be used; the text says why, as the end of a sentence."""
+    """A document's content cannot be used; the text says why, as the end of a sentence.
+
+    Args:
+        reason: that text.
+        hint: what to do; "" where only the file itself can be at fault.
+    """
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+def why(error: BaseException) -> tuple[str, str]:
+    """Why something could not be read, and what to do: "" where the error does not know.
+
+    Args:
+        error: of reading; one of a store, a hub or a web server carries what it tells people as ``error``.
+    """
+    told = getattr(error, "error", None)
+    if isinstance(told, LmiError):
+        return told.message, told.hint
+    return str(getattr(error, "strerror", None) or error or type(error).__name__), ""
+
+
+def pull_hint(files: ModelFiles) -> str:
+    """What to do about a pointer of git-lfs."""
+    return "Run: git lfs pull" if files.is_here else "Run git lfs pull in the clone and upload the file again"
 
 
 def is_document(name: str, n_bytes: int) -> bool:

@@ -21,6 +21,9 @@ _GGUF_ORIGINS = (
 )  # fmt: skip
 _OF_TRAINING = re.compile(r"(global_step\d+|pytorch_model_fsdp_\d+)/([^/]*)")
 """Folders that training leaves its checkpoint in."""
+_OF_EXPORT = re.compile(r"(onnx|gguf)/([^/]*)")
+_TRAINER = ("optimizer", "scheduler", "rng_state", "random_states", "scaler.", "training_args")
+"""How names of a trainer's own state begin, which is beside weights and is none."""
 _HUB_NAME = re.compile(r"(?:https?://(?:www\.)?huggingface\.co/)?([\w.-]+/[\w.-]+)/?")
 
 
@@ -72,12 +75,19 @@ _KINDS = (
 )
 
 
-def foreign_kinds(names: Iterable[str]) -> dict[Foreign, list[str]]:
-    """Files that hold weights of another kind, by kind: in the place itself, or where training leaves a checkpoint."""
+def foreign_kinds(names: Iterable[str], *, exported: bool = False) -> dict[Foreign, list[str]]:
+    """Files that hold weights of another kind, by kind: in the place itself, or where training leaves a checkpoint.
+
+    Args:
+        names: of the files.
+        exported: also those in folders where conversions leave theirs.
+    """
     found: dict[Foreign, list[str]] = {}
     for name in sorted(names):
-        below = _OF_TRAINING.fullmatch(name)
+        below = _OF_TRAINING.fullmatch(name) or (_OF_EXPORT.fullmatch(name) if exported else None)
         last = below[2] if below else name
+        if last.startswith(_TRAINER):
+            continue
         kind = next((kind for kind in _KINDS if "/" not in last and re.fullmatch(kind.pattern, last)), None)
         if kind is not None:
             found.setdefault(kind, []).append(name)

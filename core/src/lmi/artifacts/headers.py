@@ -8,12 +8,14 @@ data of the tensors, one after the other.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from lmi.artifacts.documents import why
 from lmi.artifacts.places.files import ModelFiles
 
 MAX_HEADER_BYTES = 100_000_000
@@ -54,12 +56,19 @@ class Header:
         tensors: name -> entry; empty where something is wrong.
         code: of the problem, or "".
         message: what is wrong.
+        hint: what to do, where that is known.
     """
 
     name: str
     tensors: dict[str, Tensor]
     code: str = ""
     message: str = ""
+    hint: str = ""
+
+
+_PAGE = re.compile(rb"\s*(<!doctype html|<html|<\?xml)", re.IGNORECASE)
+"""What a server answered instead of the file. As a length, it would be far beyond any header's."""
+_NOT_A_PAGE = "Get the file again; its source may want a token, or may have moved"
 
 
 class _Wrong(ValueError):
@@ -104,10 +113,17 @@ def _rest_of(n_bytes: int, data: bytes | OSError) -> tuple[int, int] | None:
 
 def _header(name: str, n_bytes: int, first: bytes | OSError, rest: bytes | OSError) -> Header:
     if isinstance(first, OSError) or isinstance(rest, OSError):
-        reasons = [error.strerror or str(error) for error in (first, rest) if isinstance(error, OSError)]
-        message = f"{name} cannot be read: {reasons[0]}"
-        return Header(name=name, tensors={}, code="weights.unreadable", message=message)
-    data = first + rest
+        reason, hint = next(why(error) for error in (first, rest) if isinstance(error, OSError))
+        message = f"{name} cannot be read: {reason}"
+        return Header(name=name, tensors={}, code="weights.unreadable", message=message, hint=hint)
+    page = _PAGE.match(first)
+    if page:
+        message = f"{name} begins with '{page[1].decode()}': a web page, not weights"
+        return Header(name=name, tensors={}, code="weights.unreadable", message=message, hint=_NOT_A_PAGE)
+    return _parsed(name, n_bytes, first + rest)
+
+
+def _parsed(name: str, n_bytes: int, data: bytes) -> Header:
     n_header_bytes = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if n_bytes < _LENGTH_BYTES or (n_header_bytes <= MAX_HEADER_BYTES and n_bytes < _LENGTH_BYTES + n_header_bytes):
         return _cut(name, n_bytes, _LENGTH_BYTES + n_header_bytes)
@@ -128,7 +144,7 @@ def _header(name: str, n_bytes: int, first: bytes | OSError, rest: bytes | OSErr
 
 
 def _cut(name: str, n_bytes: int, expected_bytes: int) -> Header:
-    message = f"{name} has {n_bytes} bytes of {expected_bytes}"
+    message = f"{name} has {n_bytes} bytes of {expected_bytes}" if n_bytes else f"{name} is empty"
     return Header(name=name, tensors={}, code="weights.truncated", message=message)
 
 

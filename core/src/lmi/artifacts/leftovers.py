@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.artifacts.weights import PICKLES, SAFETENSORS
@@ -40,16 +39,20 @@ def wanted_files(artifacts: ModelArtifacts) -> tuple[str, ...]:
     """
     sizes, weights = artifacts.files, artifacts.weight_files
     if not any(name.endswith(SAFETENSORS) for name in weights):  # names alone do not tell which files ranks read
-        weights = tuple(name for name in sizes if name.endswith(PICKLES) and not _is_copy(name, sizes))
-    return tuple(name for name in sorted(sizes) if _is_wanted(name, sizes, artifacts.format, weights))
+        has_copies = any(name.startswith("pytorch_model") for name in sizes)
+        weights = tuple(name for name in sizes if name.endswith(PICKLES) and not _is_copy(name, has_copies))
+    chosen = frozenset(weights)
+    beside = frozenset(name.rpartition("/")[0] for name in sizes if name.endswith(SAFETENSORS))
+    return tuple(name for name in sorted(sizes) if _is_wanted(name, beside, artifacts.format, chosen))
 
 
-def _is_copy(name: str, sizes: Mapping[str, int]) -> bool:
+def _is_copy(name: str, has_copies: bool) -> bool:
     """Whether pickled weights are there as the model's authors wrote them, beside those for transformers."""
-    return name.startswith("consolidated") and any(each.startswith("pytorch_model") for each in sizes)
+    return has_copies and name.startswith("consolidated")
 
 
-def _is_wanted(name: str, sizes: Mapping[str, int], layout: ArtifactFormat, weights: tuple[str, ...]) -> bool:
+def _is_wanted(name: str, folders: frozenset[str], layout: ArtifactFormat, weights: frozenset[str]) -> bool:
+    """Whether a file is needed; ``folders`` are those with safetensors in them."""
     if _FOR_READERS.fullmatch(name) or _OF_TRAINING.fullmatch(name):
         return False
     if name in weights or layout in _COMPILED:
@@ -57,9 +60,9 @@ def _is_wanted(name: str, sizes: Mapping[str, int], layout: ArtifactFormat, weig
     if _OF_OTHER_PROGRAMS.fullmatch(name):
         return False
     folder, _, last = name.rpartition("/")
-    beside = [each for each in sizes if each.endswith(SAFETENSORS) and each.rpartition("/")[0] == folder]
+    is_beside = folder in folders
     if last.startswith(_ADAPTER) or name.startswith(_ADAPTERS):
-        return not (beside and name.endswith(PICKLES))
+        return not (is_beside and name.endswith(PICKLES))
     if name.endswith((SAFETENSORS, *PICKLES)):
         return False  # a copy that is not loaded
-    return not (_INDEX_OF_PICKLES.fullmatch(name) and beside)
+    return not (_INDEX_OF_PICKLES.fullmatch(name) and is_beside)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lmi.api.errors import Problem, Severity
+from lmi.artifacts.documents import why
 from lmi.artifacts.places.files import ModelFiles
 
 MAX_PICKLE_BYTES = 2 << 20
@@ -57,7 +58,7 @@ def pickle_problems(files: ModelFiles, names: Sequence[str]) -> list[Problem]:
 def _judged(files: ModelFiles, name: str) -> Iterator[Problem]:
     n_bytes, path = files.sizes[name], files.at(name)
     if n_bytes == 0:
-        yield _truncated(f"{name} stops before its end, at 0 bytes", path)
+        yield _truncated(f"{name} is empty", path)
         return
     part = _Part(files, name)
     try:
@@ -68,8 +69,8 @@ def _judged(files: ModelFiles, name: str) -> Iterator[Problem]:
         yield _truncated(f"{name} stops before its end, at {n_bytes} bytes", path)
         return
     except (OSError, ValueError, RuntimeError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
-        yield _unreadable(f"{name} cannot be read: {' '.join(str(reason).split())[:200]}", path)
+        reason, hint = why(error)
+        yield _unreadable(f"{name} cannot be read: {' '.join(reason.split())[:200]}", path, hint)
         return
     for inside, data in pickles:
         yield from _imports(name, inside, data, path)
@@ -147,8 +148,8 @@ def _truncated(message: str, path: str) -> Problem:
     return Problem(code="weights.truncated", message=message, hint="Copy it again", path=path)
 
 
-def _unreadable(message: str, path: str) -> Problem:
-    return Problem(code="weights.unreadable", message=message, hint="Get the file again", path=path)
+def _unreadable(message: str, path: str, hint: str = "") -> Problem:
+    return Problem(code="weights.unreadable", message=message, hint=hint or "Get the file again", path=path)
 
 
 def _not_scanned(message: str, path: str) -> Problem:

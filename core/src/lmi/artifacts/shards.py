@@ -11,7 +11,7 @@ import msgspec
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import Problem, Severity, counted
 from lmi.api.rules import quantization_of
-from lmi.artifacts.documents import LFS_MARK, NotReadable
+from lmi.artifacts.documents import LFS_MARK, NotReadable, pull_hint
 from lmi.artifacts.headers import headers_of
 from lmi.artifacts.places.files import ModelFiles
 from lmi.artifacts.places.names import escape_in
@@ -42,11 +42,10 @@ def _index_problems(files: ModelFiles, index: str) -> Iterator[Problem]:
         places = weight_map(files, index)
     except NotReadable as error:
         if files.sizes[index] < 1024 and files.read_all([(index, 0, len(LFS_MARK))]) == [LFS_MARK]:
-            yield _problem(
-                "weights.lfs-pointer", f"{index} is a git-lfs pointer, not the file", "Run: git lfs pull", path
-            )
+            message = f"{index} is a git-lfs pointer, not the file"
+            yield _problem("weights.lfs-pointer", message, pull_hint(files), path)
             return
-        yield _problem("weights.unreadable", f"{index} {error}", "Get the file again", path)
+        yield _problem("weights.unreadable", f"{index} {error}", error.hint or "Get the file again", path)
         return
     shards = sorted(set(places.values()))
     for name in shards:
@@ -97,8 +96,8 @@ def _number_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[P
             message = f"there are {len(numbers)} of {n} files; not there: {', '.join(names)}{more}"
             yield _problem("weights.shard-missing", message, "Copy them again", files.at(names[0]))
         index = f"{start}{suffix}.index.json"
-        if artifacts.format is ArtifactFormat.PRETRAINED and index not in files.sizes and n > 1:
-            message = f"no {index} beside the {len(numbers)} numbered files"
+        if artifacts.format is ArtifactFormat.PRETRAINED and index not in files.sizes:
+            message = f"no {index} beside the {counted(len(numbers), 'numbered file')}"
             hint = "Copy it from where the model came from; many engines find no weights without it"
             yield _problem("weights.index-missing", message, hint, files.at(index), Severity.WARNING)
     if artifacts.format is ArtifactFormat.PRETRAINED and not series:

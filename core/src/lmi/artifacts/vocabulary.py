@@ -12,7 +12,7 @@ from typing import Any
 
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import Problem, Severity
-from lmi.artifacts.documents import LFS_MARK, NotReadable, parsed, text_of
+from lmi.artifacts.documents import LFS_MARK, NotReadable, parsed, pull_hint, text_of, why
 from lmi.artifacts.formats import within
 from lmi.artifacts.headers import headers_of
 from lmi.artifacts.places.files import ModelFiles
@@ -34,6 +34,7 @@ _MAX_HERE_BYTES, _MAX_ELSEWHERE_BYTES = 128 << 20, 4 << 20
 _MAX_POINTER_BYTES = 1024
 _AGAIN = "Get the file again"
 _COPY = "Copy the tokenizer's files from where the model came from"
+_COPY_FROM_BASE = "Copy the tokenizer's files of the base model beside the adapter"
 
 
 class _Faulty(ValueError):
@@ -50,7 +51,8 @@ def tokenizer_problems(artifacts: ModelArtifacts, files: ModelFiles) -> list[Pro
     inner = artifacts.inner
     settings = artifacts.documents.get(within(inner, _SETTINGS))
     problems: list[Problem] = []
-    if artifacts.format is not ArtifactFormat.MISTRAL:
+    is_adapter = artifacts.format is ArtifactFormat.ADAPTER
+    if artifacts.format is not ArtifactFormat.MISTRAL and not (is_adapter and _SETTINGS not in files.sizes):
         problems += _settings_problems(files, within(inner, _SETTINGS), settings)
     found = [within(inner, name) for name in VOCABULARIES if within(inner, name) in files.sizes]
     start = within(inner, "")
@@ -63,7 +65,8 @@ def tokenizer_problems(artifacts: ModelArtifacts, files: ModelFiles) -> list[Pro
     said = settings if isinstance(settings, dict) else {}
     if not found and "auto_map" not in said and said.get("tokenizer_class") not in _BYTE_TOKENIZERS:
         message = "no vocabulary (tokenizer.json, tokenizer.model, vocab.json or vocab.txt)"
-        problems.append(Problem(code="tokenizer.missing", message=message, hint=_COPY, path=files.at(inner)))
+        hint = _COPY_FROM_BASE if is_adapter else _COPY
+        problems.append(Problem(code="tokenizer.missing", message=message, hint=hint, path=files.at(inner)))
     pointers = _pointers(files, found)
     problems += [_pointer(files, name) for name in pointers]
     left = [name for name in found if name not in pointers]
@@ -97,9 +100,9 @@ def _vocabulary_problems(artifacts: ModelArtifacts, files: ModelFiles, name: str
     try:
         n_ids = _n_ids(artifacts, name, files.read(name))
     except (OSError, _Faulty, NotReadable) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
-        message = f"{name} cannot be loaded: {reason}"
-        yield Problem(code="tokenizer.unreadable", message=message, hint=_AGAIN, path=path)
+        reason, hint = why(error)
+        message = f"{name} cannot be loaded: {' '.join(reason.split())[:300]}"
+        yield Problem(code="tokenizer.unreadable", message=message, hint=hint or _AGAIN, path=path)
         return
     n_embedded = _vocab_size(artifacts.config)
     if n_embedded and n_ids > n_embedded and n_ids > _n_rows(artifacts, files):
@@ -262,4 +265,4 @@ def _pointers(files: ModelFiles, names: list[str]) -> list[str]:
 
 def _pointer(files: ModelFiles, name: str) -> Problem:
     message = f"{name} is a git-lfs pointer, not the file"
-    return Problem(code="tokenizer.lfs-pointer", message=message, hint="Run: git lfs pull", path=files.at(name))
+    return Problem(code="tokenizer.lfs-pointer", message=message, hint=pull_hint(files), path=files.at(name))

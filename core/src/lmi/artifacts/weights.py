@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lmi.api.artifacts import ArtifactFormat, WeightSummary
-from lmi.artifacts.documents import NotReadable, parsed
+from lmi.artifacts.documents import NotReadable, parsed, why
 from lmi.artifacts.headers import Tensor, headers_of
 from lmi.artifacts.places.files import ModelFiles
 
@@ -111,7 +111,8 @@ def _read_weight_map(files: ModelFiles, index: str) -> dict[str, str]:
         raise NotReadable(f"has {files.sizes[index]} bytes, at most {MAX_INDEX_BYTES} are read")
     (data,) = files.read_all([(index, 0, MAX_INDEX_BYTES)])
     if isinstance(data, OSError):
-        raise NotReadable(f"cannot be read: {data.strerror or data}")
+        reason, hint = why(data)
+        raise NotReadable(f"cannot be read: {reason}", hint)
     content = parsed(data)
     found = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found:

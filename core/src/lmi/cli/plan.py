@@ -43,7 +43,8 @@ def plan(
     """Tell what MODEL needs: memory, machine, backend and time; no weight is read.
 
     MODEL is as `lmi serve` takes it; one that is elsewhere is not fetched. Without --instance and --device-memory the
-    plan is for this machine. Exit code 1: the model does not fit.
+    plan is for this machine. Exit code 1: the model does
+    not fit, or files of it are not there.
     """
     machine = AskedMachine(instance=instance, device_memory=device_memory, devices=devices).target()
     if max_model_len is not None:
@@ -67,5 +68,5 @@ def plan(
         click.echo("no model: load_models says so")
     else:
         click.echo("\n\n".join("\n".join(lines_of(each)) for each in plans))
-    if any(each.is_possible is False or each.artifacts is None for each in plans):
+    if any(each.is_doubtful for each in plans):
         raise SystemExit(_EXIT_DOES_NOT_FIT)

@@ -10,10 +10,11 @@ from lmi.api.errors import counted
 from lmi.planning.cache import CacheShape
 from lmi.planning.estimates import Estimate
 from lmi.planning.fit import Fit
+from lmi.planning.load import Load
 from lmi.planning.machines import Machine
 from lmi.planning.ranking import Candidate
 from lmi.planning.report import Plan
-from lmi.planning.units import shown_bytes, shown_seconds
+from lmi.planning.units import shown_bytes, shown_compiling, shown_seconds
 
 _N_MACHINES = 5
 
@@ -26,13 +27,13 @@ def lines_of(plan: Plan) -> list[str]:
     if plan.estimate is not None:
         lines += _needs(plan.estimate)
         lines += ["", *_table(_degree_rows(plan, plan.estimate))]
-    if plan.demand is not None and plan.estimate is not None:
-        lines += ["", _load_line(plan)]
+    if plan.load is not None:
+        lines += ["", *_load_lines(plan, plan.load)]
     if plan.machines:
         lines += ["", "machines that fit, by the memory of their devices (not by price):"]
         lines += _table(_machine_rows(plan.machines[:_N_MACHINES]))
     elif plan.estimate is not None:
-        lines += ["", "no machine that is known fits"]
+        lines += ["", f"no machine that is known {'fits' if plan.load is None else 'meets the load'}"]
     if plan.candidates:
         lines += ["", "backends:", *_table(_backend_rows(plan.candidates))]
     if plan.start is not None:
@@ -64,6 +65,11 @@ def _needs(found: Estimate) -> Iterator[str]:
     weights, sizing = found.weights, found.sizing
     kind = f"{weights.dtype}, {weights.quantization}" if weights.quantization else weights.dtype
     yield f"weights: {shown_bytes(weights.n_bytes)} in memory ({kind}), {shown_bytes(weights.stored_bytes)} stored"
+    if weights.copied_bytes:
+        yield (
+            f"the output head, which is stored as one with the embedding, gets a copy of "
+            f"{shown_bytes(weights.copied_bytes)} on a CPU"
+        )
     whole = CacheShape.of(found.shape, sizing.cache_dtype)
     window = f", {found.shape.window_tokens} tokens at most in {counted(found.shape.n_window_layers, 'layer')}"
     yield f"cache: {whole.token_bytes:,} bytes a token ({sizing.cache_dtype})" + (
@@ -96,17 +102,21 @@ def _verdict(fit: Fit) -> str:
     return f"does not fit, {shown_bytes(-fit.cache_bytes)} too little"
 
 
-def _load_line(plan: Plan) -> str:
-    demand, met = plan.demand, plan.answer
-    assert demand is not None  # noqa: S101 - the caller looked
+def _load_lines(plan: Plan, load: Load) -> Iterator[str]:
+    demand, met = load.demand, load.answer
     asked = f"{demand.concurrency} x ({demand.input_tokens} + {demand.output_tokens}) tokens"
+    if plan.is_possible is None:
+        yield f"load: {asked}; how it is met depends on the memory of a device"
+        return
     if met is None:
-        return f"load: {asked} cannot be met on this machine, however many there are"
-    where = f"{_copies(met.n_copies)} on {counted(met.n_machines, 'machine')}"
-    return (
-        f"load: {asked} take {shown_bytes(met.cache_bytes)} of cache: tensor_parallel_degree={met.fit.degree}, "
-        f"{counted(met.n_sequences, 'sequence')} a copy, {where}"
-    )
+        yield f"load: {asked} cannot be met as it is configured, with however many machines"
+    else:
+        where = f"{_copies(met.n_copies)} on {counted(met.n_machines, 'machine')}"
+        yield (
+            f"load: {asked} take {shown_bytes(met.cache_bytes)} of cache: tensor_parallel_degree={met.fit.degree}, "
+            f"{counted(met.n_sequences, 'sequence')} a copy, {where}"
+        )
+    yield from (f"load: {each}" for each in load.advice)
 
 
 def _copies(n: int) -> str:
@@ -139,7 +149,7 @@ def _backend_rows(candidates: Sequence[Candidate]) -> Iterator[tuple[str, ...]]:
 def _start_line(plan: Plan) -> str:
     start = plan.start
     assert start is not None  # noqa: S101 - the caller looked
-    compiling = f", after compiling for {shown_seconds(start.compile_s)} at least" if start.compile_s else ""
+    compiling = f", after compiling for {shown_compiling(start.compile_s)}" if start.compile_s else ""
     return f"start: about {shown_seconds(start.load_s)}{compiling}, {start.assumption}"
 
 
@@ -148,7 +158,8 @@ def _last_line(plan: Plan) -> str:
         return f"{plan.model}: cannot tell whether it fits"
     errors = sum(problem.severity is Severity.ERROR for problem in plan.problems)
     told = f" ({counted(errors, 'problem')})" if errors else ""
-    return f"{plan.model}: {'fits' if plan.is_possible else 'does not fit'}{told}"
+    verdicts = ("does not fit", "fits") if plan.load is None else ("does not meet the load", "meets the load")
+    return f"{plan.model}: {verdicts[plan.is_possible]}{told}"
 
 
 def _table(rows: Iterator[tuple[str, ...]]) -> list[str]:

@@ -125,8 +125,8 @@ def _entry(part: str, source: str, problems: list[Problem]) -> ModelEntry | None
 
 
 def path_of(url: str) -> str:
-    """A ``file:`` URL as a path; any other as it is."""
-    return url.removeprefix("file://").removeprefix("file:")
+    """A ``file:`` URL as a path; any other as it is, without blanks around it."""
+    return url.strip().removeprefix("file://").removeprefix("file:")
 
 
 def _no_entry(

@@ -11,6 +11,11 @@ from lmi.api import ModelShape
 from lmi.planning.weights import DTYPE_BYTES
 
 
+def layers_of_fullest(shape: ModelShape, degree: int) -> int:
+    """Layers of the device that gets most of them, where devices get whole ones."""
+    return math.ceil(shape.n_layers / degree)
+
+
 class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that sequences take of a cache: of the whole one, or of one device's part.
 
@@ -44,14 +49,15 @@ class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
                 heads, several keep the same one; a latent vector stands for all heads, so each device keeps it.
             keeps_latent: whether the backend keeps the latent vector instead of the keys and values made of it.
             ends_window: whether the backend frees what a layer's window has passed.
-            splits_layers: whether devices get whole layers instead of a part of each.
+            splits_layers: whether devices get whole layers instead of a part of each; then the fullest counts.
         """
         if shape.is_latent and keeps_latent:
             n_numbers = shape.n_cached_numbers
         else:
             n_heads = shape.n_kv_heads if splits_layers else math.ceil(shape.n_kv_heads / degree)
             n_numbers = n_heads * (shape.head_dim + shape.v_head_dim)
-        layer_bytes = n_numbers * DTYPE_BYTES.get(dtype, 2.0) / (degree if splits_layers else 1)
+        share = layers_of_fullest(shape, degree) / max(1, shape.n_layers) if splits_layers else 1.0
+        layer_bytes = n_numbers * DTYPE_BYTES.get(dtype, 2.0) * share
         n_full, n_window = shape.n_full_layers, shape.n_window_layers
         if not ends_window:
             n_full, n_window = n_full + n_window, 0

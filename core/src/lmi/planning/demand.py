@@ -65,6 +65,6 @@ def _met(demand: Demand, fit: Fit, n_devices: int) -> Answer | None:
     if not n_sequences or fit.degree > n_devices:
         return None
     n_copies = math.ceil(demand.concurrency / n_sequences)
-    cache_bytes = demand.concurrency * fit.cache.bytes_of(demand.n_tokens) * fit.degree
+    cache_bytes = demand.concurrency * round(fit.cache.bytes_of(demand.n_tokens) * fit.cache_parts)
     n_machines = math.ceil(n_copies / (n_devices // fit.degree))
     return Answer(fit=fit, cache_bytes=cache_bytes, n_sequences=n_sequences, n_copies=n_copies, n_machines=n_machines)

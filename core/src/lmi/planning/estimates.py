@@ -129,7 +129,7 @@ def summary_line(found: Estimate) -> str:
         return line
     room = f"{counted(fit.n_sequences, 'sequence')} of {fit.max_model_len} tokens"
     if not fit.n_sequences:
-        room = f"one sequence of {fit.most_tokens} tokens" if fit.holds_weights else "does not fit"
+        room = f"one sequence of {fit.most_tokens} tokens" if fit.holds_weights else fit.refusal or "does not fit"
     return f"{line}, of {shown_bytes(fit.memory_bytes)}: {room}"
 
 
@@ -139,4 +139,4 @@ def _with_copied_head(
     if not artifacts.config.get("tie_word_embeddings") or artifacts.model_type not in info.memory.copied_heads:
         return weights
     copied = round(shape.vocab * shape.hidden * DTYPE_BYTES.get(weights.dtype, 2.0))
-    return msgspec.structs.replace(weights, n_bytes=weights.n_bytes + copied)
+    return msgspec.structs.replace(weights, n_bytes=weights.n_bytes + copied, n_tables=2, copied_bytes=copied)

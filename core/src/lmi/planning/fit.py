@@ -7,7 +7,7 @@ import msgspec
 
 from lmi.api import Accelerator, ModelShape
 from lmi.api.backend import MemoryOverhead
-from lmi.planning.cache import CacheShape
+from lmi.planning.cache import CacheShape, layers_of_fullest
 from lmi.planning.sizing import Sizing
 from lmi.planning.weights import DTYPE_BYTES, ServedWeights
 
@@ -30,6 +30,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         cache: what a sequence takes of it.
         max_model_len: tokens of a sequence.
         max_sequences: most sequences the configuration runs at a time.
+        cache_parts: how many times this device's part of the cache all devices together keep.
         refusal: why a model cannot be split this way; empty where it can.
     """
 
@@ -43,6 +44,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheShape
     max_model_len: int
     max_sequences: int
+    cache_parts: float = 1.0
     refusal: str = ""
 
     @property
@@ -87,12 +89,11 @@ def refused_degree(shape: ModelShape, degree: int, *, splits_layers: bool = Fals
     Args:
         shape: of the model.
         degree: devices.
-        splits_layers: whether they get whole layers.
+        splits_layers: whether they get whole layers; those that are left over stay empty.
         takes_uneven: whether some may get more heads than others.
     """
     if splits_layers:
-        too_many = 0 < shape.n_layers < degree
-        return f"{shape.n_layers} layers are fewer than {degree} devices" if too_many else ""
+        return ""
     if takes_uneven:
         too_many = 0 < shape.n_heads < degree
         return f"{shape.n_heads} attention heads are fewer than {degree} devices" if too_many else ""
@@ -126,7 +127,10 @@ def fits_at(
         memory_bytes: of one device; 0 where it is not known.
     """
     n_parts = degree * sizing.n_stages
-    weight_bytes = max(0, weights.n_bytes // n_parts - sizing.offload_bytes)
+    largest = _fullest_bytes(weights, shape, degree) // sizing.n_stages if overhead.splits_layers else (
+        weights.n_bytes // n_parts
+    )  # fmt: skip
+    weight_bytes = max(0, largest - sizing.offload_bytes)
     activations = _activation_bytes(shape, sizing, 1 if overhead.splits_layers else degree)
     fixed = _overhead_bytes(overhead, sizing, accelerator, n_parts)
     reserve = round(memory_bytes * (1 - sizing.memory_share))
@@ -139,10 +143,28 @@ def fits_at(
         overhead_bytes=fixed, reserve_bytes=reserve, cache_bytes=cache_bytes,
         cache=_cache_of(degree, shape, sizing, overhead),
         max_model_len=sizing.max_model_len, max_sequences=sizing.max_sequences,
+        cache_parts=sizing.n_stages * _n_cache_parts(shape, degree, overhead),
         refusal=refused_degree(
             shape, degree, splits_layers=overhead.splits_layers, takes_uneven=overhead.takes_uneven
         ),
     )  # fmt: skip
+
+
+def _fullest_bytes(weights: ServedWeights, shape: ModelShape, degree: int) -> int:
+    """Weights of the fullest device where each gets whole layers: most of the layers, and the embedding or the head.
+
+    Source: a device map of Accelerate's goes through the model's parts in their order; it may give one device a layer
+    more than this while there is room, and gives it no more than it has room for.
+    """
+    if degree == 1 or not shape.n_layers:
+        return weights.n_bytes
+    tables = min(weights.n_tables * weights.table_bytes, weights.n_bytes)
+    layers = (weights.n_bytes - tables) * layers_of_fullest(shape, degree) / shape.n_layers
+    return min(weights.n_bytes, round(layers) + min(weights.table_bytes, tables))
+
+
+def _n_cache_parts(shape: ModelShape, degree: int, overhead: MemoryOverhead) -> float:
+    return shape.n_layers / layers_of_fullest(shape, degree) if overhead.splits_layers and shape.n_layers else degree
 
 
 def _cache_of(degree: int, shape: ModelShape, sizing: Sizing, overhead: MemoryOverhead) -> CacheShape:

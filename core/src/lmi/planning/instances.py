@@ -20,6 +20,9 @@ _FILE = Path(__file__).with_name("instances.json")
 _MEMORY = re.compile(
     r"(?P<number>\d{1,6}(?:\.\d{1,3})?)\s*(?P<unit>[KMGT]i?B?)(?:\s*[x*]\s*(?P<n>\d{1,4}))?", re.IGNORECASE
 )
+_WITHOUT_ACCELERATOR = re.compile(r"ml\.[cmrtxz]\d[a-z0-9-]*\.[a-z0-9-]+")
+"""Machines for general work, much computing or much memory: AWS gives none of these families an accelerator."""
+
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 _MOST_DEVICES = 1024
 
@@ -92,6 +95,9 @@ def instance_of(name: str) -> Instance:
     known = {each.name: each for each in all_instances()}
     if wanted in known:
         return known[wanted]
+    if _WITHOUT_ACCELERATOR.fullmatch(wanted):
+        message = f"--instance '{name}' has no accelerator that LMI knows"
+        raise ConfigError("instance.unknown", message, (), "For a CPU use --devices cpu")
     near = nearest(wanted, known)
     families = ", ".join(dict.fromkeys(each.family for each in known.values()))
     hint = f"Did you mean '{near}'?" if near else f"Families that are known: {families}; or give --device-memory"

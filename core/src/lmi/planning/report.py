@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmi.api import BackendInfo, ModelArtifacts, Problem, Target
-from lmi.planning.demand import Answer, Demand
 from lmi.planning.estimates import Estimate
 from lmi.planning.fit import Fit
+from lmi.planning.load import Load
 from lmi.planning.machines import Machine
 from lmi.planning.ranking import Candidate
 from lmi.planning.timing import PLATFORM_MOST_S, PLATFORM_S, StartTime
 from lmi.planning.weights import own_quantization
 
-FORMAT = "lmi.plan/1"
+SCHEMA = "lmi.plan/1"
 
 
 @dataclass
@@ -30,11 +30,11 @@ class Plan:
         info: the backend; None where none was chosen.
         reason: why it was chosen.
         unknown: why nothing could be reckoned; empty where it could.
+        is_whole: whether the weights that were found are all of the model's, as far as their files tell.
         estimate: at the degree of the configuration; None where nothing could be reckoned.
         fits: at each degree.
         wanted_degree: the one that the user set; 0 where any will do.
-        demand: the load that was asked about.
-        answer: how it is met; None where it is not, or there is none.
+        load: the load that was asked about, and how it is met; None where none was, or nothing could be reckoned.
         machines: that the model fits.
         candidates: backends, ranked.
         start: how long a start takes.
@@ -47,11 +47,11 @@ class Plan:
     info: BackendInfo | None = None
     reason: str = ""
     unknown: str = ""
+    is_whole: bool = True
     estimate: Estimate | None = None
     fits: list[Fit] = field(default_factory=list)
     wanted_degree: int = 0
-    demand: Demand | None = None
-    answer: Answer | None = None
+    load: Load | None = None
     machines: list[Machine] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     start: StartTime | None = None
@@ -62,20 +62,25 @@ class Plan:
         """Whether the model fits the machine, as it is wanted; None where that cannot be told."""
         if self.estimate is None or not self.estimate.is_memory_known:
             return None
-        if self.demand is not None:
-            return self.answer is not None
+        if self.load is not None:
+            return self.load.is_met
         degrees = [fit for fit in self.fits if self.wanted_degree in (0, fit.degree)]
         return any(fit.fits for fit in degrees)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the model does not fit, or there is no telling because files of it are not there."""
+        return self.is_possible is False or self.artifacts is None or not self.is_whole
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan's stable form."""
     artifacts, target, found = plan.artifacts, plan.target, plan.estimate
     return {
-        "format": FORMAT,
+        "schema": SCHEMA,
         "model": plan.model,
         "place": None if artifacts is None else artifacts.folder,
-        "model_format": None if artifacts is None else artifacts.format.value,
+        "format": None if artifacts is None else artifacts.format.value,
         "architectures": [] if artifacts is None else list(artifacts.architectures),
         "backend": None if plan.info is None else {"name": plan.info.name, "reason": plan.reason},
         "machine": {
@@ -120,6 +125,7 @@ def _weights(found: Estimate, artifacts: ModelArtifacts) -> dict[str, Any]:
         "served_bytes": weights.n_bytes,
         "dtype": weights.dtype,
         "quantization": weights.quantization or None,
+        "copied_head_bytes": weights.copied_bytes or None,
         "is_quantized_checkpoint": bool(own_quantization(artifacts)),
     }
 
@@ -157,9 +163,9 @@ def _fit(fit: Fit, plan: Plan) -> dict[str, Any]:
 
 
 def _load(plan: Plan) -> dict[str, Any] | None:
-    demand, met = plan.demand, plan.answer
-    if demand is None:
+    if plan.load is None:
         return None
+    demand, met = plan.load.demand, plan.load.answer
     return {
         "concurrency": demand.concurrency,
         "input_tokens": demand.input_tokens,
@@ -169,6 +175,8 @@ def _load(plan: Plan) -> dict[str, Any] | None:
         "n_sequences": None if met is None else met.n_sequences,
         "n_copies": None if met is None else met.n_copies,
         "n_machines": None if met is None else met.n_machines,
+        "is_met": plan.is_possible,
+        "advice": list(plan.load.advice) if plan.is_possible is not None else [],
     }
 
 
@@ -206,7 +214,8 @@ def _start(start: StartTime | None) -> dict[str, Any] | None:
         return None
     return {
         "load_s": round(start.load_s),
-        "compile_s": round(start.compile_s) or None,
+        "compiles": start.compile_s > 0,
+        "compile_s": round(start.compile_s) if start.compile_s >= 60 else None,
         "bytes_a_second": round(start.rate_bytes_s),
         "assumption": start.assumption,
         "model_loading_timeout_s": start.timeout_s,

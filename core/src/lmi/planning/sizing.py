@@ -14,7 +14,7 @@ UNKNOWN_CONTEXT_TOKENS = 2048
 """For a model that names no limit."""
 
 _WHOLE_LENGTHS = ("max_model_len", "n_positions", "max_tokens")
-_PART_LENGTHS = ("max_input_len", "max_output_len")
+PART_LENGTHS = ("max_input_len", "max_output_len")
 """Names of options that limit a sequence as a whole, or its prompt and its answer."""
 
 _QUANTIZED_TYPES = ("int8", "fp8")
@@ -96,8 +96,8 @@ def length_options(config: BackendConfig) -> tuple[str, ...]:
     """Names of a backend's options that limit a sequence: one for all of it, or one for its prompt and one for its
     answer, which count together."""
     known = type(config).model_fields
-    if all(name in known for name in _PART_LENGTHS):
-        return _PART_LENGTHS
+    if all(name in known for name in PART_LENGTHS):
+        return PART_LENGTHS
     return tuple(name for name in _WHOLE_LENGTHS if name in known)[:1]
 
 
@@ -119,8 +119,8 @@ def _number_types(said: Any, artifacts: ModelArtifacts, info: BackendInfo, targe
 
 def _wanted_tokens(said: Any) -> int:
     """The longest sequence that the options ask for, prompt and answer; 0 where they do not say."""
-    if all(map(said, _PART_LENGTHS)):
-        return sum(int(said(name)) for name in _PART_LENGTHS)
+    if all(map(said, PART_LENGTHS)):
+        return sum(int(said(name)) for name in PART_LENGTHS)
     return int(said(*_WHOLE_LENGTHS) or 0)
 
 

@@ -8,7 +8,7 @@ import msgspec
 from lmi.api import BackendInfo, ModelArtifacts, Problem, Severity
 from lmi.planning.instances import Instance
 from lmi.planning.ranking import compiles_at_start
-from lmi.planning.units import shown_bytes, shown_seconds
+from lmi.planning.units import shown_bytes, shown_compiling, shown_seconds
 
 PLATFORM_S = 480
 PLATFORM_MOST_S = 3600
@@ -93,7 +93,7 @@ def start_problems(time: StartTime, info: BackendInfo) -> list[Problem]:
         problems.append(
             Problem(
                 code="start.compiles",
-                message=f"{info.name} compiles this model at every start, for {shown_seconds(time.compile_s)} at least",
+                message=f"{info.name} compiles this model at every start, for {shown_compiling(time.compile_s)}",
                 hint="Compile it once, ahead of time, and serve what comes out",
                 severity=Severity.WARNING,
             )

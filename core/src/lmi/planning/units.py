@@ -18,6 +18,12 @@ def shown_bytes(n_bytes: float) -> str:
     return f"{n_bytes:.0f} bytes"
 
 
+def shown_compiling(seconds: float) -> str:
+    """The least time that compiling takes: ``12 min at least``; ``minutes`` where that would be less than one, since
+    compilers have a time of their own however small a model is."""
+    return "minutes" if seconds < 60 else f"{shown_seconds(seconds)} at least"
+
+
 def shown_seconds(seconds: float) -> str:
     """``45 s``, ``12 min``, ``1.5 h``."""
     if seconds < 120:

@@ -38,12 +38,18 @@ class ServedWeights(msgspec.Struct, frozen=True, kw_only=True):
         stored_bytes: in the files.
         dtype: that numbers which are not quantized are served in: ``bf16``.
         quantization: how the matrices are compressed; empty where they are not.
+        table_bytes: of the embedding, and of the output head where it is not the same.
+        n_tables: how many of these two there are.
+        copied_bytes: of the output head that shares the embedding's memory on disk and gets its own where it is served.
     """
 
     n_bytes: int
     stored_bytes: int
     dtype: str
     quantization: str = ""
+    table_bytes: int = 0
+    n_tables: int = 0
+    copied_bytes: int = 0
 
 
 def stored_dtype(artifacts: ModelArtifacts) -> str:
@@ -77,14 +83,16 @@ def served_weights(artifacts: ModelArtifacts, *, dtype: str, quantize: str = "")
         return ServedWeights(n_bytes=stored, stored_bytes=stored, dtype=dtype, quantization=own)
     size = DTYPE_BYTES.get(dtype, 2.0)
     n_bytes = _cast(artifacts, stored, size)
-    if own:
-        return ServedWeights(n_bytes=round(n_bytes), stored_bytes=stored, dtype=dtype, quantization=own)
-    bits = QUANTIZED_BITS.get(quantize)
-    if bits is None:
-        return ServedWeights(n_bytes=round(n_bytes), stored_bytes=stored, dtype=dtype)
-    n_linear = artifacts.weights.n_linear_parameters or _n_linear(artifacts, stored)
-    n_bytes += n_linear * (bits / 8 - size)
-    return ServedWeights(n_bytes=round(n_bytes), stored_bytes=stored, dtype=dtype, quantization=quantize)
+    bits = None if own else QUANTIZED_BITS.get(quantize)
+    if bits is not None:
+        n_linear = artifacts.weights.n_linear_parameters or _n_linear(artifacts, stored)
+        n_bytes += n_linear * (bits / 8 - size)
+    shape = shape_of(artifacts)
+    return ServedWeights(
+        n_bytes=round(n_bytes), stored_bytes=stored, dtype=dtype,
+        quantization=own or ("" if bits is None else quantize),
+        table_bytes=round(shape.vocab * shape.hidden * size), n_tables=_n_tables(artifacts),
+    )  # fmt: skip
 
 
 def stored_bytes(artifacts: ModelArtifacts) -> int:
@@ -107,5 +115,12 @@ def _n_linear(artifacts: ModelArtifacts, stored: int) -> float:
     """Numbers in the matrices of the layers, where headers do not tell: all but embedding and head."""
     n_all = artifacts.weights.n_parameters or stored / DTYPE_BYTES[stored_dtype(artifacts)]
     shape = shape_of(artifacts)
-    n_tables = 1 if artifacts.config.get("tie_word_embeddings") else 2
-    return max(0.0, n_all - n_tables * shape.vocab * shape.hidden)
+    return max(0.0, n_all - _n_tables(artifacts) * shape.vocab * shape.hidden)
+
+
+def _n_tables(artifacts: ModelArtifacts) -> int:
+    """Embedding and output head, or one for both: as the headers tell, else as config.json says."""
+    shape, found = shape_of(artifacts), artifacts.weights
+    if found.n_linear_parameters and shape.vocab * shape.hidden:
+        return 1 if found.n_parameters - found.n_linear_parameters < 1.5 * shape.vocab * shape.hidden else 2
+    return 1 if artifacts.config.get("tie_word_embeddings") else 2

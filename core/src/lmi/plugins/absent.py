@@ -114,11 +114,11 @@ def not_under(setting: Setting, entry: Setting, infos: Sequence[BackendInfo]) ->
     return PluginError("plugin.conflict", message, f"Did you mean '{near}'?" if near else "Set one of these")
 
 
-def broken(records: Sequence[PluginRecord]) -> str:
+def broken(records: Sequence[PluginRecord], *, start: str = ". ") -> str:
     """A sentence on backends that are there and cannot be used; one of them may be the wanted one."""
     found = [record for record in records if record.kind is Kind.BACKEND and record.state is State.BROKEN]
     listed = "; ".join(f"{record.name} ({record.package}): {record.reason}" for record in found)
-    return f". Broken: {listed}" if listed else ""
+    return f"{start}Broken: {listed}" if listed else ""
 
 
 def none_installed(records: Sequence[PluginRecord]) -> PluginError:

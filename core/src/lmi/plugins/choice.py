@@ -26,6 +26,8 @@ from lmi.plugins.selectors import ENGINE, ENTRY_POINT, ROLLING_BATCH, SELECTORS,
 
 __all__ = ["Choice", "choose", "misfits", "no_model", "not_loadable", "wanted"]
 
+_LINE = "\n  "
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -63,10 +65,10 @@ def choose(
     around = _around(settings, artifacts, target, features, has)
     fitting = [info for info in candidates if not around.misfits(info)]
     if not fitting:
-        reasons = "; ".join(f"{info.name}: {', '.join(around.misfits(info))}" for info in candidates)
+        reasons = "".join(f"{_LINE}{info.name}: {', '.join(around.misfits(info))}" for info in candidates)
         raise PluginError(
             "plugin.none-fits",
-            f"no installed backend serves this model on this machine. {reasons}{broken(records)}",
+            f"no installed backend serves this model on this machine:{reasons}{broken(records, start=_LINE)}",
             "Install a backend that does, or name one with option.rolling_batch",
         )
     return _automatic(fitting, settings, artifacts, around)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -11,6 +11,7 @@ from importlib import metadata
 from lmi.api import ArtifactFormat, BackendInfo, EngineLoadError, ModelArtifacts, Target
 
 _CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_MAX_NAMED = 3
 
 
 @cache
@@ -40,9 +41,15 @@ def misfits(
         loads = ", ".join(info.artifact_formats) or "no files"
         reasons.append(f"loads {loads}, not {artifacts.format.value}")
     if architectures and artifacts.architectures and not any(_serves(info, name) for name in _class_names(artifacts)):
-        serves = ", ".join(info.architectures) or "causal language models"
+        serves = _first(info.architectures) or "causal language models"
         reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}")
     return reasons
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are: some backends serve a hundred architectures."""
+    n_more = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
 def elsewhere(info: BackendInfo, target: Target) -> str:

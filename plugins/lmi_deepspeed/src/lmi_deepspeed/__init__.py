@@ -53,6 +53,7 @@ def lmi_describe_backend() -> BackendInfo:
         memory=MEMORY,
         instances=FAMILIES,
         image="deepspeed",
+        stopped_by=("weights.index-missing", "weights.odd-name"),  # from_pretrained goes by names
         install="install the torch build for your device, then pip install 'lmi-deepspeed[engine]'",
         priority=-20,  # taken when it is asked for; other backends of the same devices need no mpirun
     )

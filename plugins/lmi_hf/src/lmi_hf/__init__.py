@@ -42,6 +42,7 @@ def lmi_describe_backend() -> BackendInfo:
         memory=HF_MEMORY,
         instances=FAMILIES,
         image="deepspeed",
+        stopped_by=("weights.index-missing", "weights.odd-name"),  # from_pretrained goes by names
         install="install the torch build for your device, then pip install 'lmi-hf[engine]'",
     )
 

@@ -53,6 +53,7 @@ def lmi_describe_backend() -> BackendInfo:
         memory=MEMORY,
         instances=FAMILIES,
         image="neuronx",
+        stopped_by=("weights.index-missing", "weights.odd-name"),  # from_pretrained goes by names
         install=(
             "install transformers-neuronx and torch-neuronx from the package index of the AWS Neuron SDK (the public "
             "registry has empty packages of these names), then pip install lmi-neuronx"

@@ -13,12 +13,12 @@ _AMPERE = 8.0
 
 
 def served_dtype(stored: str, target: Target) -> str:
-    """What ``option.dtype=auto`` means: the checkpoint's type, 16 bits for one in fp32."""
+    """What ``option.dtype=auto`` means: the checkpoint's type, 16 bits for one in fp32; no bf16 before Ampere."""
     is_cuda = target.accelerator is Accelerator.CUDA and bool(target.compute_capability)
     is_old = is_cuda and float(target.compute_capability) < _AMPERE
     if stored == "fp32":
         return "fp16" if is_old else "bf16"
-    return stored
+    return "fp16" if stored == "bf16" and is_old else stored
 
 
 MEMORY = MemoryOverhead(

@@ -84,7 +84,7 @@ def entries_of(archive: Path, max_bytes: int, told: Callable[[float], None]) -> 
         yield from _tar_entries(archive, file, _Forward(stream, max_bytes), told, is_compressed=is_compressed)
 
 
-def corrupt(archive: Path, error: object) -> ArtifactError:
+def corrupt(archive: Path | str, error: object) -> ArtifactError:
     """The error of an archive that cannot be read to its end."""
     reason = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
     message = " ".join(f"{archive} cannot be unpacked: {reason}".split())
@@ -134,13 +134,14 @@ def _unpacked(archive: Path, file: IO[bytes], start: bytes) -> tuple[bool, Any]:
 def _tar_entries(
     archive: Path, file: IO[bytes], stream: _Forward, told: Callable[[float], None], *, is_compressed: bool
 ) -> Iterator[Entry]:
-    n_archive_bytes = max(archive.stat().st_size, 1)
+    n_archive_bytes, n_entries = max(archive.stat().st_size, 1), 0
     try:
         # A stream with these three methods is all it takes to read without going back.
         tar = tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 - nothing to close
         while (member := tar.next()) is not None:
             if member.size < 0:
                 raise tarfile.ReadError(f"an entry of {member.size} bytes")
+            n_entries += 1
             yield _of_member(archive, tar, member)
             told(file.tell() / n_archive_bytes)
             tar.members = []  # which would grow with the archive
@@ -148,7 +149,15 @@ def _tar_entries(
     except (ArtifactError, TooMuchError, GeneratorExit):
         raise
     except Exception as error:  # whatever the reader stumbles over in bytes that anyone may have written
+        if not n_entries and not is_compressed:
+            raise corrupt(archive, f"it is no {_kind_named(archive)} archive, whatever its name says") from error
         raise corrupt(archive, error) from error
+
+
+def _kind_named(archive: Path) -> str:
+    """What the name of an archive says that it is."""
+    kinds = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstandard", ".zip": "zip"}
+    return kinds.get(archive.suffix.lower(), "tar")
 
 
 def _check_end(stream: _Forward, *, is_compressed: bool) -> None:

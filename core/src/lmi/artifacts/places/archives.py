@@ -114,7 +114,7 @@ class ZipFiles(ModelFiles):
         except OSError:
             raise
         except Exception as error:  # bytes that anyone may have written
-            raise corrupt(Path(place), error) from error
+            raise corrupt(place, error) from error
         infos = {info.orig_filename: info for info in self._content.infolist() if not info.filename.endswith("/")}
         for name, info in infos.items():
             escape = escape_in(name)

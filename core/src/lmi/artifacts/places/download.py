@@ -55,8 +55,15 @@ def download(
     if found is None:
         with cache.locked():
             found = cache.finished(versions) or _fetch(files, versions, cache, progress, patience_s)
+    else:
+        _LOG.info("%s is unchanged; it is taken from the cache at %s", _shown_place(files.place, versions), found)
     progress(STAGE, 1.0)
     return found
+
+
+def _shown_place(place: str, versions: Mapping[str, ObjectVersion]) -> str:
+    """What is fetched, for the log: the place, or the one file of it."""
+    return f"{place}/{next(iter(versions))}" if len(versions) == 1 else place
 
 
 def _fetch(
@@ -112,7 +119,7 @@ class _Report:
     def __init__(
         self, transfer: Transfer, place: str, versions: Mapping[str, ObjectVersion], cache: PlaceCache
     ) -> None:
-        self._transfer, self._place = transfer, place
+        self._transfer, self._place = transfer, _shown_place(place, versions)
         self._n_total = sum(each.n_bytes for each in versions.values())
         self._is_quiet = sys.stderr.isatty()
         self._n_started = self._n_told = transfer.n_bytes_done
@@ -122,7 +129,7 @@ class _Report:
         self._pause_s = _LOG_S
         left = size_text(self._n_total - self._n_kept - self._n_started)
         of = f" of {size_text(self._n_total)}" if self._n_kept or self._n_started else ""
-        _LOG.info("fetching %s%s (%s) from %s to %s", left, of, counted(len(versions), "file"), place, cache.root)
+        _LOG.info("fetching %s%s (%s) from %s to %s", left, of, counted(len(versions), "file"), self._place, cache.root)
 
     def tell(self) -> float:
         """The fraction that is here."""

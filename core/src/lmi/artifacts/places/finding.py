@@ -73,7 +73,7 @@ def place_of(
     if local is not None:
         folder = local if local.is_dir() else extracted(local, environ, progress)
         return LocalFiles(model_root(folder))
-    refusal = refused_location(model_id)
+    refusal = refused_location(model_id, beside)
     if refusal is not None:
         raise refusal
     try:
@@ -82,6 +82,23 @@ def place_of(
         return _wrapped(_listed(model_id, revision, environ))
     except OSError as error:
         raise _told(error, model_id) from error
+
+
+def content_of(files: ModelFiles, name: str) -> bytes | None:
+    """A small file of a place; None where there is none of that name.
+
+    Args:
+        files: of ``place_of``.
+        name: of the file.
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    if name not in files.sizes:
+        return None
+    try:
+        return files.read(name)
+    except OSError as error:
+        raise _told(error, files.at(name)) from error
 
 
 def fetched(
@@ -143,7 +160,12 @@ def _archive(url: str, environ: Mapping[str, str], progress: Progress | None, *,
     place, name = _holder(url)
 
     def fetch(told: Progress | None) -> Path:
-        return extracted(_downloaded(place, [name], environ, told) / name, environ, told)
+        path = _downloaded(place, [name], environ, told) / name
+        try:
+            return extracted(path, environ, told)
+        except ArtifactError as error:  # of a file that the user never heard of
+            message = error.message.replace(str(path), place.at(name))
+            raise ArtifactError(error.code, message, error.problems, error.hint) from error
 
     if may_fetch:
         return LocalFiles(model_root(fetch(progress)))

@@ -100,7 +100,7 @@ class HubFiles(ModelFiles):
             )
         except Exception as error:
             # What the client raises differs with its version and its HTTP library; none of it may be lost.
-            raise explained(model_id, revision, error) from error
+            raise explained(model_id, revision, error, self.endpoint) from error
         self.commit = str(info.sha)
         listed = sorted((each.rfilename, each.size or 0) for each in info.siblings or [])
         self.sizes = {name: size for name, size in listed if not _is_hidden(name)}
@@ -181,10 +181,12 @@ class HubFiles(ModelFiles):
         except HubReadError:
             raise
         except Exception as error:
-            raise HubReadError(explained(self.model_id, self.revision, error), is_passing=True) from error
+            told = explained(self.model_id, self.revision, error, self.endpoint)
+            raise HubReadError(told, is_passing=True) from error
         if len(content) < end - start:
             short = ConnectionError(f"{name} ended after {len(content)} of {end - start} bytes")
-            raise HubReadError(explained(self.model_id, self.revision, short), is_passing=True) from short
+            told = explained(self.model_id, self.revision, short, self.endpoint)
+            raise HubReadError(told, is_passing=True) from short
         return content
 
 

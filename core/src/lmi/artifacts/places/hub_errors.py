@@ -39,8 +39,15 @@ def is_final(error: BaseException) -> bool:
     return status is not None and 400 <= status < 500 and status not in _PASSING
 
 
-def explained(model_id: str, revision: str | None, error: Exception) -> ArtifactError:
-    """The error to tell for what the hub's client raised."""
+def explained(model_id: str, revision: str | None, error: Exception, endpoint: str = "") -> ArtifactError:
+    """The error to tell for what the hub's client raised.
+
+    Args:
+        model_id: ORG/NAME.
+        revision: as it was asked for.
+        error: what was raised.
+        endpoint: the address that was asked.
+    """
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -58,8 +65,8 @@ def explained(model_id: str, revision: str | None, error: Exception) -> Artifact
     where = _named(f"'{model_id}'", revision)
     return failed(
         "model.unreachable",
-        f"{where} is no folder here and could not be fetched: {type(error).__name__}: {error}",
-        "Check the network, the disk and HF_HUB_OFFLINE, or name a folder",
+        f"{where} is no folder here and could not be fetched{_from(endpoint)}: {type(error).__name__}: {error}",
+        "Check the network, the disk, HF_ENDPOINT and HF_HUB_OFFLINE, or name a folder",
     )
 
 
@@ -107,6 +114,12 @@ def _absent(model_id: str) -> ArtifactError:
 
 def _named(what: str, revision: str | None) -> str:
     return f"{what} at revision '{revision}'" if revision else what
+
+
+def _from(endpoint: str) -> str:
+    """Where it was asked for, without the login that the address may hold."""
+    scheme, sign, rest = endpoint.rpartition("://")
+    return f" from {scheme}{sign}{rest.rpartition('@')[2]}" if endpoint else ""
 
 
 def _status_of(error: BaseException) -> int | None:

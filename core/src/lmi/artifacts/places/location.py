@@ -13,7 +13,7 @@ from lmi.api import ArtifactError
 from lmi.artifacts.places.archives import is_archive
 from lmi.artifacts.places.objects import is_object_url
 from lmi.config.coerce import likely_mistake
-from lmi.config.names import shown
+from lmi.config.names import nearest, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -21,6 +21,16 @@ _FILE_URL = re.compile(r"file:(//)?", re.IGNORECASE)
 _WEB_URL = re.compile(r"https?://", re.IGNORECASE)
 _HUB_URL = re.compile(
     r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)/*(?:tree/([^/]+)/*)?", re.IGNORECASE
+)
+
+_CUT_URL = re.compile(r"(s3|gs|az|abfss?):/*([^/].*)", re.IGNORECASE | re.DOTALL)
+_ARN = re.compile(r"arn:aws[\w-]*:s3:::([^/]+.*)", re.DOTALL)
+_BUCKETLESS = re.compile(r"(s3|gs|az|abfss?):/*", re.IGNORECASE)
+_HUB_PAGE = re.compile(r"([A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)/(?:tree|blob|resolve)/([^/]+)/?.*")
+_S3_HOST = r"s3(?:[.-](?:dualstack\.)?[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?"
+_S3_PAGES = (
+    re.compile(rf"https?://([a-z0-9.-]+?)\.{_S3_HOST}(?:/(.*))?", re.IGNORECASE),
+    re.compile(rf"https?://{_S3_HOST}/([^/]+)(?:/(.*))?", re.IGNORECASE),
 )
 
 _COMPILED = "config.pbtxt"
@@ -82,10 +92,18 @@ def local_path(model_id: str, beside: Path | None = None) -> Path | None:
     return next((path for path in candidates if is_folder(path) or (is_archive(path.name) and exists(path))), None)
 
 
-def refused_location(model_id: str) -> ArtifactError | None:
-    """Why no model can be had from a place that is not on this machine; None where it can be asked for one."""
+def refused_location(model_id: str, beside: Path | None = None) -> ArtifactError | None:
+    """Why no model can be had from a place that is not on this machine; None where it can be asked for one.
+
+    Args:
+        model_id: what is no folder and no archive here.
+        beside: the folder in which relative paths were looked for too.
+    """
     if is_object_url(model_id):
         return None
+    misspelt = _misspelt(model_id)
+    if misspelt is not None:
+        return misspelt
     scheme = _URL.match(model_id)
     try:
         path = urlsplit(model_id).path
@@ -94,7 +112,7 @@ def refused_location(model_id: str) -> ArtifactError | None:
     if _FILE_URL.match(model_id):
         return _refused_file_url(model_id)
     if scheme is None:
-        return _no_folder(model_id)
+        return _no_folder(model_id, beside)
     return None if is_web_url(model_id) and is_archive(path) else _no_place(model_id, scheme[1].lower())
 
 
@@ -142,8 +160,12 @@ def _refused_file_url(url: str) -> ArtifactError | None:
 def _no_place(url: str, scheme: str) -> ArtifactError:
     """The refusal of a URL, with what comes next to it."""
     url = url.partition("?")[0]  # what follows may be a signature
-    if is_object_url(url.rstrip("/") + "/"):
-        return _failed("model.not-found", f"{url} names no bucket", "Write s3://BUCKET/PREFIX")
+    bucket = next((match for match in (page.fullmatch(url) for page in _S3_PAGES) if match), None)
+    if bucket is not None:
+        meant = f"s3://{bucket[1]}/{bucket[2] or ''}"
+        return _failed(
+            "model.unsupported-location", f"{url} is the address of an object or a page", f"Did you mean {meant}?"
+        )
     hub = _HUB_URL.fullmatch(url)
     if hub is not None:
         revision = f" with option.revision={hub[2]}" if hub[2] else ""
@@ -161,16 +183,50 @@ def _no_place(url: str, scheme: str) -> ArtifactError:
     )
 
 
-def _no_folder(text: str) -> ArtifactError | None:
-    path = Path(text)
-    if is_archive(text):
-        return _failed("model.not-found", f"there is no archive '{text}'", likely_mistake(text) or "Check the path")
-    if exists(path):
-        return _failed("model.not-a-folder", f"'{text}' is not a folder", f"Name the folder it is in, {path.parent}")
-    if not _HUB_ID.fullmatch(text):
-        hint = likely_mistake(text) or "Check the path"
-        return _failed("model.not-found", f"there is no folder '{text}'", hint)
+def _misspelt(text: str) -> ArtifactError | None:
+    """The refusal of what was meant to be an URL of a store, or is one part of a hub's page; None of others."""
+    bare = _BUCKETLESS.fullmatch(text)
+    if bare:
+        return _failed("model.not-found", f"{text} names no bucket", f"Write {bare[1].lower()}://BUCKET/PREFIX")
+    cut, arn, page = _CUT_URL.fullmatch(text), _ARN.fullmatch(text), _HUB_PAGE.fullmatch(text)
+    if cut or arn:
+        meant = f"{cut[1].lower()}://{cut[2]}" if cut else f"s3://{arn[1] if arn else ''}"
+        return _failed("model.unsupported-location", f"'{text}' is no URL of a store", f"Did you mean {meant}?")
+    if page and not exists(Path(text)):
+        hint = f"Write {page[1]} with option.revision={page[2]}"
+        return _failed("model.unsupported-location", f"'{text}' is part of a page's address", hint)
     return None
+
+
+def _no_folder(text: str, beside: Path | None = None) -> ArtifactError | None:
+    path, mistake = Path(text), likely_mistake(text)
+    is_one_file = is_archive(text)
+    if not is_one_file and exists(path):
+        return _failed("model.not-a-folder", f"'{text}' is not a folder", f"Name the folder it is in, {path.parent}")
+    if not is_one_file and _HUB_ID.fullmatch(text):
+        return None
+    message = f"there is no {'archive' if is_one_file else 'folder'} '{text}'"
+    if mistake:
+        return _failed("model.not-found", message, mistake)
+    return _failed("model.not-found", message + _looked_in(path, beside), _near(path) or "Check the path")
+
+
+def _looked_in(path: Path, beside: Path | None) -> str:
+    """Where a relative path was looked for; "" of an absolute one."""
+    if path.is_absolute() or str(path).startswith("~"):
+        return ""
+    places = dict.fromkeys(str(each) for each in (Path.cwd(), beside) if each is not None)
+    return f" in {' or '.join(places)}"
+
+
+def _near(path: Path) -> str:
+    """What the folder that a path is in has under nearly that name, as a question; "" where it has nothing."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if is_folder(each) or is_archive(each.name)]
+    except (OSError, ValueError):  # there is none, it is closed to us, or the text can be no path
+        return ""
+    near = nearest(path.name, names)
+    return f"Did you mean {path.parent / near}?" if near else ""
 
 
 def _failed(code: str, message: str, hint: str) -> ArtifactError:

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lmi.api import ArtifactError
+from lmi.config.names import shown
 
 _S3_ENDPOINT = "https://s3.amazonaws.com"
 _OWN_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _SENT = (*_OWN_KEYS, "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")
 _CAN_BE_SENT = re.compile(r"[!-~]*")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 _OF_CONTAINER = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -96,6 +100,36 @@ def check_variables(url: str, environ: Mapping[str, str]) -> None:
             message = f"{name} holds a line break, a space or another character that it cannot have"
             hint = f"Set {name} without it; a value read from a file often ends with a line break"
             raise ArtifactError("model.access-denied", f"{message}, so {url} cannot be read", [], hint)
+
+
+def endpoint_of(environ: Mapping[str, str]) -> str:
+    """The address of the store in place of AWS's own; "" where none is set. A variable without a value sets none.
+
+    Args:
+        environ: AWS's variables.
+    Raises:
+        ArtifactError: it is no URL; obstore breaks down over such.
+    """
+    name = next((each for each in _ENDPOINTS if environ.get(each, "").strip()), "")
+    endpoint = environ.get(name, "").strip()
+    if not endpoint or _is_endpoint(endpoint):
+        return endpoint
+    better = f"http://{endpoint}"
+    hint = f"Write {shown('', better)}" if _is_endpoint(better) else f"Set {name} to http(s)://HOST:PORT, or unset it"
+    shown_value = shown("", endpoint) if endpoint.isprintable() else repr(shown("", endpoint))
+    raise ArtifactError("model.unreachable", f"{name}={shown_value} is no URL", [], hint)
+
+
+def _is_endpoint(text: str) -> bool:
+    if not _CAN_BE_SENT.fullmatch(text):
+        return False
+    try:
+        parts = urlsplit(text)
+        host = parts.netloc.rpartition("@")[2]
+        host = host if parts.port is None else host.rpartition(":")[0]
+    except ValueError:  # a port that is no number, or too large
+        return False
+    return parts.scheme in ("http", "https") and _HOST.fullmatch(host) is not None
 
 
 def profile_files(environ: Mapping[str, str]) -> list[Path]:

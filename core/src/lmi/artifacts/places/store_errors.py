@@ -28,6 +28,10 @@ _REFUSED = {
 }  # fmt: skip
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "redirect without LOCATION", "TemporaryRedirect")
 _NETWORK = "Check the URL, the region (AWS_REGION) and the network"
+_NETWORK_OF_OTHERS = "Check the URL and the network"
+_ACCOUNT = "Set AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY or another of AZURE_STORAGE_..."
+_NO_ACCOUNT = "Account must be specified"
+_ASKED = re.compile(r"https?://[^/\s?\"]+")
 _BUSY = "Try again later: the store has too much to do, or a fault of its own"
 
 
@@ -92,7 +96,9 @@ def explained(error: BaseException, url: str, environ: Mapping[str, str]) -> Art
     text, status = str(error), status_of(error)
     match = _CODE.search(text)
     code = match[1] if match else ""
-    if any(word in text for word in _NO_CREDENTIALS):
+    if _NO_ACCOUNT in text:
+        told = _failed("model.access-denied", f"nothing says whose account {url} is in", _ACCOUNT)
+    elif any(word in text for word in _NO_CREDENTIALS):
         told = _nobody(url, environ)
     elif isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403) or code in _REFUSED:
         told = _refused(url, code, status, text, environ)
@@ -110,8 +116,9 @@ def explained(error: BaseException, url: str, environ: Mapping[str, str]) -> Art
         hint = "Set AWS_REGION to the region of the bucket"
         told = _failed("model.unreachable", f"{url} cannot be read: its bucket is in another region", hint)
     else:
-        hint = _BUSY if status >= 500 or status == 429 else _NETWORK
-        told = _failed("model.unreachable", f"{url} cannot be read: {_reason(error, environ)}", hint)
+        network = _NETWORK if url.startswith("s3:") else _NETWORK_OF_OTHERS
+        hint = _BUSY if status >= 500 or status == 429 else network
+        told = _failed("model.unreachable", f"{url} cannot be read: {_reason(error)}", hint)
     return told
 
 
@@ -162,15 +169,15 @@ def _refused(url: str, code: str, status: int, text: str, environ: Mapping[str, 
     return _failed("model.access-denied", f"{url} may not be read: the store answers {answer}{reason}", hint)
 
 
-def _reason(error: BaseException, environ: Mapping[str, str]) -> str:
+def _reason(error: BaseException) -> str:
     """What went wrong, out of what obstore writes: an answer, or the innermost cause there is."""
     text, status = str(error), status_of(error)
     if status:
         code, said = _CODE.search(text), _MESSAGE.search(text)
         answer = " ".join(part for part in (str(status), code[1] if code else "") if part)
         return f"the store answers {answer}" + (f" ({said[1].strip()})" if said else "")
-    where = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-    at = f" at {shown('', where)}" if where else ""
+    asked = _ASKED.search(text)
+    at = f" at {shown('', asked[0].rpartition('@')[2])}" if asked else ""
     causes = _CAUSE.findall(text)
     if causes:
         return f"{causes[-1]}{at}"

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lmi.api import ArtifactError
-from lmi.artifacts.places.store_credentials import check_variables, credentials, region_of
+from lmi.artifacts.places.store_credentials import check_variables, credentials, endpoint_of, region_of
 from lmi.artifacts.places.store_errors import explained, is_other_region, is_panic
 
 _URL = re.compile(r"(s3|gs|az|abfs|abfss)://([^/]+)(?:/(.*))?", re.IGNORECASE | re.DOTALL)
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+_DEFAULT_REGION = "us-east-1"
 _N_RETRIES = 4
 _LONGEST_S = 24 * 3600.0
 """A request that brings bytes may take that long; one that brings none is cut by the limit on silence."""
@@ -101,7 +102,7 @@ class Store:
         if self._is_corrected or not self._location.is_s3 or not is_other_region(error):
             return False
         self._is_corrected = True
-        self._region = region_of(self._location.bucket, _endpoint(os.environ))
+        self._region = region_of(self._location.bucket, endpoint_of(os.environ))
         self._opened.clear()
         return bool(self._region)
 
@@ -122,7 +123,7 @@ class Store:
         if not self._location.is_s3:
             return from_url(self._location.root, client_options=client, retry_config=retry)
         check_variables(self._location.root, os.environ)
-        endpoint = _endpoint(os.environ)
+        endpoint = endpoint_of(os.environ)
         client["allow_http"] = endpoint.startswith("http://")
         bundle = os.environ.get("AWS_CA_BUNDLE")
         if bundle:
@@ -133,6 +134,9 @@ class Store:
         self._region = self._region or region_of(self._location.bucket, endpoint)
         if self._region:
             config["region"] = self._region
+        if not endpoint and "AWS_ENDPOINT_URL" in os.environ:
+            # obstore reads the variable too, and breaks down over one that is empty.
+            config["endpoint"] = f"https://s3.{self._region or _DEFAULT_REGION}.amazonaws.com"
         return from_url(
             self._location.root,
             config=config,
@@ -184,10 +188,6 @@ def head(store: Store, location: Location) -> Any:
     import obstore
 
     return asked(store, location.url, lambda: obstore.head(store.opened(), location.key))
-
-
-def _endpoint(environ: Mapping[str, str]) -> str:
-    return environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
 
 
 def _region(environ: Mapping[str, str]) -> str:

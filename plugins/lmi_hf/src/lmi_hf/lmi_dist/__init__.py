@@ -57,6 +57,7 @@ def lmi_describe_backend() -> BackendInfo:
         memory=DIST_MEMORY,
         instances=DIST_FAMILIES,
         image="deepspeed",
+        stopped_by=("weights.index-missing", "weights.odd-name"),  # from_pretrained goes by names
         install="install the torch build for your device, then pip install 'lmi-hf[engine]'",
         priority=-10,  # taken when it is asked for, or among the backends that engine=MPI leaves
     )
