@@ -286,8 +286,8 @@ def _find_artifacts(found: Resolution) -> None:
         ConfigError: nobody has filled in where they are.
     """
     model_id = found.settings.text("option.model_id")
-    found.artifacts = ModelArtifacts()
     if not _takes_files(found.choice):
+        found.artifacts = ModelArtifacts()
         return
     if model_id is not None and is_placeholder(model_id):  # it is not looked for in a network
         _refuse_errors(found.settings.problems)
@@ -298,12 +298,10 @@ def _find_artifacts(found: Resolution) -> None:
             hint = "Name the backend (option.rolling_batch) to check the configuration alone, or unpack it first"
             raise ArtifactError(error.code, error.message, [], hint) from error
         found.problems += error.problems
-        found.artifacts = None
         return
-    if files is None:
-        return
-    visible = {name.partition("/")[0] for name in files.sizes}
-    if model_id is None and visible and BESIDE.union({FILE_NAME}).issuperset(visible):
+    visible = set() if files is None else {name.partition("/")[0] for name in files.sizes}
+    if files is None or (model_id is None and visible and BESIDE.union({FILE_NAME}).issuperset(visible)):
+        found.artifacts = ModelArtifacts()
         return
     found.problems += unread_elsewhere(found.entry, files)
     found.files, found.artifacts = files, detect(files)
