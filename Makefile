@@ -87,6 +87,6 @@ $(VENV)/.packages: $(PROJECTS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PACKAGES) gguf $(TORCH)
 	@touch $@
 
-$(VENV)/.tools: $(VENV)/.packages
+$(VENV)/.tools: $(VENV)/.packages Makefile
 	$(BIN)/python -m pip install --quiet $(TOOLS)
 	@touch $@
