@@ -34,6 +34,10 @@ def test_mistakes_in_the_configuration_and_in_the_files_come_together(run, tmp_p
     assert (found.exit_code, content["is_valid"]) == (1, False)
     assert [problem["code"] for problem in content["problems"]] == ["config.unknown-key", "tokenizer.missing"]
     assert set(content["problems"][0]) == {"code", "severity", "message", "hint", "path", "source"}
+    assert set(content) == {
+        "schema", "model", "backend", "reason", "format", "place", "machine", "memory", "is_valid", "problems",
+    }  # fmt: skip
+    assert content["schema"] == "lmi.check/1"
     assert content["problems"][0]["source"] == "serving.properties:2"
 
 

@@ -4,26 +4,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-_DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (_DOCS / "artifacts.md").read_text(encoding="utf-8")
-ERRORS = (_DOCS / "errors.md").read_text(encoding="utf-8")
+from tests.docs.pages import Page
 
-
-def section(title: str) -> str:
-    return PAGE.partition(f"# {title}\n")[2].partition("\n#")[0]
-
-
-def rows(title: str) -> list[list[str]]:
-    """The cells of a section's table, without its head."""
-    lines = [line for line in section(title).splitlines() if line.startswith("|")]
-    assert len(lines) > 2, f"no table under {title}"
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
-
-
-def code(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
+_PAGE = Page("artifacts.md")
+PAGE = _PAGE.text
+ERRORS = Page("errors.md").text
+section, rows = _PAGE.section, _PAGE.rows
 
 
 def console(title: str) -> list[tuple[str, list[str]]]:

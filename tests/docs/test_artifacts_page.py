@@ -24,7 +24,8 @@ from lmi.testing.checkpoints import write_tiny
 from tests.buckets import Bucket
 from tests.core.layouts import layout
 from tests.core.model_folders import write_model
-from tests.docs.artifacts_page import ERRORS, PAGE, code, console, rows, tree
+from tests.docs.artifacts_page import ERRORS, PAGE, console, rows, tree
+from tests.docs.pages import code
 from tests.hubs import Repository, started_hub
 from tests.limits import limit_s
 from tests.servers import serve

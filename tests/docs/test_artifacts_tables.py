@@ -17,7 +17,8 @@ from lmi.cli.check import check
 from lmi.plugins import Plugins
 from tests.core.layouts import LAYOUTS, layout, pickled, write
 from tests.core.model_folders import CONFIG, write_model
-from tests.docs.artifacts_page import code, rows, section, tree
+from tests.docs.artifacts_page import rows, section, tree
+from tests.docs.pages import code
 
 INFOS = Plugins.discover({}).backends
 

@@ -19,27 +19,15 @@ from lmi.effective import Effective, effective
 from lmi.imports import Fate, Translation, server_names, table_of, translate
 from lmi.plugins import Plugins
 from tests.core.model_folders import write_model
+from tests.docs.pages import Page, code
 from tests.limits import limit_s
 from tests.servers import ServerProcess, serve
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "migrate-from-lmi.md").read_text(encoding="utf-8")
+_PAGE = Page("migrate-from-lmi.md")
+PAGE = _PAGE.text
+section, rows = _PAGE.section, _PAGE.rows
 PLUGINS = Plugins.discover({})
-
-
-def section(title: str) -> str:
-    return PAGE.partition(f"# {title}\n")[2].partition("\n#")[0]
-
-
-def rows(title: str) -> list[list[str]]:
-    """The cells of a section's table, without its head."""
-    lines = [line for line in section(title).splitlines() if line.startswith("|")]
-    assert len(lines) > 2, f"no table under {title}"
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
-
-
-def code(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
 
 
 def files() -> Iterator[tuple[str, str]]:

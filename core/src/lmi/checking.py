@@ -168,3 +168,18 @@ def problems_of(error: LmiError) -> list[Problem]:
     if isinstance(error, ProblemsError) and error.problems:
         return list(error.problems)
     return [Problem(code=error.code, message=error.message, hint=error.hint)]
+
+
+def problems_as_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    """Problems in the form for programs, the same in every command."""
+    return [
+        {
+            "code": problem.code,
+            "severity": problem.severity.value,
+            "message": problem.message,
+            "hint": problem.hint,
+            "path": problem.path,
+            "source": problem.source,
+        }
+        for problem in problems
+    ]

@@ -12,7 +12,7 @@ import click
 
 from lmi.api import LmiError, Problem, Severity
 from lmi.api.errors import counted
-from lmi.checking import problems_of
+from lmi.checking import problems_as_json, problems_of
 from lmi.cli.arguments import Asked, of_models
 from lmi.cli.machine import AskedMachine, of_machine
 from lmi.devices.sharing import shared_devices
@@ -96,17 +96,7 @@ def _checked(found: Resolution, known: Sequence[Problem], plugins: Plugins) -> d
         "machine": found.target.instance or f"{found.target.accelerator.value}:{found.target.n_devices}",
         "memory": _memory(made, is_here=found.is_here),
         "is_valid": is_valid,
-        "problems": [
-            {
-                "code": problem.code,
-                "severity": problem.severity.value,
-                "message": problem.message,
-                "hint": problem.hint,
-                "path": problem.path,
-                "source": problem.source,
-            }
-            for problem in problems
-        ],
+        "problems": problems_as_json(problems),
     }
 
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lmi.api import BackendInfo, ModelArtifacts, Problem, Target
+from lmi.checking import problems_as_json
 from lmi.planning.estimates import Estimate
 from lmi.planning.fit import Fit
 from lmi.planning.load import Load
@@ -101,21 +101,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "start": _start(plan.start),
         "problems": problems_as_json(plan.problems),
     }
-
-
-def problems_as_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
-    """Problems in the form that ``lmi check`` gives them."""
-    return [
-        {
-            "code": problem.code,
-            "severity": problem.severity.value,
-            "message": problem.message,
-            "hint": problem.hint,
-            "path": problem.path,
-            "source": problem.source,
-        }
-        for problem in problems
-    ]
 
 
 def _weights(found: Estimate, artifacts: ModelArtifacts) -> dict[str, Any]:
