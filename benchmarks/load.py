@@ -13,9 +13,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -31,6 +30,7 @@ class Stream(asyncio.Protocol):
     Attributes:
         status: of the answer; 0 before it.
         line_times_s: when each line came (time.monotonic).
+        reads: after each read, how many bytes of the body there were, and when.
         body: what came so far, without the chunks' framing.
     """
 
@@ -42,6 +42,7 @@ class Stream(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.status = 0
         self.line_times_s: list[float] = []
+        self.reads: list[tuple[int, float]] = []
         self.body = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,6 +60,7 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
+        self.reads.append((len(self.body), time.monotonic()))
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
@@ -78,6 +80,17 @@ class Stream(asyncio.Protocol):
     @property
     def n_lines(self) -> int:
         return len(self.line_times_s)
+
+    def events(self, separator: bytes) -> list[tuple[bytes, float]]:
+        """What is between the separators, each with the moment in which its last byte came."""
+        events, reads, end = [], iter(self.reads), 0
+        n_read, read_s = next(reads)
+        for part in bytes(self.body).split(separator)[:-1]:
+            end += len(part) + len(separator)
+            while n_read < end:
+                n_read, read_s = next(reads)
+            events.append((part, read_s))
+        return events
 
     def lines(self) -> list[Any]:
         """All lines, parsed.
@@ -203,18 +216,28 @@ def _rate(streams: Sequence[Stream], first_s: float, last_s: float) -> float:
 
 def run(**task: Any) -> Result:
     """Run a task, the arguments of one of the two functions above, in a client process of its own."""
-    command = [sys.executable, str(Path(__file__))]
+    return Result(**in_client(__file__, task))
+
+
+def in_client(program: str, task: dict[str, Any]) -> dict[str, Any]:
+    """What a client program of this kind answers to a task."""
+    command = [sys.executable, program]
     done = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
-    return Result(**json.loads(done.stdout))
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:
     task = json.load(sys.stdin)
-    measure = measure_beside if "long_prompt" in task else measure_streams
+    answer(measure_beside(**task) if "long_prompt" in task else measure_streams(**task))
+
+
+def answer(measuring: Coroutine[Any, Any, Any]) -> None:
+    """Measure, and print the dataclass that comes of it with this client's share of a core."""
     used_s, started_s = _cpu_s(), time.monotonic()
-    result: Result = uvloop.run(measure(**task))
+    result = uvloop.run(measuring)
     result.client_cpu_share = (_cpu_s() - used_s) / (time.monotonic() - started_s)
     print(json.dumps(asdict(result)))
 

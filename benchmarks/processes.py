@@ -35,15 +35,23 @@ class Program:
         command: argv.
         environ: the whole environment; None inherits.
         cwd: working directory; None inherits.
+        is_told: whether ``tell`` is used; otherwise the program finds its stdin empty.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        is_told: bool = False,
     ) -> None:
         self.name = name
+        stdin = subprocess.PIPE if is_told else subprocess.DEVNULL
         self._log = tempfile.NamedTemporaryFile("w+", prefix=f"bench-{name}-", suffix=".log", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+            command, cwd=cwd, env=environ, stdin=stdin, stdout=self._log, stderr=subprocess.STDOUT
         )
         self.root = psutil.Process(self._process.pid)
 
@@ -75,6 +83,12 @@ class Program:
     def cpu_s(self) -> float:
         """User and system seconds of the whole tree so far, ended children included."""
         return sum(cpu_s(process) for process in self.tree())
+
+    def tell(self, line: str) -> None:
+        """Write a line to the program's stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        self._process.stdin.flush()
 
     def log(self) -> str:
         """What the program has written to stdout and stderr."""
@@ -119,12 +133,12 @@ class Lmi(Program):
     Args:
         arguments: of ``lmi serve``: a model, ``-o key=value``.
         load_limit_s: longest load.
+        environ: the whole environment; None inherits.
     """
 
-    def __init__(self, *arguments: str, load_limit_s: float = 300) -> None:
-        super().__init__(
-            "lmi", [sys.executable, "-m", "lmi", "serve", "--host", "127.0.0.1", "--port", "0", *arguments]
-        )
+    def __init__(self, *arguments: str, load_limit_s: float = 300, environ: Mapping[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "lmi", "serve", "--host", "127.0.0.1", "--port", "0", *arguments]
+        super().__init__("lmi", command, environ=environ)
         try:
             self.url = self.wait_for_line(r"is ready: (http://\S+)/invocations", load_limit_s)[1]
             self.worker = psutil.Process(self.health()["models"][0]["workers"][0]["pid"])
@@ -206,6 +220,13 @@ def free_ports(n: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def demo_model() -> str:
+    """The folder of the demo model, which is made where it is missing."""
+    script = Path(__file__).parents[1] / "examples" / "demo_model.py"
+    made = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True)
+    return made.stdout.strip().splitlines()[-1]
 
 
 def exit_on_signals() -> None:

@@ -6,10 +6,12 @@ With LMI_TEST_REQUIRE_ALL=1 a test that would be skipped fails instead. Every ru
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +33,18 @@ def demo_model() -> Path:
     if not given and not recipe.is_made(folder):
         pytest.skip("the demo model is not there; `make demo-model` makes it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """A Python that has vLLM and this repository's packages; a test that uses it is marked ``vllm``."""
+    given = os.environ.get("LMI_TEST_VLLM_PYTHON")
+    python = Path(given) if given else Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
+    if given and not python.is_file():
+        pytest.fail(f"LMI_TEST_VLLM_PYTHON={given} is no file")
+    if not given and not (python.parents[1] / ".packages").is_file():
+        pytest.skip("there is no vLLM in .venv-vllm; `make vllm` installs it")
+    return str(python)
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +80,15 @@ def sparse_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "demo_model" in getattr(item, "fixturenames", ()):
+        names = getattr(item, "fixturenames", ())
+        if "demo_model" in names:
             item.add_marker("model")
+        if "vllm_python" in names:
+            item.add_marker("vllm")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays; a test that collects garbage need not look at all of it
 
 
 @pytest.hookimpl(wrapper=True)
@@ -92,6 +113,35 @@ def _required(report: Any) -> Any:
 def _reason(report: Any) -> str:
     text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return text.removeprefix("Skipped: ")
+
+
+_N_DESELECTED: pytest.StashKey[int] = pytest.StashKey()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    stash = items[0].config.stash
+    stash[_N_DESELECTED] = stash.get(_N_DESELECTED, 0) + len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["n_deselected"] = session.config.stash.get(_N_DESELECTED, 0)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be absent
+def pytest_testnodedown(node: Any) -> None:
+    """Tell what a process of pytest-xdist left out; each leaves out the same."""
+    n_deselected = getattr(node, "workeroutput", {}).get("n_deselected", 0)
+    if n_deselected:
+        reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.stats["deselected"] = [SimpleNamespace() for _ in range(n_deselected)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.spreading import Spreading
+
+    return Spreading(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -6,7 +6,8 @@
 SIGNATURES.json holds ``{"version": ..., "items": {"vllm.engine.arg_utils.AsyncEngineArgs": {"fields": {NAME:
 {"annotation": ..., "default": ...}}}}}``, annotations and defaults as Python writes them. Types, choices and defaults
 come from there; units, bounds and descriptions are written by hand in arguments.json and are kept. New arguments get a
-plain description, those that are gone are dropped, and both are named.
+plain description, those that are gone are dropped, and both are named. Of the arguments that options.py declares under
+LMI's names the types are recorded beside them, so that a test can tell when vLLM changes one.
 """
 
 from __future__ import annotations
@@ -21,22 +22,25 @@ from typing import Any
 TARGET = Path(__file__).parent / "src" / "lmi_vllm" / "arguments.json"
 ITEM = "vllm.engine.arg_utils.AsyncEngineArgs"
 
+NOT_PASSED = frozenset({"model_weights", "revision", "_api_process_count", "_api_process_rank"})
+"""Arguments that are vLLM's own business, or say how to fetch a model that is here already."""
+
 OF_LMI = frozenset({
-    "model", "model_weights", "revision", "trust_remote_code", "_api_process_count", "_api_process_rank",
-    "cpu_offload_gb", "dtype", "enable_chunked_prefill", "enable_lora",
+    "model", "trust_remote_code", "cpu_offload_gb", "dtype", "enable_chunked_prefill", "enable_lora",
     "enable_prefix_caching", "enforce_eager", "fully_sharded_loras", "gpu_memory_utilization", "kv_cache_memory_bytes",
     "kv_transfer_config", "limit_mm_per_prompt", "load_format", "lora_dtype", "max_cpu_loras", "max_lora_rank",
     "max_loras", "max_model_len", "max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "quantization",
     "reasoning_parser", "seed", "speculative_config", "tensor_parallel_size", "tokenizer_mode",
 })  # fmt: skip
-"""Arguments that options.py declares, that the core has, or that are vLLM's own business."""
+"""Arguments that options.py declares, or that the core has."""
 
 _ENUMS: dict[str, dict[str, Any]] = {
     "ignore_patterns": {"type": "list"},
+    "max_logprobs": {"default": 100},
     "mamba_backend": {"type": "choice", "default": "triton", "choices": ["triton", "flashinfer", "cpu"]},
     "optimization_level": {"type": "int", "default": 2, "ge": 0, "le": 3},
 }
-"""Arguments whose values the signatures do not show."""
+"""What the signatures do not show of arguments, and the default that is LMI's: requests may ask for 100."""
 
 _PLAIN = {"bool": "switch", "int": "int", "float": "float", "str": "text"}
 
@@ -73,14 +77,26 @@ def entry_of(name: str, field: dict[str, Any], old: dict[str, Any]) -> dict[str,
     return {**entry, **plain, **by_hand, **_ENUMS.get(name, {})}
 
 
+def type_of(field: dict[str, Any]) -> dict[str, Any]:
+    """The type of an argument, and its choices, as far as arguments.json has words for it."""
+    kind, choices = kind_of(field["annotation"])
+    return {"type": kind, "choices": choices} if choices else {"type": kind}
+
+
+def rows_of(entries: dict[str, Any]) -> str:
+    return ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
+
+
 def main(path: str) -> None:
     signatures = json.loads(Path(path).read_text("utf-8"))
     old = json.loads(TARGET.read_text("utf-8"))["arguments"] if TARGET.is_file() else {}
     fields = signatures["items"][ITEM]["fields"]
-    new = {name: entry_of(name, field, old.get(name, {})) for name, field in fields.items() if name not in OF_LMI}
-    rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(new.items()))
+    kept_back = OF_LMI | NOT_PASSED
+    new = {name: entry_of(name, field, old.get(name, {})) for name, field in fields.items() if name not in kept_back}
+    own = {name: type_of(fields[name]) for name in sorted(OF_LMI & fields.keys())}
     version = json.dumps(signatures["version"])
-    TARGET.write_text(f'{{"version": {version},\n"arguments": {{\n{rows}\n}}}}\n', "utf-8")
+    text = f'{{"version": {version},\n"not_passed": {json.dumps(sorted(NOT_PASSED & fields.keys()))},\n'
+    TARGET.write_text(f'{text}"of_lmi": {{\n{rows_of(own)}\n}},\n"arguments": {{\n{rows_of(new)}\n}}}}\n', "utf-8")
     print(f"{len(new)} arguments; new: {sorted(new.keys() - old)}; gone: {sorted(old.keys() - new)}")
 
 

@@ -13,7 +13,7 @@ from lmi.plugins import Plugins
 
 FILE = Path(__file__).parents[2] / "core/src/lmi/plugins/known.json"
 FIELDS = (
-    "name", "accelerators", "needs_model", "artifact_formats", "architectures", "needs_compile",
+    "name", "accelerators", "needs_model", "artifact_formats", "architectures", "tasks", "needs_compile",
     "is_loadable", "instances", "image", "install", "priority",
 )  # fmt: skip
 """Of BackendInfo, what ranking a backend that is not installed takes."""

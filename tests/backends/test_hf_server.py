@@ -46,7 +46,9 @@ def tokens(server: ServerProcess, prompt: str, **parameters: Any) -> list[int]:
     return [line["token"]["id"] for line in server.stream(prompt, **parameters)]
 
 
-def alone(server: ServerProcess) -> list[list[int]]:
+@pytest.fixture(scope="module")
+def expected(server: ServerProcess) -> list[list[int]]:
+    """The tokens of each request when it is alone."""
     return [tokens(server, prompt, **parameters) for prompt, parameters in REQUESTS]
 
 
@@ -55,12 +57,15 @@ def together(server: ServerProcess, *others: Any) -> list[list[int]]:
     return in_threads([*calls, *others])[: len(calls)]
 
 
-def test_requests_that_run_together_give_the_tokens_they_give_alone(server: ServerProcess) -> None:
-    assert together(server) == alone(server)
+def test_requests_that_run_together_give_the_tokens_they_give_alone(
+    server: ServerProcess, expected: list[list[int]]
+) -> None:
+    assert together(server) == expected
 
 
-def test_a_killed_worker_under_running_streams_loses_none_and_changes_no_token(server: ServerProcess) -> None:
-    expected = alone(server)
+def test_a_killed_worker_under_running_streams_loses_none_and_changes_no_token(
+    server: ServerProcess, expected: list[list[int]]
+) -> None:
     [pid] = server.worker_pids()
 
     def kill() -> None:
@@ -79,8 +84,7 @@ def test_forty_clients_share_eight_slots_and_all_get_their_answer(server: Server
     assert answers[::13] == [tokens(server, prompt, max_new_tokens=12) for prompt in prompts[::13]]
 
 
-def test_requests_of_a_killed_copy_go_on_at_once_on_the_other(tiny_llama: Path, server: ServerProcess) -> None:
-    expected = alone(server)
+def test_requests_of_a_killed_copy_go_on_at_once_on_the_other(tiny_llama: Path, expected: list[list[int]]) -> None:
     options = ("rolling_batch=hf", "dtype=fp32", "max_rolling_batch_size=8", "minWorkers=2")
     with serve(str(tiny_llama), *(part for option in options for part in ("-o", option))) as copies:
         eventually(lambda: [worker["state"] for worker in copies.workers()] == ["ready", "ready"], 60)
@@ -96,9 +100,8 @@ def test_requests_of_a_killed_copy_go_on_at_once_on_the_other(tiny_llama: Path, 
 
 
 def test_a_cache_too_small_for_all_preempts_and_recomputes_without_changing_a_token(
-    tiny_llama: Path, server: ServerProcess
+    tiny_llama: Path, expected: list[list[int]]
 ) -> None:
-    expected = alone(server)
     # 512 bytes a token (2 layers, keys and values, 2 heads of 16, fp32): room for 600 tokens, the requests want 2000.
     options = ("rolling_batch=hf", "dtype=fp32", "max_rolling_batch_size=8", "kv_cache_memory_bytes=307200")
     with serve(str(tiny_llama), *(part for option in options for part in ("-o", option))) as small:
@@ -146,6 +149,7 @@ def test_the_demo_model_knows_the_capital_of_france(demo_model: Path) -> None:
         assert "".join(line["token"]["text"] for line in lines) == answer["generated_text"]
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_the_demo_model_survives_a_killed_worker_with_the_same_tokens(demo_model: Path) -> None:
     prompts = [f"Tell me {index} facts about the sea" for index in range(8)]

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from lmi.api import Accelerator, ArtifactFormat, ConfigError, EngineLoadError, ModelArtifacts, Severity, Target
+from lmi.api import Accelerator, ArtifactFormat, ConfigError, ModelArtifacts, Severity, Target
 from lmi.config import parse, read_settings
 from lmi.config.coerce import as_text
 from lmi.config.typed import keys_of
 from lmi.testing.config_rules import sample_values
-from lmi_vllm import lmi_describe_backend, lmi_load_engine, lmi_validate_artifacts
+from lmi_vllm import lmi_describe_backend, lmi_validate_artifacts
 from lmi_vllm.arguments import read_arguments
 from lmi_vllm.config import VLLMConfig
 from lmi_vllm.contract import CASE
@@ -49,7 +49,8 @@ def problems_of(**settings):
         ("max_model_len", None),
         ("load_format", "auto"),
         ("enforce_eager", False),
-        ("gpu_memory_utilization", 0.9),
+        ("gpu_memory_utilization", None),
+        ("max_logprobs", 100),
         ("enable_lora", False),
         ("max_loras", 4),
         ("max_lora_rank", 16),
@@ -57,7 +58,7 @@ def problems_of(**settings):
         ("max_cpu_loras", None),
         ("seed", 0),
         ("cpu_offload_gb_per_gpu", 0),
-        ("normalize", True),
+        ("task", None),
     ],
 )
 def test_defaults_are_those_of_the_reference_and_stop_no_start(name, default):
@@ -144,10 +145,14 @@ def test_a_wrong_value_is_refused_with_what_it_takes(key, text, said):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"pipeline_parallel_degree": 2}, "takes 1"),
-        ({"data_parallel_size": 2}, "minWorkers=2"),
-        ({"prefill_context_parallel_size": 2}, "tensor_parallel_degree devices"),
+        ({"data_parallel_size": 2}, "for more copies set minWorkers"),
+        ({"prefill_context_parallel_size": 2}, "split the model with option.tensor_parallel_degree"),
         ({"nnodes": 2}, "one machine"),
+        ({"distributed_executor_backend": "ray"}, "starts its ranks itself"),
+        ({"distributed_executor_backend": "uni", "tensor_parallel_degree": 2}, "a copy has 2 devices"),
+        ({"decode_context_parallel_size": 2, "tensor_parallel_degree": 3}, "does not divide"),
+        ({"runner": "draft"}, "option.speculative_config"),
+        ({"spec_tokens": 3}, "Set option.spec_method (for example ngram)"),
         ({"max_rolling_batch_prefill_tokens": 128, "max_rolling_batch_size": 200}, "=200 or more"),
         (
             {"max_rolling_batch_prefill_tokens": 1024, "max_model_len": 4096, "enable_chunked_prefill": False},
@@ -170,20 +175,29 @@ def test_options_that_exclude_each_other_are_refused(settings, said):
     assert all(f"command line -o {key}" in problem.source for key in settings.keys() - switches)
 
 
-@pytest.mark.parametrize(
-    ("lmi_name", "engine_name"),
-    [
-        ("tensor_parallel_degree", "tensor_parallel_size"),
-        ("pipeline_parallel_degree", "pipeline_parallel_size"),
-        ("max_rolling_batch_size", "max_num_seqs"),
-        ("max_rolling_batch_prefill_tokens", "max_num_batched_tokens"),
-        ("cpu_offload_gb_per_gpu", "cpu_offload_gb"),
-    ],
-)
+ALIASES = {
+    "tensor_parallel_degree": "tensor_parallel_size",
+    "pipeline_parallel_degree": "pipeline_parallel_size",
+    "max_rolling_batch_size": "max_num_seqs",
+    "max_rolling_batch_prefill_tokens": "max_num_batched_tokens",
+    "cpu_offload_gb_per_gpu": "cpu_offload_gb",
+    "quantize": "quantization",
+}
+
+
+def test_every_pair_of_names_is_tested():
+    fields = VLLMConfig.model_fields.items()
+    pairs = {name: tuple(info.json_schema_extra["aliases"]) for name, info in fields if info.json_schema_extra}
+    assert {name: aliases for name, aliases in pairs.items() if aliases} == {
+        name: (alias,) for name, alias in ALIASES.items()
+    }
+
+
+@pytest.mark.parametrize(("lmi_name", "engine_name"), ALIASES.items())
 def test_two_names_of_one_setting_agree_or_are_refused(lmi_name, engine_name):
-    good = "1" if lmi_name == "pipeline_parallel_degree" else "1000"
+    good, other = ("awq", "gptq") if lmi_name == "quantize" else ("1000", "2000")
     assert parsed(**{lmi_name: good, engine_name: good}).warnings == []
-    (problem,) = [each for each in problems_of(**{lmi_name: good, engine_name: "2000"}) if "two names" in each.message]
+    (problem,) = [each for each in problems_of(**{lmi_name: good, engine_name: other}) if "two names" in each.message]
     assert problem.code == "config.conflict"
     assert f"-o {lmi_name}" in problem.message
     assert f"-o {engine_name}" in problem.message
@@ -201,7 +215,7 @@ def test_two_names_of_one_setting_agree_or_are_refused(lmi_name, engine_name):
         ({"lora_dtype": "float16"}, "config.no-effect", "enable_lora is false"),
         ({"tool_call_parser": "hermes"}, "config.no-effect", "enable_auto_tool_choice is false"),
         ({"enable_reasoning": False, "reasoning_parser": "qwen3"}, "config.no-effect", "turns reasoning on"),
-        ({"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 1 << 30}, "config.no-effect", "sizes the cache"),
+        ({"gpu_memory_utilization": 0.9, "kv_cache_memory_bytes": 1 << 30}, "config.no-effect", "sizes the cache"),
         ({"enforce_eager": True, "cudagraph_capture_sizes": "1,2"}, "config.no-effect", "captures no graphs"),
         ({"logprobs_mode": "raw_logits"}, "config.conflict", "raw log probabilities"),
         (
@@ -228,7 +242,9 @@ def test_what_changes_nothing_is_warned_about(settings, code, said):
         {"reasoning_parser": "deepseek_r1"},
         {"speculative_config": SPECULATION},
         {"lmcache_config_file": "/c.yaml", "kv_transfer_config": '{"kv_connector": "LMCacheConnectorV1"}'},
-        {"gpu_memory_utilization": 0.9, "kv_cache_memory_bytes": 1 << 30},
+        {"spec_method": "ngram", "spec_tokens": 3},
+        {"distributed_executor_backend": "mp", "tensor_parallel_degree": 2},
+        {"decode_context_parallel_size": 2, "tensor_parallel_degree": 4},
         {"max_rolling_batch_prefill_tokens": 1024, "max_model_len": 4096},
     ],
 )
@@ -291,7 +307,23 @@ AWQ = {"quantization_config": {"quant_method": "awq"}}
     ("settings", "further", "code", "said"),
     [
         ({"tensor_parallel_degree": 2}, {"config": {"num_attention_heads": 9}}, "config.tensor-parallel", "9 att"),
-        ({"tensor_parallel_degree": 2}, {"target": CPU}, "config.tensor-parallel", "VLLM_CPU_OMP_THREADS_BIND"),
+        (
+            {"pipeline_parallel_degree": 4},
+            {"config": {"num_hidden_layers": 3}},
+            "config.pipeline-parallel",
+            "3 or less",
+        ),
+        ({}, {"target": CPU, "config": {"head_dim": 48}}, "model.head-size", "on CPU vLLM takes 32, 64"),
+        ({"enable_eplb": True}, {"target": CPU}, "config.conflict", "balances experts on accelerators"),
+        ({"pipeline_parallel_degree": 2, "enforce_eager": True}, {"target": CPU}, "config.pipeline-parallel", "compil"),
+        ({"pipeline_parallel_degree": 2, "enable_lora": True}, {"target": CPU}, "config.pipeline-parallel", "enable_l"),
+        (
+            {"decode_context_parallel_size": 2, "tensor_parallel_degree": 4},
+            {"target": CPU},
+            "config.conflict",
+            "Remove option.decode_context_parallel_size",
+        ),
+        ({"cpu_offload_gb": 2}, {"target": CPU}, "config.no-effect", "in the host's memory anyway"),
         ({"max_model_len": 9000}, {"max_context_tokens": 8192}, "config.max-model-len", "the model takes 8192"),
         ({"quantize": "awq"}, {}, "model.not-quantized", "quantize=fp8"),
         ({"quantize": "gptq"}, {"config": AWQ}, "config.quantize", "compressed with awq"),
@@ -311,6 +343,12 @@ def test_a_model_that_does_not_fit_is_a_problem(settings, further, code, said):
     [
         ({}, {}),
         ({"tensor_parallel_degree": 4}, {}),
+        ({"tensor_parallel_degree": 2, "pipeline_parallel_degree": 3}, {"config": {"num_hidden_layers": 3}}),
+        ({"tensor_parallel_degree": 2}, {"target": CPU, "config": {"head_dim": 64}}),
+        ({"async_scheduling": False}, {"target": CPU}),
+        ({"pipeline_parallel_degree": 2}, {"target": CPU}),
+        ({"pipeline_parallel_degree": 2, "enforce_eager": True}, {}),
+        ({"cpu_offload_gb": 2, "enable_eplb": True}, {"config": {"head_dim": 48}}),
         ({"tensor_parallel_degree": 6}, {}),  # the core says that there are 4 devices
         ({"quantize": "awq"}, {"config": AWQ}),
         ({"quantize": "awq_marlin"}, {"config": AWQ}),
@@ -338,12 +376,3 @@ def kit():
 @pytest.mark.parametrize("rule_id", STATIC_RULES)
 def test_the_static_rules_hold(rule_id, kit):
     keep(rule_id, kit)
-
-
-def test_loading_is_announced_for_later(monkeypatch):
-    import sys
-    import types
-
-    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
-    with pytest.raises(EngineLoadError, match=r"engine\.not-implemented.*later version"):
-        lmi_load_engine(artifacts=ModelArtifacts(), config=VLLMConfig(), progress=lambda stage, fraction=None: None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -215,6 +217,8 @@ class ToyEngine(Engine):
     # ----------------------------------------------------------------------------------------------------- abilities
 
     async def load_adapter(self, name: str, path: str) -> None:
+        if not Path(path).is_dir() and self._fault != "adapters from nowhere":
+            raise RequestError("adapter.not-loadable", f"there is no folder {path}")
         self._adapters[name] = path
 
     async def unload_adapter(self, name: str) -> None:
@@ -223,6 +227,15 @@ class ToyEngine(Engine):
     async def list_adapters(self) -> list[str]:
         return sorted(self._adapters)
 
-    async def embed(self, prompts: list[list[int]]) -> list[list[float]]:
+    async def embed(
+        self, prompts: list[list[int]], normalize: bool = True, n_dimensions: int | None = None
+    ) -> list[list[float]]:
         n = [1 + i if self._fault == "K-embedding" else 3 for i in range(len(prompts))]
-        return [[float(sum(ids) + k) for k in range(size)] for ids, size in zip(prompts, n, strict=True)]
+        vectors = [[float(sum(ids) % 97 + k * k) for k in range(size)] for ids, size in zip(prompts, n, strict=True)]
+        cut = [vector[: None if self._fault == "all dimensions" else n_dimensions] for vector in vectors]
+        is_scaled = normalize and self._fault != "any length"
+        return [[x / (math.hypot(*vector) if is_scaled else 1.0) for x in vector] for vector in cut]
+
+    async def classify(self, prompts: list[list[int]]) -> list[list[float]]:
+        shares = [sum(ids) % 97 / 97 for ids in prompts]
+        return [[share, (2.0 if self._fault == "K-classification" else 1.0) - share] for share in shares]

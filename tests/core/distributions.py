@@ -2,6 +2,7 @@
 """Real little distributions for tests: a module and a dist-info folder on the path, found as installed ones are."""
 
 import importlib.metadata
+import importlib.util
 import sys
 import textwrap
 from pathlib import Path
@@ -65,7 +66,10 @@ class Distributions:
     def install(self, distribution: str, group: str, name: str, code: str, version: str = "1.0") -> str:
         """Write module and metadata; the answer is the module's name."""
         module = f"{distribution}_{version}_{name}".replace("-", "_").replace(".", "_")
-        (self.folder / f"{module}.py").write_text(textwrap.dedent(code))
+        path = self.folder / f"{module}.py"
+        path.write_text(textwrap.dedent(code))
+        # What was compiled of another text of the same length, in the same second, would pass for this one's.
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")

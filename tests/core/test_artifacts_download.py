@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lmi.api import ArtifactError
-from lmi.artifacts.places.cache import cache_root
+from lmi.api.folders import cache_root
 from lmi.artifacts.places.download import download
 from lmi.artifacts.places.objects import ObjectFiles
 from tests.buckets import Bucket

@@ -60,10 +60,11 @@ class Rig:
         stream: bool = True,
         keeps_tokens: bool = False,
         filters: tuple[Any, ...] = (),
+        **fields: Any,
     ) -> None:
         sampling = SamplingParams(max_tokens=100)
         request = TextRequest(
-            request_id="r", model="model", prompt="xy", sampling=sampling, stop_sequences=stop, stream=stream
+            request_id="r", model="model", prompt="xy", sampling=sampling, stop_sequences=stop, stream=stream, **fields
         )
         inner = GenerationRequest(request_id="r", prompt_ids=[120, 121], sampling=sampling, deadline_s=2.5)
         self.model: Any = ByteModel(*filters)
@@ -179,6 +180,27 @@ def test_a_stop_token_is_counted_and_its_text_is_hidden(stop: tuple[str, ...]) -
         assert [(token.id, token.text) for token in result.tokens] == [(97, "a"), (98, "b"), (99, "")]
 
     play(scenario, stop=stop, keeps_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "fields", "text"),
+    [
+        (FinishReason.STOP_TOKEN, {}, "ab"),
+        (FinishReason.STOP_TOKEN, {"keeps_stop": True}, "abc"),
+        (FinishReason.EOS, {"shows_special": True}, "ab"),
+        (FinishReason.EOS, {"shows_special": True, "keeps_stop": True}, "abc"),
+        (FinishReason.LENGTH, {"shows_special": True}, "abc"),
+    ],
+)
+def test_the_token_that_ends_a_text_is_shown_where_it_is_kept(
+    reason: FinishReason, fields: dict[str, Any], text: str
+) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.arrive("abc", Finish(reason, 99))
+        result = await rig.generation.result()
+        assert (result.text, result.n_output_tokens) == (text, 3)
+
+    play(scenario, **fields)
 
 
 def test_without_a_stream_nobody_is_woken_before_the_end() -> None:

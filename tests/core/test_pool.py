@@ -197,6 +197,29 @@ def test_requests_that_wait_for_a_worker_count_too(play: Callable[..., None]) ->
     play(scenario, job_queue_size=2)
 
 
+def test_what_goes_on_with_an_admitted_request_is_refused_by_no_queue_and_is_the_first_in_it(
+    play: Callable[..., None],
+) -> None:
+    async def scenario(rig: Rig) -> None:
+        ended: list[str] = []
+
+        async def follow(name: str, answer: Answer) -> None:
+            await answer.end()
+            ended.append(name)
+
+        await rig.ready()
+        running = [rig.submit("abc", 40) for _ in range(9)]  # a slot, and the eight that a worker gets beyond it
+        waiting = rig.submit("later", 5)
+        going_on = Answer("first", 5)
+        with pytest.raises(OverloadedError):
+            rig.pool.submit([going_on.flight])
+        rig.pool.submit([going_on.flight], is_admitted=True)
+        await asyncio.gather(follow("later", waiting), follow("first", going_on), *(each.end() for each in running))
+        assert ended == ["first", "later"]
+
+    play(scenario, max_rolling_batch_size=1, job_queue_size=9)
+
+
 def test_a_request_cancelled_while_it_waits_is_never_answered(play: Callable[..., None]) -> None:
     async def scenario(rig: Rig) -> None:
         leaves, stays = rig.submit("leaves"), rig.submit("stays")

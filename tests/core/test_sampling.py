@@ -125,6 +125,7 @@ EVERY_KIND = [
     {"temperature": 0.0, "repetition_penalty": 1.3},
     {"presence_penalty": 1.0, "frequency_penalty": 0.5, "top_p": 0.9},
     {"logit_bias": {3: 5.0, 8: -2.0}, "bad_token_ids": (1, 2)},
+    {"temperature": 0.0, "bad_word_ids": ((8, 5, 0), (5, 3), (1, 9))},
     {"min_tokens": 50, "temperature": 0.0},
 ]
 
@@ -210,6 +211,41 @@ def test_bias_and_bad_ids_shape_the_choice():
     biased = new_row(params(temperature=0.0, logit_bias={3: 10.0}), 4)
     barred = new_row(params(temperature=0.0, bad_token_ids=(0, 1), logit_bias={0: 100.0}), 4)
     assert Sampler(4).sample(logits.expand(2, -1), [biased, barred]) == [3, 2]
+
+
+WORDS = ((0, 1), (0, 1, 2), (3, 3, 3), (2, 0), (1, 2, 0, 3), (4,))
+
+
+@pytest.mark.parametrize("resumed", [[], [0], [3, 3], [1, 2, 0]])
+@pytest.mark.parametrize("changes", [{}, {"min_tokens": 9}, {"logit_bias": {1: 2.0, 3: -1.0}, "bad_token_ids": (5,)}])
+def test_no_word_of_bad_ids_is_completed_whatever_came_before(resumed, changes):
+    sampling = params(temperature=0.0, bad_word_ids=WORDS, **changes)
+    row = new_row(sampling, 6, [9, 0], resumed, ending_ids=[1])
+    plain = new_row(params(temperature=0.0, **changes), 6, [9, 0], resumed, ending_ids=[1])
+    ids, n_barred = list(resumed), 0
+    for step in range(60):
+        logits = random_logits(1, 6, seed=step)
+        allowed = [i for i in range(6) if not any((*ids, i)[-len(word) :] == word for word in WORDS)]
+        added = dict.fromkeys(range(6), 0.0)
+        for pair in [plain.added] if plain.added else []:
+            added.update(zip(pair[0].tolist(), pair[1].tolist(), strict=True))
+        best = max(allowed, key=lambda i: logits[0, i].item() + added[i])
+        [chosen] = Sampler(6).sample(logits, [row])
+        n_barred += chosen != Sampler(6).sample(logits, [plain])[0]
+        assert chosen == best
+        ids.append(chosen)
+        row.append(chosen)
+        plain.append(chosen)
+    assert n_barred > 5, "hardly any word was ever in reach"
+
+
+def test_without_bad_words_a_row_stays_plain_and_with_them_only_where_one_is_in_reach():
+    row = new_row(params(temperature=0.0, bad_word_ids=((7, 8),)), 10)
+    seen = []
+    for token_id in (3, 7, 9):
+        seen.append(row.is_plain)
+        row.append(token_id)
+    assert [*seen, row.is_plain] == [True, True, False, True]
 
 
 def test_ending_ids_are_held_back_until_min_tokens():

@@ -15,6 +15,7 @@ STATUS = {
     "UnsupportedError": 400,
     "RefusedError": 400,
     "NotFoundError": 404,
+    "ExistsError": 409,
     "TooLargeError": 413,
     "OverloadedError": 429,
     "NotReadyError": 503,

@@ -57,6 +57,37 @@ def test_more_devices_than_there_are_is_a_problem_with_both_numbers():
 
 
 @pytest.mark.parametrize(
+    ("given", "n_devices", "message"),
+    [
+        (
+            {"OPTION_TENSOR_PARALLEL_DEGREE": "4", "OPTION_PIPELINE_PARALLEL_DEGREE": "2"},
+            8,
+            "[device.too-few] tensor_parallel_degree=4, pipeline_parallel_degree=2, which are 8 devices for a copy; "
+            "this machine has 4 cuda devices (OPTION_TENSOR_PARALLEL_DEGREE, OPTION_PIPELINE_PARALLEL_DEGREE). "
+            "Set them so that their product is 4 or less, or start on a machine with more.",
+        ),
+        (
+            {"OPTION_PIPELINE_PARALLEL_DEGREE": "6"},
+            6,
+            "[device.too-few] tensor_parallel_degree=1, pipeline_parallel_degree=6, which are 6 devices for a copy; "
+            "this machine has 4 cuda devices (OPTION_PIPELINE_PARALLEL_DEGREE). "
+            "Set them so that their product is 4 or less, or start on a machine with more.",
+        ),
+        ({"OPTION_TENSOR_PARALLEL_DEGREE": "2", "OPTION_PIPELINE_PARALLEL_DEGREE": "2"}, 4, None),
+    ],
+)
+def test_stages_take_devices_too(given, n_devices, message):
+    problems = too_few_devices(settings(**given), machine(4), n_devices)
+    assert [str(problem) for problem in problems] == ([] if message is None else [message])
+
+
+@pytest.mark.parametrize(("n_devices", "degree"), [(8, "4"), (2, "1"), (1, "1")])
+def test_max_leaves_devices_for_the_stages(n_devices, degree):
+    given = settings(TENSOR_PARALLEL_DEGREE="max", OPTION_PIPELINE_PARALLEL_DEGREE="2")
+    assert with_devices(given, machine(n_devices)).text(DEGREE) == degree
+
+
+@pytest.mark.parametrize(
     ("degree", "target"), [("4", machine(4)), ("8", machine(1, Accelerator.CPU)), ("x", machine(2))]
 )
 def test_what_is_enough_or_judged_elsewhere_is_no_problem(degree, target):
@@ -254,8 +285,13 @@ def test_an_order_of_gpus_that_the_user_sets_is_kept(given):
 
 
 def test_on_cpu_nothing_is_divided_and_every_gpu_is_hidden():
-    found = copies(CPU, 2, SERVING_MIN_WORKERS="2")
-    assert (found.slices, found.environ_of(1), found.label_of(1)) == ((), {"CUDA_VISIBLE_DEVICES": ""}, "")
+    found = copies(CPU, 2)
+    assert (found.slices, found.environ_of(0), found.label_of(0)) == ((), {"CUDA_VISIBLE_DEVICES": ""}, "")
+
+
+def test_several_copies_on_cpu_are_told_which_they_are():
+    found = copies(CPU, 2, SERVING_MIN_WORKERS="2", SERVING_MAX_WORKERS="3")
+    assert [found.environ_of(index)["LMI_COPY"] for index in range(4)] == ["0/3", "1/3", "2/3", "0/3"]
 
 
 def test_load_on_devices_counts_before_max_does():

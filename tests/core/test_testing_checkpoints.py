@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from lmi.api import ArtifactError, ConfigError
 from lmi.artifacts import checks, formats
 from lmi.testing.checkpoints import ARCHITECTURES, N_COMPARED_TOKENS, PROMPTS, write_tiny, write_tiny_adapter
-from lmi.testing.shapes import BOS_ID, CONTEXT_TOKENS, EOS_ID, PAD_ID, VOCAB_SIZE
+from lmi.testing.shapes import BOS_ID, CONTEXT_TOKENS, EOS_ID, PAD_ID, SHAPES, VOCAB_SIZE
 from tests.limits import limit_s
 
 MIN_GAP = 1e-3
@@ -77,7 +77,7 @@ def test_prompts_are_eight_of_3_to_40_byte_ids() -> None:
 def test_transformers_finds_every_tensor_it_wants_and_no_other(architecture: str, tiny: Folders) -> None:
     model, info = load(tiny(architecture))
     assert {name: keys for name, keys in info.items() if keys} == {}
-    assert model.config.model_type == architecture
+    assert model.config.model_type == (SHAPES[architecture].model_type or architecture)
     assert str(model.dtype) == "torch.float32"
 
 
@@ -106,7 +106,8 @@ def test_the_folder_is_whole_and_lmi_finds_nothing_wrong_with_it(architecture: s
     artifacts = formats.detect(folder)
     assert {path.name for path in folder.iterdir()} == FILES
     assert checks.check(artifacts) == []
-    assert (artifacts.model_type, artifacts.max_context_tokens) == (architecture, CONTEXT_TOKENS)
+    model_type = SHAPES[architecture].model_type or architecture
+    assert (artifacts.model_type, artifacts.max_context_tokens) == (model_type, CONTEXT_TOKENS)
     assert artifacts.eos_token_ids == (EOS_ID,)
 
 
@@ -154,9 +155,10 @@ def test_the_tokenizer_writes_and_reads_any_text_in_300_ids(tiny: Folders) -> No
     assert [tokenizer.token_to_id(piece) for piece in ("<s>", "</s>", "<pad>")] == [BOS_ID, EOS_ID, PAD_ID]
 
 
-def test_an_adapter_loads_and_changes_the_ids_of_every_prompt(tiny: Folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["llama", "llama-wide"])
+def test_an_adapter_loads_and_changes_the_ids_of_every_prompt(architecture: str, tiny: Folders, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    base = tiny("llama")
+    base = tiny(architecture)
     folder = write_tiny_adapter(tmp_path / "adapter", base)
     model, _ = load(base)
     before = [greedy(model, prompt)[0] for prompt in PROMPTS]

@@ -56,6 +56,18 @@ STOPS = st.lists(st.text("ab\n", min_size=1, max_size=6), min_size=1, max_size=4
 
 
 @given(pieces=PIECES, stops=STOPS)
+@settings(SETTINGS, max_examples=300)
+def test_a_stop_sequence_that_is_kept_is_the_end_of_the_text(pieces: list[str], stops: list[str]) -> None:
+    output = OutputText(ListedPieces(pieces), stops, keeps_stop=True)
+    shown = [output.add([token_id]) for token_id in range(len(pieces))]
+    text = "".join(flat([*shown, output.finish()]))
+    whole = "".join(pieces)
+    found = first_stop(whole, stops)
+    assert text == (whole if found is None else whole[: found[1]])
+    assert output.stop_sequence == (found and found[0])
+
+
+@given(pieces=PIECES, stops=STOPS)
 @settings(SETTINGS, max_examples=500)
 def test_shown_text_is_the_full_text_cut_at_the_first_stop_sequence(pieces: list[str], stops: list[str]) -> None:
     output, shown = run(pieces, stops)

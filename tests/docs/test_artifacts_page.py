@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from lmi.api.folders import cache_root
 from lmi.artifacts import place_of
 from lmi.artifacts.places.archives import SUFFIXES
-from lmi.artifacts.places.cache import cache_root
 from lmi.artifacts.places.objects import is_object_url
 from lmi.artifacts.places.unpacking import Limits
 from lmi.custom import secure_mode

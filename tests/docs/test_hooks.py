@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
@@ -41,20 +43,28 @@ class Two:
 '''
 
 
-class Tree:
-    """A repository of two files, with the generator in it."""
+class Done(NamedTuple):
+    """How a run of the generator ended, and what it printed."""
 
-    def __init__(self, root: Path) -> None:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Tree:
+    """A repository of two files, which the generator takes for its own."""
+
+    def __init__(self, root: Path, generator: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+        self._generator, self._capsys = generator, capsys
         self.page = root / "docs" / "page.md"
         self.page.parent.mkdir()
-        for file in DOCS.glob("*.py"):
-            shutil.copy(file, self.page.parent)
         (root / "code.py").write_text(CODE)
         (root / "options.toml").write_text("a = 1\n# region b\nb = 2\n# endregion\n")
 
-    def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(self.page.parent / "generate.py"), *flags]
-        return subprocess.run(command, capture_output=True, text=True, timeout=limit_s(30), check=False)
+    def run(self, *flags: str) -> Done:
+        self._capsys.readouterr()
+        code = self._generator.main(flags)
+        return Done(code, *self._capsys.readouterr())
 
     def made(self, mark: str) -> str:
         """What the generator puts between a mark and its end."""
@@ -74,8 +84,11 @@ class Tree:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path)
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tree:
+    monkeypatch.syspath_prepend(str(DOCS))
+    generator = importlib.import_module("generate")
+    monkeypatch.setattr(generator, "ROOT", tmp_path)
+    return Tree(tmp_path, generator, capsys)
 
 
 # ---------------------------------------------------------------------------------------------------- this repository

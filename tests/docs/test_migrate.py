@@ -178,10 +178,7 @@ def noticed(start: str) -> str:
         ('sends `{"messages"', {"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
         ("sets `max_tokns`", {"inputs": "a", "parameters": {"max_tokns": 3}}, "max_new_tokens"),
         ("sends a prompt that is too long", {"inputs": "a" * 60, "parameters": {"max_new_tokens": 9}}, "too-long"),
-        *(
-            ("sets `n`", {"inputs": "a", "parameters": {name: 2}}, name)
-            for name in code(rows("What clients notice")[3][0])
-        ),
+        ("sets `watermark`", {"inputs": "a", "parameters": {"watermark": True}}, "watermark"),
     ],
 )
 def test_a_request_that_lmi_took_is_refused_as_the_page_says(

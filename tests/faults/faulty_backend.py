@@ -3,17 +3,22 @@
 
 Like echo, but the prompt may be a command: ``segfault``, ``segfault at N`` (tokens), ``segfault after N``
 (tokens since it was started or resumed), ``raise``, ``die``, ``hang``, ``garbage`` (a chunk that cannot be sent).
+With an adapter it says the adapter's name, over and over. How the load of an adapter goes is in its ``fault.txt``:
+refuse, raise, segfault, only one (worker can), or slow: until that file is gone.
 """
 
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from lmi.api import (
     BackendConfig,
     BackendInfo,
+    Capability,
     Engine,
     EngineDeadError,
     EngineLimits,
@@ -21,9 +26,12 @@ from lmi.api import (
     EngineStats,
     Finish,
     FinishReason,
+    NotFoundError,
+    RequestError,
     Resume,
     TokenChunk,
     Usage,
+    adapter_problems,
     hookimpl,
     option,
 )
@@ -32,20 +40,29 @@ from lmi.api import (
 class FaultyConfig(BackendConfig):
     max_rolling_batch_size: int = option(64, description="Requests at once.", unit="sequences", ge=1)
     step_s: float = option(0.01, description="Time a token takes.", unit="s", ge=0)
-    load: str = option("well", description="How loading goes: well, slow, raise, refuse, segfault or half.")
+    load: str = option("well", description="How loading goes: well, slow, raise, refuse, segfault, half or child.")
     kind: str = option("exact", description="Resume kind to imitate.")
+    max_lora_rank: int = option(8, description="Largest rank of an adapter.", unit="rank", ge=1)
+    enable_lora: bool = option(True, description="Serve adapters.")
+    offset: int = option(0, description="What the tokenizer adds to the code of a letter.", unit="ids")
+    adapters_switch: ClassVar[str] = "enable_lora"
 
 
 class FaultyEngine(Engine):
     def __init__(self, config):
         self.limits = EngineLimits(max_context_tokens=4096, max_batch_size=config.max_rolling_batch_size, vocab_size=0)
         self.config = config
-        self.adapters = []
+        self.adapters = {}
         self.n_steps = self.n_running = 0
         self.is_dead = False
 
     async def generate(self, request):
-        prompt = bytes(request.prompt_ids).decode()
+        prompt_ids = request.prompt_ids
+        if request.adapter:
+            if request.adapter not in self.adapters:
+                raise NotFoundError("adapter.unknown", f"adapter {request.adapter!r} is not loaded")
+            prompt_ids = self.adapters[request.adapter]
+        prompt = "".join(map(chr, request.prompt_ids))
         command, _, at = prompt.partition(" at ")
         command, _, after = command.partition(" after ")
         first = len(request.resumed_ids)
@@ -58,7 +75,7 @@ class FaultyEngine(Engine):
                 if position >= int(at or 0) and position - first >= int(after or 0):
                     self.obey(command)
                 is_last = position == n_tokens - 1
-                token_id = request.prompt_ids[position % n_prompt]
+                token_id = prompt_ids[position % len(prompt_ids)]
                 yield TokenChunk(
                     [token_id if command != "garbage" else complex(token_id)],
                     finish=Finish(FinishReason.LENGTH) if is_last else None,
@@ -81,13 +98,30 @@ class FaultyEngine(Engine):
     async def load_adapter(self, name, path):
         if not Path(path).is_dir():
             raise EngineLoadError("adapter.missing", f"there is no folder {path}")
-        self.adapters.append(name)
+        if name in self.adapters:
+            raise RequestError("adapter.exists", f"adapter {name!r} is loaded")
+        fault = Path(path, "fault.txt")
+        match fault.read_text() if fault.exists() else "":
+            case "refuse":
+                raise EngineLoadError("adapter.odd", "these matrices do not fit", "Train them again")
+            case "raise":
+                raise ValueError("the matrices are made of cheese")
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "only one":
+                Path(path, "taken.txt").touch(exist_ok=False)
+            case "slow":
+                while fault.exists():
+                    await asyncio.sleep(0.01)
+        self.adapters[name] = [ord(letter) + self.config.offset for letter in name]
 
     async def unload_adapter(self, name):
-        self.adapters.remove(name)
+        if os.environ.get("FAULTY_UNLOAD"):
+            raise EngineLoadError("adapter.stuck", "this adapter does not want to go")
+        del self.adapters[name]
 
     async def list_adapters(self):
-        return self.adapters
+        return list(self.adapters)
 
     def stats(self):
         return EngineStats(n_running=self.n_running, n_steps=self.n_steps)
@@ -99,7 +133,19 @@ class FaultyEngine(Engine):
 @hookimpl
 def lmi_describe_backend():
     kind = os.environ.get("FAULTY_RESUME", "exact")
-    return BackendInfo(name="faulty", summary="Breaks on request", needs_model=False, resume=Resume(kind))
+    return BackendInfo(
+        name="faulty",
+        summary="Breaks on request",
+        needs_model=False,
+        artifact_formats=("pretrained",),
+        capabilities=frozenset({Capability.ADAPTERS}),
+        resume=Resume(kind),
+    )
+
+
+@hookimpl
+def lmi_validate_artifacts(artifacts, config, target):
+    return adapter_problems(artifacts, max_rank=config.max_lora_rank)
 
 
 @hookimpl
@@ -120,6 +166,8 @@ def lmi_load_engine(artifacts, config, progress):
         case "segfault":
             print("about to fall over", flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "child":
+            subprocess.Popen(["sleep", "3600"])
     engine = FaultyEngine(config)
     if config.load == "half":
         del engine.limits

@@ -44,12 +44,12 @@ def test_a_failed_load_ends_the_server_with_a_digest(
 
 
 def test_a_load_that_overruns_ends_with_the_stage_the_limit_and_its_source(serve_faulty: FaultyServer) -> None:
-    with serve_faulty("-o", "load=slow", "-o", "model_loading_timeout=1.5", is_ready=False) as server:
+    with serve_faulty("-o", "load=slow", "-o", "model_loading_timeout=5", is_ready=False) as server:
         assert server.wait_for_end() == 1
         digest = server.output[server.output.index("LMI could not start") :]
         assert "worker.load-timeout" in digest
         assert "stage 'read weights'" in digest
-        assert "option.model_loading_timeout=1.5 (command line -o model_loading_timeout)" in digest
+        assert "option.model_loading_timeout=5 (command line -o model_loading_timeout)" in digest
 
 
 def test_a_python_that_is_not_there_is_named(serve_faulty: FaultyServer) -> None:

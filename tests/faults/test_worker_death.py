@@ -2,14 +2,15 @@
 """A worker dies: nothing is lost, and a request that kills fails alone."""
 
 import contextlib
+import http.client
+import json
 import os
 import signal
+from urllib.parse import urlsplit
 
-import httpx
 import psutil
 
 from tests.faults.conftest import FaultyServer
-from tests.limits import limit_s
 from tests.servers import ServerProcess, eventually, in_threads
 
 
@@ -61,13 +62,17 @@ def test_a_killer_that_takes_its_time_after_each_resume_still_fails_alone(faulty
 
 
 def test_requests_go_on_when_the_client_of_a_suspect_leaves(faulty: ServerProcess) -> None:
+    def killed_twice() -> None:
+        eventually(lambda: faulty.health()["models"][0]["n_worker_deaths"] >= 2, 60)
+
     def killer() -> None:
-        body = {"inputs": "segfault", "parameters": {"max_new_tokens": 5}}
-        with faulty.client() as client, contextlib.suppress(httpx.TimeoutException):
-            client.post("/invocations", json=body, timeout=limit_s(2))
+        url = urlsplit(faulty.url)
+        with contextlib.closing(http.client.HTTPConnection(url.hostname or "", url.port)) as connection:
+            connection.request("POST", "/invocations", json.dumps({"inputs": "segfault"}))
+            killed_twice()  # now it waits until it can be tried alone
 
     def late() -> str:
-        eventually(lambda: faulty.health()["models"][0]["n_worker_deaths"] >= 2)
+        killed_twice()
         return faulty.generate("late ", max_new_tokens=5)["generated_text"]
 
     *texts, late_text, _ = in_threads([*[lambda: streamed(faulty, "long ", 400)] * 2, late, killer])
@@ -191,3 +196,11 @@ def test_a_worker_does_not_outlive_a_killed_server(serve_faulty: FaultyServer) -
         [pid] = server.worker_pids()
         server.kill()
         eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_processes_that_an_engine_started_do_not_outlive_a_killed_server(serve_faulty: FaultyServer) -> None:
+    with serve_faulty("-o", "load=child") as server:
+        [pid] = server.worker_pids()
+        [child] = eventually(lambda: [each for each in psutil.Process(pid).children() if "sleep" in each.name()])
+        server.kill()
+        eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

@@ -125,6 +125,18 @@ def test_a_field_of_the_wrong_type_is_named_with_its_value(
         ("decoder_input_details", "1"),
         ("top_n_tokens", "0.5"),
         ("return_full_text", '"no"'),
+        ("truncate", "1.5"),
+        ("bad_words", '"abc"'),
+        ("n", "1.5"),
+        ("best_of", '"2"'),
+        ("num_beams", "true"),
+        ("length_penalty", '"1"'),
+        ("guided_regex", "7"),
+        ("guided_choice", '"a"'),
+        ("guided_grammar", "[]"),
+        ("include_stop_str_in_output", "1"),
+        ("skip_special_tokens", '"no"'),
+        ("prompt_logprobs", '"1"'),
     ],
 )
 def test_a_parameter_of_the_wrong_type_is_named_with_its_value(echo: ServerProcess, name: str, value: str) -> None:
@@ -150,6 +162,13 @@ def test_a_parameter_of_the_wrong_type_is_named_with_its_value(echo: ServerProce
         ("presence_penalty", "-2.5", "greater than or equal to -2"),
         ("frequency_penalty", "2.5", "less than or equal to 2"),
         ("top_n_tokens", "101", "less than or equal to 100"),
+        ("prompt_logprobs", "101", "less than or equal to 100"),
+        ("truncate", "0", "greater than or equal to 1"),
+        ("n", "0", "greater than or equal to 1"),
+        ("n", "33", "less than or equal to 32"),
+        ("best_of", "33", "less than or equal to 32"),
+        ("num_beams", "33", "less than or equal to 32"),
+        ("length_penalty", "11", "less than or equal to 10"),
     ],
 )
 def test_a_parameter_out_of_bounds_is_named_with_value_and_limit(
@@ -242,6 +261,14 @@ def test_a_name_that_is_like_no_other_is_answered_with_all_names(echo: ServerPro
         ("presence_penalty", "0.5"),
         ("frequency_penalty", "0.5"),
         ("logit_bias", '{"97": 1.5}'),
+        ("bad_words", '["x"]'),
+        ("bad_words", '["xyz"]'),
+        ("prompt_logprobs", "1"),
+        ("grammar", '{"type": "regex", "value": "a+"}'),
+        ("guided_json", "{}"),
+        ("guided_regex", '"a+"'),
+        ("guided_choice", '["a"]'),
+        ("guided_grammar", '"root ::= a"'),
     ],
 )
 def test_a_parameter_the_backend_does_not_declare_is_refused_by_its_name(

@@ -13,7 +13,7 @@ from tests.wire.conftest import ServeWith, serve_echo
 
 @pytest.fixture(scope="module")
 def brief() -> Iterator[ServerProcess]:
-    with serve_echo(predict_timeout=0.4, step_delay_ms=10, max_rolling_batch_size=4) as server:
+    with serve_echo(predict_timeout=1, step_delay_ms=10, max_rolling_batch_size=4) as server:
         yield server
 
 
@@ -55,7 +55,7 @@ def test_without_a_token_in_time_the_answer_is_504(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
 def test_text_a_filter_held_back_comes_at_the_deadline(serve_with: ServeWith, stream: bool) -> None:
-    with serve_with("redactor", predict_timeout=0.4, step_delay_ms=10) as server:
+    with serve_with("redactor", predict_timeout=1, step_delay_ms=10) as server:
         if stream:
             answer = list(server.stream("secre", max_new_tokens=5000, details=True))[-1]
         else:

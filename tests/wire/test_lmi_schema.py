@@ -128,6 +128,63 @@ def test_other_names_of_parameters_mean_the_same(echo: ServerProcess) -> None:
     assert echo.generate("abc", max_new_tokens=2, ignore_eos_token=True)["generated_text"] == "ab"
 
 
+def test_more_names_of_parameters_mean_the_same(echo: ServerProcess) -> None:
+    assert echo.generate("ab", max_new_tokens=2, logprobs=1) == echo.generate("ab", max_new_tokens=2, top_n_tokens=1)
+
+
+# ---------------------------------------------------------------------------------- what is shown, and several answers
+
+
+@pytest.mark.parametrize("stop", [{"stop_sequences": ["ca"]}, {"stop_token_ids": [ord("c")]}])
+def test_what_ends_a_text_is_shown_where_it_is_asked_for(echo: ServerProcess, stop: dict[str, Any]) -> None:
+    parameters = {"max_new_tokens": 50, "include_stop_str_in_output": True, **stop}
+    text = "abca" if "stop_sequences" in stop else "abc"
+    assert echo.generate("abc", **parameters)["generated_text"] == text
+    lines = lines_of(echo, "abc", **parameters)
+    assert (text_of(lines), lines[-1]["generated_text"]) == (text, text)
+
+
+def test_a_prompt_is_cut_to_its_last_tokens(echo: ServerProcess) -> None:
+    assert echo.generate("abc", max_new_tokens=4, truncate=2) == {"generated_text": "bcbc"}
+    assert echo.generate("abc", max_new_tokens=4, truncate=50) == {"generated_text": "abca"}
+    long = "x" * 600 + "abc"  # more than the model takes
+    assert echo.generate(long, max_new_tokens=3, truncate=3) == {"generated_text": "abc"}
+
+
+def test_beams_are_an_answer_like_any_other(echo: ServerProcess) -> None:
+    # The echo of a prompt that grows begins with the same letter again and again.
+    parameters = {"max_new_tokens": 3, "num_beams": 4, "details": True, "top_n_tokens": 1}
+    details = echo.generate("abc", **parameters)["details"]
+    token = {"id": 97, "text": "a", "log_prob": 0.0}
+    assert details["tokens"] == [token] * 3
+    assert details["top_tokens"] == [[token]] * 3
+    assert (details["finish_reason"], details["generated_tokens"], details["inputs"]) == ("length", 3, "abc")
+    assert echo.generate("abc", max_new_tokens=3, num_beams=4) == {"generated_text": "aaa"}
+
+
+@pytest.mark.parametrize("parameters", [{"num_beams": 2}, {"n": 2, "do_sample": True}, {"best_of": 2}])
+def test_several_sequences_are_not_streamed(echo: ServerProcess, parameters: dict[str, Any]) -> None:
+    response = echo.post({"inputs": "abc", "parameters": parameters, "stream": True})
+    assert (response.status_code, response.json()["error"]) == (400, "request.unsupported")
+    name, value = next(iter(parameters.items()))
+    assert f"{name}={value} was asked of a stream" in response.json()["message"]
+
+
+def test_several_answers_without_a_draw_are_refused(echo: ServerProcess) -> None:
+    response = echo.post({"inputs": "abc", "parameters": {"n": 2}})
+    assert (response.status_code, response.json()["error"]) == (400, "request.same-answers")
+
+
+def test_a_beam_search_counts_as_one_request() -> None:
+    with serve_echo() as server:
+        server.generate("abc", max_new_tokens=5, num_beams=2)
+        with server.client() as client:
+            metrics = client.get("/metrics").text
+    assert 'lmi_requests_total{model="model",outcome="ok"} 1.0' in metrics
+    assert 'lmi_prompt_tokens_total{model="model"} 3.0' in metrics
+    assert 'lmi_output_tokens_total{model="model"} 5.0' in metrics
+
+
 # ------------------------------------------------------------------------------------------------- text and tokens
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lmi.testing import write_tiny
 from tests.buckets import Bucket
 from tests.limits import limit_s
 from tests.servers import eventually, serve
@@ -92,17 +93,18 @@ def test_a_model_id_alone_serves_that_model_and_nothing_is_written_into_the_mode
     store.chmod(0o555)  # stops a write where the tests do not run as root; the comparison finds it everywhere
     before = contents(store)
     with serve(environ=environ) as server:
-        answer = server.post({"inputs": "The capital of France is"}, "/predictions/model")
+        body = {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 3}}
+        answer = server.post(body, "/predictions/model")
         assert answer.json()["generated_text"].startswith(" Paris")
         server.terminate()
         assert server.wait_for_end() == 0
     assert contents(store) == before
 
 
-def test_a_model_id_alone_serves_that_model_where_the_entry_names_a_missing_folder(demo_model) -> None:
+def test_a_model_id_alone_serves_that_model_where_the_entry_names_a_missing_folder(tmp_path) -> None:
     environ = {
         "SERVING_LOAD_MODELS": "test::Python=/no/such/ml/model",
-        "OPTION_MODEL_ID": str(demo_model),
+        "OPTION_MODEL_ID": str(write_tiny("llama", tmp_path / "model")),
         "OPTION_ENTRYPOINT": "djl_python.huggingface",
         "OPTION_ROLLING_BATCH": "scheduler",
         "OPTION_DTYPE": "fp32",

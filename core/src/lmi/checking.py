@@ -12,6 +12,7 @@ from lmi.api import (
     ArtifactError,
     ArtifactFormat,
     BackendConfig,
+    BackendInfo,
     LmiError,
     ModelArtifacts,
     PluginError,
@@ -30,6 +31,7 @@ from lmi.planning.problems import memory_problems
 from lmi.planning.ranking import instance_problems
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import misfits, no_model
+from lmi.plugins.tasks import NOT_SERVED, task_problems
 
 _REMOTE_CODE = "model.remote-code"
 _CODE_MISSING = "model.code-missing"
@@ -67,7 +69,9 @@ def found_problems(
         raise no_model(f"{choice.info.name} needs a model and none was given")
     stopping = {*choice.info.stopped_by, *([_CODE_MISSING] if config.trust_remote_code else [])}
     problems = [*_misfits(choice, artifacts, target, settings), *_raised(known, stopping)]
-    told = _validated(plugins, choice, artifacts, config, target)
+    told = validated(plugins, choice.info, artifacts, config, target)
+    if other_task := task_problems(artifacts, settings, choice.info, plugins.backends.values()):
+        told = [*other_task, *(problem for problem in told if problem.code != NOT_SERVED)]  # told with who can do it
     if all(problem.code != _REMOTE_CODE for problem in told):
         told += _own_tokenizer(artifacts, config)
     told += memory_problems(artifacts, config, choice.info, target, is_here=is_here)
@@ -106,16 +110,22 @@ def _misfits(choice: Choice, artifacts: ModelArtifacts, target: Target, settings
     ]
 
 
-def _validated(
-    plugins: Plugins, choice: Choice, artifacts: ModelArtifacts, config: BackendConfig, target: Target
+def validated(
+    plugins: Plugins, info: BackendInfo, artifacts: ModelArtifacts, config: BackendConfig, target: Target
 ) -> list[Problem]:
-    """What the backend and the extensions find wrong."""
+    """What the backend and the extensions find wrong.
+
+    Args:
+        plugins: what is installed.
+        info: the backend.
+        artifacts, config, target: as the hook lmi_validate_artifacts has them.
+    Raises:
+        PluginError: the hook failed.
+    """
     try:
-        answers = plugins.hooks(choice.info.name).lmi_validate_artifacts(
-            artifacts=artifacts, config=config, target=target
-        )
+        answers = plugins.hooks(info.name).lmi_validate_artifacts(artifacts=artifacts, config=config, target=target)
     except Exception as error:
-        message = f"lmi_validate_artifacts failed for {choice.info.name}: {type(error).__name__}: {error}"
+        message = f"lmi_validate_artifacts failed for {info.name}: {type(error).__name__}: {error}"
         raise PluginError("plugin.hook-failed", message, "This is a fault of the plugin, not of the model") from error
     return [problem for answer in answers for problem in answer]
 

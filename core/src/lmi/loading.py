@@ -28,6 +28,9 @@ from lmi.api import (
     Progress,
     Stepper,
     Target,
+    Task,
+    refuse_engine,
+    task_of,
 )
 from lmi.api.errors import counted
 from lmi.artifacts import check
@@ -41,6 +44,7 @@ from lmi.custom.model_file import Kind, ModelFile
 from lmi.custom.secure_mode import secure_problems
 from lmi.devices.copies import Copies
 from lmi.plugins import Plugins
+from lmi.plugins.libraries import library_problems
 from lmi.reading import DEFAULT_MODEL_FOLDER
 from lmi.requirements import requirement_problems
 from lmi.resolution import Resolution, resolve
@@ -60,6 +64,7 @@ class LoadPlan:
         artifacts: what the model's files are; ArtifactFormat.NONE for a backend that takes none.
         files: where they are; None where there are none.
         folder: the one that may hold serving.properties and code; None where there is none.
+        task: what the model is served for.
         target: the machine.
         settings: where each value came from.
         copies: how many workers there are, and the devices of each.
@@ -77,6 +82,7 @@ class LoadPlan:
     artifacts: ModelArtifacts
     files: ModelFiles | None
     folder: Path | None = None
+    task: Task = Task.GENERATE
     target: Target
     settings: Settings
     copies: Copies = field(default_factory=Copies)
@@ -148,8 +154,8 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     return LoadPlan(
         name=found.entry.name, version=found.entry.version, info=choice.info, reason=choice.reason,
         options=found.copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, files=found.files,
-        folder=found.folder, target=found.target, settings=found.given, copies=found.copies, model_file=file,
-        extension=extension, warnings=tuple(warnings),
+        folder=found.folder, task=task_of(artifacts, parsed.options.task), target=found.target, settings=found.given,
+        copies=found.copies, model_file=file, extension=extension, warnings=tuple(warnings),
     )  # fmt: skip
 
 
@@ -170,6 +176,7 @@ def load_engine(
     """
     hooks = plugins.hooks(backend_name)
     config = plugins.config_type(backend_name).model_validate(options)
+    refuse_engine(backend_name, library_problems(plugins.backends[backend_name]))
     try:
         loaded = hooks.lmi_load_engine(artifacts=artifacts, config=config, progress=progress)
     except LmiError:

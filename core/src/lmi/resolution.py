@@ -42,6 +42,7 @@ from lmi.devices.degree import refusals_of, with_default_degree
 from lmi.devices.fitting import device_problems, missing_device
 from lmi.plugins import Choice, Plugins
 from lmi.plugins.choice import no_model
+from lmi.plugins.tasks import with_those_that_can
 from lmi.reading import DEFAULT_MODEL_FOLDER, read_configuration
 from lmi.toolchain import versions_of
 from lmi.unread import unread_elsewhere
@@ -238,7 +239,7 @@ def _divide(found: Resolution) -> None:
     """The devices, among the copies."""
     parsed = found.parsed
     assert parsed is not None  # noqa: S101 - _type would have raised
-    degree = parsed.config.tensor_parallel_degree
+    degree = parsed.config.n_devices
     found.copies = copies_of(found.settings, parsed.options, degree, _info(found), found.target, found.environ)
     found.problems += found.copies.problems
 
@@ -247,7 +248,9 @@ def _judge_devices(found: Resolution) -> None:
     """Tell what speaks against the devices, whatever else is wrong; it stops nobody who only wants to see."""
     if found.model_file is not None and found.model_file.kind is Kind.CUSTOM:
         return
-    told = device_problems(found.settings, None if found.choice is None else found.choice.info, found.target)
+    info = None if found.choice is None else found.choice.info
+    n_devices = None if found.parsed is None else found.parsed.config.n_devices
+    told = device_problems(found.settings, info, found.target, n_devices)
     found.problems += [problem for problem in told if problem not in found.problems]
     found.settings = found.settings.with_problems(told)
 
@@ -259,7 +262,8 @@ def _info(found: Resolution) -> BackendInfo:
 
 def _judged(found: Resolution, plugins: Plugins, info: BackendInfo) -> tuple[Parsed | None, list[Problem]]:
     types = plugins.config_types()
-    return judge(found.settings, info, types.pop(info.name), types)
+    parsed, problems = judge(found.settings, info, types.pop(info.name), types)
+    return parsed, with_those_that_can(problems, found.settings, info, plugins.backends.values())
 
 
 def _refuse_errors(problems: Sequence[Problem]) -> None:

@@ -18,6 +18,7 @@ from lmi.devices.cuda import visible_gpus
 from lmi.devices.neuron import device_name, visible_cores
 
 DEGREE = "option.tensor_parallel_degree"
+STAGES = "option.pipeline_parallel_degree"
 DEVICE = "option.device"
 LOAD_ON = "load_on_devices"
 MOST_DEVICES = 1024
@@ -246,28 +247,57 @@ def with_devices(settings: Settings, target: Target) -> Settings:
     setting = settings.get(DEGREE)
     if setting is None or setting.value.lower() != "max":
         return settings
-    n_devices = max(1, target.n_devices)
+    n_devices, n_stages = max(1, target.n_devices), n_stages_of(settings)
     source = f"{setting.source}, max of {counted(n_devices, 'device')}"
-    return settings.replaced(replace(setting, value=str(n_devices), source=source))
+    if n_stages > 1:
+        source += f" in {n_stages} stages"
+    return settings.replaced(replace(setting, value=str(max(1, n_devices // n_stages)), source=source))
 
 
-def too_few_devices(settings: Settings, target: Target) -> list[Problem]:
-    """A problem where a copy of the model is to be split over more devices than there are."""
+def n_stages_of(settings: Settings) -> int:
+    """Stages that a copy of the model is to be spread over, each as many devices as the degree says; 1 unless set."""
+    said = settings.text(STAGES) or "1"
+    return max(1, int(said)) if said.isdecimal() and len(said) <= len(str(MOST_DEVICES)) else 1
+
+
+def split_text(settings: Settings, n_devices: int) -> str:
+    """How a copy comes to take so many devices: ``tensor_parallel_degree=2, pipeline_parallel_degree=2``."""
+    n_stages = n_stages_of(settings)
+    if n_stages == 1:
+        return f"tensor_parallel_degree={n_devices}"
+    return f"tensor_parallel_degree={n_devices // n_stages}, pipeline_parallel_degree={n_stages}"
+
+
+def too_few_devices(settings: Settings, target: Target, n_devices: int | None = None) -> list[Problem]:
+    """A problem where a copy of the model is to be split over more devices than there are.
+
+    Args:
+        settings: as they hold on this machine.
+        target: the machine.
+        n_devices: of a copy; None takes the degree that the settings say.
+    """
     setting = settings.get(DEGREE)
-    if setting is None or not setting.value.isdecimal() or target.accelerator is Accelerator.CPU:
-        return []
-    wanted = int(setting.value)
-    if wanted <= target.n_devices or not target.n_devices:
+    if n_devices is None:
+        if setting is None or not setting.value.isdecimal():
+            return []
+        n_devices = int(setting.value)
+    if target.accelerator is Accelerator.CPU or n_devices <= target.n_devices or not target.n_devices:
         return []
     if any(problem.code == "backend.misfit" for problem in settings.problems):
         return []  # the number is no matter
-    devices = counted(target.n_devices, f"{target.accelerator.value} device")
-    message = f"tensor_parallel_degree={wanted}, and this machine has {devices}"
-    hint = f"Set it to {target.n_devices} or less, to max, or start on a machine with more"
+    there = f"this machine has {counted(target.n_devices, f'{target.accelerator.value} device')}"
+    otherwise = "start on a machine with more"
     if isinstance(target, Part):
         load_on = settings.get(LOAD_ON)
         source = f"load_on_devices, {load_on.source}" if load_on is not None else "load_on_devices"
-        there = counted(target.n_there, f"{target.accelerator.value} device")
-        message = f"tensor_parallel_degree={wanted}, and {target.n_devices} of the {there} may be used ({source})"
-        hint = f"Set it to {target.n_devices} or less, to max, or let load_on_devices name more"
-    return [Problem(code="device.too-few", message=message, hint=hint, source=setting.source)]
+        all_there = counted(target.n_there, f"{target.accelerator.value} device")
+        there = f"{target.n_devices} of the {all_there} may be used ({source})"
+        otherwise = "let load_on_devices name more"
+    stages = settings.get(STAGES) if n_stages_of(settings) > 1 else None
+    how = f"Set it to {target.n_devices} or less, to max"
+    if stages is not None:
+        there = f"which are {n_devices} devices for a copy; {there}"
+        how = f"Set them so that their product is {target.n_devices} or less"
+    message = f"{split_text(settings, n_devices)}, {'' if stages else 'and '}{there}"
+    sources = dict.fromkeys(each.source for each in (setting, stages) if each is not None)
+    return [Problem(code="device.too-few", message=message, hint=f"{how}, or {otherwise}", source=", ".join(sources))]

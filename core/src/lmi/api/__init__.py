@@ -2,7 +2,15 @@
 """The contract: everything a backend or an extension imports from LMI."""
 
 # fmt: off
-from lmi.api.abilities import ABILITIES, SupportsAdapters, SupportsEmbedding, SupportsTasks, TaskPart, TaskRequest
+from lmi.api.abilities import (
+    ABILITIES,
+    SupportsAdapters,
+    SupportsClassification,
+    SupportsEmbedding,
+    SupportsTasks,
+    TaskPart,
+    TaskRequest,
+)
 from lmi.api.adapters import Adapter, adapter_problem, adapter_problems, adapters_of, unserved_adapters
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts, Target
 from lmi.api.backend import (
@@ -17,6 +25,7 @@ from lmi.api.backend import (
     OldValue,
     Progress,
     Resume,
+    Task,
 )
 from lmi.api.config import BackendConfig, Conflict, dtype_name, option
 from lmi.api.engine import (
@@ -36,6 +45,7 @@ from lmi.api.errors import (
     DeadlineError,
     EngineDeadError,
     EngineLoadError,
+    ExistsError,
     LmiError,
     NotFoundError,
     NotReadyError,
@@ -52,6 +62,7 @@ from lmi.api.errors import (
 )
 from lmi.api.hookspecs import hookimpl
 from lmi.api.merging import merging_problems
+from lmi.api.refusing import refuse_engine
 from lmi.api.requests import (
     Constraint,
     Finish,
@@ -64,18 +75,20 @@ from lmi.api.requests import (
 )
 from lmi.api.rules import context_problems, degree_problems, quantization_of
 from lmi.api.shapes import ModelShape, shape_of
+from lmi.api.tasks import TASK_NAMES, task_named, task_of, task_of_model
 from lmi.api.texts import TextRequest, TextResult, TextToken
 
 __all__ = [
     "ABILITIES", "Accelerator", "Adapter", "ArtifactError", "ArtifactFormat", "BackendConfig", "BackendInfo",
     "CONTRACT_VERSION", "Capability", "ConfigError", "Conflict", "Constraint", "DeadlineError", "Decode", "Engine",
-    "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "Finish", "FinishReason",
-    "GenerationRequest", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts", "ModelShape", "NotFoundError",
-    "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
-    "ProblemsError", "Progress", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
+    "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "ExistsError", "Finish",
+    "FinishReason", "GenerationRequest", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts", "ModelShape",
+    "NotFoundError", "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill",
+    "Problem", "ProblemsError", "Progress", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
     "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",
-    "SupportsEmbedding", "SupportsTasks", "Target", "TaskPart", "TaskRequest", "TextRequest", "TextResult",
-    "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError", "UnsupportedError", "Usage", "adapter_problem",
-    "adapter_problems", "adapters_of", "context_problems", "degree_problems", "dtype_name", "hookimpl",
-    "merging_problems", "option", "quantization_of", "shape_of", "unserved_adapters",
+    "SupportsClassification", "SupportsEmbedding", "SupportsTasks", "TASK_NAMES", "Target", "Task", "TaskPart",
+    "TaskRequest", "TextRequest", "TextResult", "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError",
+    "UnsupportedError", "Usage", "adapter_problem", "adapter_problems", "adapters_of", "context_problems",
+    "degree_problems", "dtype_name", "hookimpl", "merging_problems", "option", "quantization_of", "refuse_engine",
+    "shape_of", "task_named", "task_of", "task_of_model", "unserved_adapters",
 ]

@@ -57,9 +57,34 @@ class SupportsAdapters(Protocol):
 
 @runtime_checkable
 class SupportsEmbedding(Protocol):
-    """Vectors for texts, given as token ids."""
+    """Vectors for texts, given as token ids. Needed where ``BackendInfo.tasks`` has ``Task.EMBED``."""
 
-    async def embed(self, prompts: list[list[int]]) -> list[list[float]]: ...
+    async def embed(
+        self, prompts: list[list[int]], normalize: bool = True, n_dimensions: int | None = None
+    ) -> list[list[float]]:
+        """One vector a prompt, in order, all of one length; cancelling it frees what it holds.
+
+        The server may ask a second time on another worker when this one dies. ``stats().n_steps`` grows meanwhile.
+
+        Args:
+            prompts: as many as a caller sent at once, special tokens included.
+            normalize: whether the vectors get the length 1.
+            n_dimensions: only the first so many numbers (before normalizing); None for all.
+        Raises:
+            RequestError: the model's vectors cannot be cut to so many numbers, or a prompt cannot be read.
+            EngineDeadError: the engine failed; the worker process ends.
+        """
+
+
+@runtime_checkable
+class SupportsClassification(Protocol):
+    """Probabilities of a model's labels. Needed where ``BackendInfo.tasks`` has ``Task.CLASSIFY``."""
+
+    async def classify(self, prompts: list[list[int]]) -> list[list[float]]:
+        """One list a prompt, in order: a probability for each label, in the order of ``id2label`` in config.json.
+
+        Args, Raises: as ``SupportsEmbedding.embed``.
+        """
 
 
 @runtime_checkable
@@ -76,7 +101,11 @@ class SupportsTasks(Protocol):
 
 ABILITIES: dict[str, type] = {
     "adapters": SupportsAdapters,
+    "classification": SupportsClassification,
     "embedding": SupportsEmbedding,
     "tasks": SupportsTasks,
 }
 """Ability name on the wire -> protocol. Only methods of these protocols can be called from the server."""
+
+REPEATABLE = frozenset({"classification", "embedding"})
+"""Abilities whose calls are requests that can be done again: when a worker dies of one, another worker gets it."""

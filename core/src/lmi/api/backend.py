@@ -28,6 +28,19 @@ class Launch(str, Enum):
     CORE_MPI = "core-mpi"
 
 
+class Task(str, Enum):
+    """What a model does: continue a text, make a vector of it, or give the probability of each label."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    CLASSIFY = "classify"
+
+    @property
+    def does(self) -> str:
+        """In words: ``generates text``."""
+        return {"generate": "generates text", "embed": "makes vectors", "classify": "gives labels"}[self.value]
+
+
 class Resume(str, Enum):
     """What becomes of a running request when its worker dies.
 
@@ -57,6 +70,7 @@ class Capability(str, Enum):
     FREQUENCY_PENALTY = "frequency_penalty"
     LOGIT_BIAS = "logit_bias"
     BAD_TOKEN_IDS = "bad_token_ids"
+    BAD_WORDS = "bad_word_ids"
     STOP_TOKEN_IDS = "stop_token_ids"
     IGNORE_EOS = "ignore_eos"
     SEED = "seed"
@@ -81,10 +95,22 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLibrary:
-    """A Python distribution the backend drives, and the versions it was tested with (PEP 440 specifier)."""
+    """A Python distribution the backend drives, and the versions it was tested with (PEP 440 specifier).
+
+    Args:
+        distribution: its name on the index.
+        versions: those it was tested with; empty means any.
+        builds: other distributions that hold the same library for other devices; one of them is enough.
+    """
 
     distribution: str
     versions: str = ""
+    builds: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every distribution that holds the library."""
+        return (self.distribution, *self.builds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +190,8 @@ class BackendInfo:
         launch: how its worker is started.
         needs_model: False for a backend that serves without model files.
         artifact_formats: names of ArtifactFormat it loads.
-        architectures: names from ``config.json`` it serves; empty means any causal language model.
+        architectures: names from ``config.json`` it serves; empty means any model of its tasks.
+        tasks: what it does with models, the usual one first; the engine needs the ability that goes with each.
         quantizations: values of ``option.quantize`` it takes.
         capabilities: request options it honours; all others are refused.
         resume: what becomes of running requests when a worker dies.
@@ -200,6 +227,7 @@ class BackendInfo:
     needs_model: bool = True
     artifact_formats: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = (Task.GENERATE,)
     quantizations: tuple[str, ...] = ()
     capabilities: frozenset[Capability] = frozenset()
     resume: Resume = Resume.CONTINUES

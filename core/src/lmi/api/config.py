@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -78,6 +78,9 @@ class BackendConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    adapters_switch: ClassVar[str] = ""
+    """Name of the option that must be true for adapters to be served; empty where they need none."""
+
     max_rolling_batch_size: int = option(
         32, description="Sequences that run at the same time in one copy of the model.", unit="sequences", ge=1
     )
@@ -87,6 +90,16 @@ class BackendConfig(BaseModel):
     trust_remote_code: bool = option(
         False, description="Run Python files that come with the model. Turn on only for models you have read."
     )
+
+    @property
+    def n_devices(self) -> int:
+        """Devices one copy of the model takes; a backend that splits a model further than by tensors says so here."""
+        return self.tensor_parallel_degree
+
+    @property
+    def serves_adapters(self) -> bool:
+        """Whether requests may name adapters as these options stand, if the backend can serve any."""
+        return not self.adapters_switch or bool(getattr(self, self.adapters_switch))
 
     def conflicts(self) -> Iterator[Conflict]:
         """Everything that is wrong with these options together; ``self.model_fields_set`` tells what was set."""

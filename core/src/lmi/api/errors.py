@@ -116,6 +116,10 @@ class NotFoundError(RequestError):
     """The named model, adapter or resource does not exist."""
 
 
+class ExistsError(RequestError):
+    """The name is taken already."""
+
+
 class TooLargeError(RequestError):
     """The request is larger than a limit."""
 

@@ -80,6 +80,18 @@ def lmi_compile_artifacts(
 # ------------------------------------------------------------------------------------------- in the worker process
 
 
+@hookspec
+def lmi_check_engine(config: BackendConfig) -> Sequence[Problem] | None:
+    """List everything in which the installed engine library differs from what the backend calls.
+
+    Called: by ``lmi check``, where the backend's ``engine_libraries`` are installed, whose versions the core compares.
+    A worker does not call it, since an engine may need things set before its library is imported: the backend finds
+    the same problems in ``lmi_load_engine``, and gives them to ``refuse_engine``. Optional.
+    Runs in: a process like a worker, under the same Python. Answers: all are joined.
+    Cost: imports the engine library; reads no model and touches no device.
+    """
+
+
 @hookspec(firstresult=True)
 def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine | Stepper | None:
     """Load the weights and return what generates.

@@ -43,6 +43,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         frequency_penalty: subtracted once per occurrence in the output, in [-2, 2].
         logit_bias: added to the logits of the given ids.
         bad_token_ids: ids that are never produced.
+        bad_word_ids: sequences of two ids or more: where the output ends with all but the last id of one, the last is
+            not produced. Ids of an earlier, interrupted run belong to the output.
         stop_token_ids: ids that end the output (the id is produced, then the request finishes).
         ignore_eos: go on past the model's end-of-sequence ids.
         seed: unsigned 64-bit; with a position it names one random number, whatever else runs (None only when greedy).
@@ -63,6 +65,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
     bad_token_ids: tuple[int, ...] = ()
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int | None = None

@@ -14,14 +14,18 @@ from lmi.api.requests import SamplingParams
 
 @dataclass(kw_only=True)
 class TextRequest:
-    """One text to complete. ``lmi_filter_request`` may change prompt, sampling, stop_sequences and adapter, or answer.
+    """One text to complete. ``lmi_filter_request`` may change everything but request_id, model and stream, or answer.
 
     Args:
         request_id: unique in the server; begins with the caller's ``x-request-id`` where there is one.
         model: name of the model that will answer.
         prompt: the text.
         sampling: how tokens are chosen.
-        stop_sequences: texts that end the output; never part of it.
+        stop_sequences: texts that end the output; not part of it.
+        bad_words: texts that must not be produced; they become ``bad_token_ids`` and ``bad_word_ids`` of sampling.
+        keeps_stop: the stop sequence or end token that ends the output is part of its text.
+        shows_special: special tokens of the tokenizer have a text in the output.
+        n_last_prompt_tokens: cut the prompt to its last so many tokens; None takes all.
         stream: whether the caller reads tokens as they come.
         adapter: adapter name; empty means the base model.
         headers: of the HTTP request, names in lower case.
@@ -34,6 +38,10 @@ class TextRequest:
     prompt: str
     sampling: SamplingParams
     stop_sequences: tuple[str, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    keeps_stop: bool = False
+    shows_special: bool = False
+    n_last_prompt_tokens: int | None = None
     stream: bool = False
     adapter: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -62,6 +70,7 @@ class TextResult:
         finish_reason: ``length``, ``eos_token``, ``stop_sequence``, ``stop_token`` or ``deadline``.
         n_prompt_tokens: ids in the prompt.
         n_output_tokens: ids produced.
+        others: further answers, best first, where the request asked for several; this one is the best.
     """
 
     text: str
@@ -69,3 +78,4 @@ class TextResult:
     finish_reason: str
     n_prompt_tokens: int
     n_output_tokens: int
+    others: tuple[TextResult, ...] = ()

@@ -19,6 +19,7 @@ from lmi.devices.sharing import shared_devices
 from lmi.loading import LoadPlan, plan_of
 from lmi.planning.estimates import memory_line
 from lmi.plugins import Plugins
+from lmi.probing import probe
 from lmi.resolution import Resolution, resolve
 from lmi.starting import refuse_start
 from lmi.toolchain import parse_versions
@@ -42,8 +43,9 @@ def check(
 ) -> None:
     """Check configuration and files of MODEL, and whether they fit a machine.
 
-    It is this machine, or the one that flags name. MODEL is as `lmi serve` takes it. One that is elsewhere is not
-    fetched: it is judged by its listing, its small files and the headers of its weights. Exit code 1: there are
+    It is this machine, or the one that flags name. On this one the engine is looked at, too: whether the Python of the
+    workers has it, in a version that the backend can drive. MODEL is as `lmi serve` takes it. One that is elsewhere is
+    not fetched: it is judged by its listing, its small files and the headers of its weights. Exit code 1: there are
     problems.
     """
     machine = AskedMachine(instance=instance, device_memory=device_memory, devices=devices).target()
@@ -85,6 +87,9 @@ def _checked(found: Resolution, known: Sequence[Problem], plugins: Plugins) -> d
         problems = [problem for problem in problems if problem.code not in told or problem.severity is Severity.ERROR]
         problems += errors
         is_valid = False
+    unfit = probe(found, plugins)
+    problems += unfit
+    is_valid = is_valid and all(problem.severity is Severity.WARNING for problem in unfit)
     problems = list(dict.fromkeys(problems))
     return {
         "schema": "lmi.check/1",

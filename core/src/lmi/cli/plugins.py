@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from importlib import metadata
 
 import click
 
@@ -13,6 +12,7 @@ from lmi.api import EngineLibrary, NotFoundError
 from lmi.api.errors import sentences
 from lmi.config.names import did_you_mean
 from lmi.plugins import PluginRecord, Plugins, State
+from lmi.plugins.libraries import installed
 
 _COLUMNS = ("name", "kind", "distribution", "version", "state", "reason")
 
@@ -94,7 +94,5 @@ def _print_details(records: list[PluginRecord]) -> None:
 
 
 def _engine(library: EngineLibrary) -> str:
-    try:
-        return f"{library.distribution} {metadata.version(library.distribution)}"
-    except metadata.PackageNotFoundError:
-        return f"{library.distribution} (not installed)"
+    found = [f"{name} {version}" for name, version in installed(library).items()]
+    return " and ".join(found) or f"{' or '.join(library.names)} (not installed)"

@@ -31,7 +31,15 @@ class ModelOptions(BaseModel):
         "gs://, az://), or ORG/NAME on the hub. Unset: the folder that is served.",
     )
     revision: str | None = option(None, description="Branch, tag or commit of a model from the hub.")
-    task: str | None = option(None, description="What the model does; found from its config.json when unset.")
+    task: str | None = option(
+        None,
+        description="What the model does: text-generation, text-embedding (or feature-extraction) or "
+        "text-classification. Unset or auto: what it was made for, as its files say.",
+    )
+
+    normalize: bool = option(
+        True, description="Vectors of embedding models get the length 1; requests may say so, too."
+    )
 
     # what serves it
     engine: str | None = option(None, description="How the worker runs (Python or MPI), or a name a backend gives it.")

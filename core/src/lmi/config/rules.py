@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lmi.api import BackendConfig, BackendInfo, Problem, Severity
+from lmi.api import TASK_NAMES, BackendConfig, BackendInfo, Problem, Severity, Task, task_named
 from lmi.config.batching import UNDECIDED, turned_off_by
 from lmi.config.modes import MPI, PYTHON, deciding, mode_of
 from lmi.config.names import did_you_mean
@@ -15,14 +15,13 @@ from lmi.config.unsupported import STOP_WORDS, Known, of_no_use
 
 Rule = Callable[[ModelOptions, BackendConfig, Settings, BackendInfo], Iterator[Problem]]
 
-_GENERATING = ("text-generation", "text2text-generation", "conversational", "generate")
 _OTHER_TASKS = (
-    "text-embedding", "feature-extraction", "sentence-similarity", "text-classification", "classify", "fill-mask",
-    "token-classification", "question-answering", "table-question-answering", "multiple-choice", "summarization",
-    "translation", "zero-shot-classification", "visual-question-answering", "document-question-answering",
-    "image-classification", "image-to-text", "object-detection", "text-to-image", "audio-classification",
-    "automatic-speech-recognition",
+    "fill-mask", "token-classification", "question-answering", "table-question-answering", "multiple-choice",
+    "summarization", "translation", "zero-shot-classification", "visual-question-answering",
+    "document-question-answering", "image-classification", "image-to-text", "object-detection", "text-to-image",
+    "audio-classification", "automatic-speech-recognition", "reranking", "rerank", "text-ranking", "score", "reward",
 )  # fmt: skip
+"""Known tasks that LMI does with no backend."""
 
 
 def workers_in_order(
@@ -142,21 +141,28 @@ def stop_words(
 def task_is_served(
     options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
 ) -> Iterator[Problem]:
-    """Text generation is what a backend does, unless it has an option ``task`` of its own."""
+    """The backend does what ``option.task`` says; one that does nothing but generate may have an option of its own."""
     setting = settings.get("option.task")
-    if setting is None or options.task is None or "task" in type(config).model_fields:
+    has_own = "task" in type(config).model_fields and info.tasks == (Task.GENERATE,)
+    if setting is None or options.task is None or has_own:
         return
-    task = options.task.lower()
-    if task in (*_GENERATING, "auto"):
+    name, task = options.task.lower(), task_named(options.task)
+    if name == "auto" or task in info.tasks:
         return
-    is_known = task in _OTHER_TASKS
+    does = " and ".join(each.does for each in info.tasks)
+    if task is not None or name in _OTHER_TASKS:
+        yield Problem(
+            code="config.not-supported",
+            message=f"'option.task' is '{options.task}'; {info.name} {does}",
+            hint=f"Take option.task out: LMI does what the model was made for, if that is {', '.join(info.tasks)}",
+            source=setting.source,
+        )
+        return
+    served = [each for each, task in TASK_NAMES.items() if task in info.tasks]
     yield Problem(
-        code="config.not-supported" if is_known else "config.invalid-value",
-        message=f"'option.task' is '{options.task}'; "
-        + (f"{info.name} generates text" if is_known else "there is no such choice"),
-        hint="Take option.task out to generate text"
-        if is_known
-        else did_you_mean(task, (*_GENERATING, *_OTHER_TASKS), f"Choices: {', '.join(_GENERATING)}"),
+        code="config.invalid-value",
+        message=f"'option.task' is '{options.task}'; there is no such choice",
+        hint=did_you_mean(name, (*TASK_NAMES, *_OTHER_TASKS), f"Choices: auto, {', '.join(served)}"),
         source=setting.source,
     )
 

@@ -122,8 +122,8 @@ class _Running:
             self._model.pool.cancel(self.flight)
 
 
-def unheard_hooks(context: Context) -> list[Problem]:
-    """Warnings for extensions that see nothing of a model whose requests are no text."""
+def unheard_hooks(context: Context, what: str = "a custom handler: its requests are not text") -> list[Problem]:
+    """Warnings for extensions that see nothing of a model's requests, because of ``what`` it is."""
     given: dict[str, Any] = {
         "lmi_filter_request": context.request_filters,
         "lmi_filter_text": context.text_filters,
@@ -133,8 +133,8 @@ def unheard_hooks(context: Context) -> list[Problem]:
     return [
         Problem(
             code="plugin.not-heard",
-            message=f"an extension has {hook}, which is not called for a custom handler: its requests are not text",
-            hint="Do it inside the handler, or leave the extension out with LMI_EXTENSIONS",
+            message=f"an extension has {hook}, which is not called for {what}",
+            hint="Leave the extension out with LMI_EXTENSIONS, or do what it does in the model's own function",
             severity=Severity.WARNING,
         )
         for hook, implementations in given.items()

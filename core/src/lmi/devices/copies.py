@@ -14,9 +14,11 @@ from lmi.config.typed import config_error
 from lmi.devices import cuda, neuron
 from lmi.devices.degree import is_mpi
 from lmi.plugins.fit import elsewhere
-from lmi.target import DEGREE, Part, devices_of, too_few_devices
+from lmi.target import DEGREE, Part, devices_of, split_text, too_few_devices
 
 THREADS = "OMP_NUM_THREADS"
+SHARE = "LMI_COPY"
+"""Tells a copy on CPU which it is of how many, from 0: ``1/4``, so that each can keep to cores of its own."""
 _KEYS = ("minWorkers", "maxWorkers")
 
 
@@ -52,11 +54,14 @@ class Copies:
     def environ_of(self, index: int) -> dict[str, str]:
         """The variables that show a copy its devices, and no others.
 
-        On CPU every GPU is hidden, since an engine takes what it finds. Neuron's runtime has no such value, and takes
+        On CPU every GPU is hidden, since an engine takes what it finds, and several copies are told apart, since they
+        share the cores. Neuron's runtime has no such value, and takes
         no core unless an engine for it is loaded.
         """
         if self.accelerator is Accelerator.CPU:
-            return {cuda.VISIBLE: ""}
+            n_copies = max(self.n_min, self.n_max)
+            share = {SHARE: f"{index % n_copies}/{n_copies}"} if n_copies > 1 else {}
+            return {cuda.VISIBLE: "", **share}
         devices = self.slice_of(index)
         if not devices:
             return {}
@@ -153,7 +158,7 @@ def _too_many(
     degree_source = settings[DEGREE].source if DEGREE in settings else "the default"
     yield Problem(
         code="device.too-many-workers",
-        message=f"{key}={wanted}, and {there} of {counted(degree, 'device')} each (tensor_parallel_degree={degree}, "
+        message=f"{key}={wanted}, and {there} of {counted(degree, 'device')} each ({split_text(settings, degree)}, "
         f"{degree_source})",
         hint=f"Set {key} to {n_slices} or less" + (", or lower tensor_parallel_degree" if degree > 1 else ""),
         source=settings[key].source,

@@ -11,7 +11,7 @@ from lmi.config import parse
 from lmi.config.modes import MPI, PYTHON, mode_of
 from lmi.config.settings import Setting, Settings
 from lmi.plugins import Plugins
-from lmi.target import DEGREE, devices_of
+from lmi.target import DEGREE, devices_of, n_stages_of
 
 _MOST = "default: the most that goes, of"
 
@@ -40,7 +40,7 @@ def with_default_degree(settings: Settings, info: BackendInfo, target: Target, r
     """
     if settings.get(DEGREE) is not None or not _is_max(settings, info, target):
         return settings
-    n_devices = target.n_devices
+    n_devices = max(1, target.n_devices // n_stages_of(settings))
     unavoidable = refusals(_with(settings, 1, "default"))
     for degree in (each for each in range(n_devices, 1, -1) if n_devices % each == 0):
         source = "default: max of" if degree == n_devices else _MOST

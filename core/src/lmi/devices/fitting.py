@@ -9,20 +9,23 @@ from lmi.plugins.fit import elsewhere
 from lmi.target import too_few_devices
 
 
-def device_problems(settings: Settings, info: BackendInfo | None, target: Target) -> list[Problem]:
+def device_problems(
+    settings: Settings, info: BackendInfo | None, target: Target, n_devices: int | None = None
+) -> list[Problem]:
     """What is wrong with the devices for a model; their number is no matter where their kind is the wrong one.
 
     Args:
         settings: as they hold on this machine.
         info: the backend; None where none could be chosen.
         target: the machine.
+        n_devices: of a copy, as the typed options say; None where those are not known.
     """
     missing = missing_device(settings, target)
     if missing:
         return missing
     reason = "" if info is None else elsewhere(info, target)
     if info is None or not reason:
-        return too_few_devices(settings, target)
+        return too_few_devices(settings, target, n_devices)
     return [Problem(code="backend.misfit", message=f"{info.name} {reason}", hint="Choose another backend")]
 
 

@@ -61,7 +61,10 @@ def plan_memory(found: Resolution, plugins: Plugins, *, demand: Demand | None = 
         _reckon(plan, found, found.choice, plugins, demand, is_here=is_here)
     sizing = None if plan.estimate is None else plan.estimate.sizing
     chosen = "" if plan.info is None else plan.info.name
-    plan.candidates = ranked(found.artifacts, found.target, plugins, sizing, chosen=chosen, is_here=is_here)
+    task = found.settings.text("option.task")
+    plan.candidates = ranked(
+        found.artifacts, found.target, plugins, sizing, chosen=chosen, task=task, is_here=is_here
+    )  # fmt: skip
     return plan
 
 

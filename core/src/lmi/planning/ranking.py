@@ -54,6 +54,7 @@ def ranked(
     sizing: Sizing | None = None,
     *,
     chosen: str = "",
+    task: str | None = None,
     is_here: bool = True,
 ) -> list[Candidate]:
     """The backends, the one to take first.
@@ -64,6 +65,7 @@ def ranked(
         plugins: what is installed.
         sizing: what the configuration says; for all but the chosen backend its length and compression count.
         chosen: name of the backend that the configuration is for.
+        task: the value of ``option.task``; None where it is not set.
         is_here: whether the machine is this one, whose free memory counts.
     """
     found: list[tuple[tuple[object, ...], Candidate]] = []
@@ -73,7 +75,7 @@ def ranked(
             continue
         own = sizing if info.name == chosen else _own_sizing(artifacts, info, target, plugins, sizing)
         fit = None if why_unknown(artifacts) else best_fit(artifacts, info, target, own, is_here=is_here)
-        refusal = _refusal(info, artifacts, target, fit)
+        refusal = _refusal(info, artifacts, target, fit, task)
         candidate = Candidate(
             name=info.name, package=package, is_installed=is_installed, takes=not refusal,
             reason=refusal or _praise(info, artifacts, fit), install=info.install or f"pip install {package}",
@@ -154,8 +156,8 @@ def _all(plugins: Plugins) -> list[tuple[BackendInfo, str, bool]]:
     return [*installed, *others]
 
 
-def _refusal(info: BackendInfo, artifacts: ModelArtifacts, target: Target, fit: Fit | None) -> str:
-    reasons = misfits(info, artifacts, target)
+def _refusal(info: BackendInfo, artifacts: ModelArtifacts, target: Target, fit: Fit | None, task: str | None) -> str:
+    reasons = misfits(info, artifacts, target, task=task)
     off = off_instance(info, target)
     if reasons:
         return "; ".join(reasons)

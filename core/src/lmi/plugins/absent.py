@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmi.api import Accelerator, BackendInfo, PluginError
+from lmi.api import Accelerator, BackendInfo, PluginError, Task
 from lmi.config.batching import UNDECIDED
 from lmi.config.coerce import likely_mistake
 from lmi.config.names import nearest
@@ -48,7 +48,8 @@ def known_backends() -> list[tuple[BackendInfo, str]]:
 def _described(entry: dict[str, Any]) -> BackendInfo:
     lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
     accelerators = tuple(Accelerator(each) for each in entry["accelerators"])
-    return BackendInfo(**{"summary": "", **entry, **lists, "accelerators": accelerators})
+    tasks = tuple(Task(each) for each in entry.get("tasks", (Task.GENERATE,)))
+    return BackendInfo(**{"summary": "", **entry, **lists, "accelerators": accelerators, "tasks": tasks})
 
 
 def not_served(setting: Setting) -> PluginError | None:

@@ -179,6 +179,7 @@ def _around(
         mode_of(settings) or "",
         frozenset(each.strip().lower() for each in features),
         has if is_own_python else None,
+        settings.text("option.task"),
     )
 
 

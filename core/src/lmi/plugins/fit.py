@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 
-from lmi.api import ArtifactFormat, BackendInfo, EngineLoadError, ModelArtifacts, Target
+from lmi.api import ArtifactFormat, BackendInfo, EngineLoadError, ModelArtifacts, Target, Task, task_of
 
 _CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_SERVED = {
+    Task.GENERATE: "causal language models",
+    Task.EMBED: "embedding models",
+    Task.CLASSIFY: "classification models",
+}
 _MAX_NAMED = 3
 
 
@@ -25,12 +30,18 @@ def is_installed(distribution: str) -> bool:
 
 
 def misfits(
-    info: BackendInfo, artifacts: ModelArtifacts | None, target: Target, *, architectures: bool = True
+    info: BackendInfo,
+    artifacts: ModelArtifacts | None,
+    target: Target,
+    *,
+    architectures: bool = True,
+    task: str | None = None,
 ) -> list[str]:
     """Why a backend does not suit a model and a machine, by its own description; empty when it does.
 
     Args:
         architectures: False leaves the judgement of the architecture to the backend's own checks.
+        task: the value of ``option.task``; None for what the model was made for.
     """
     reasons = []
     if elsewhere(info, target):
@@ -40,9 +51,10 @@ def misfits(
     if artifacts.format.value not in info.artifact_formats:
         loads = ", ".join(info.artifact_formats) or "no files"
         reasons.append(f"loads {loads}, not {artifacts.format.value}")
-    if architectures and artifacts.architectures and not any(_serves(info, name) for name in _class_names(artifacts)):
-        serves = _first(info.architectures) or "causal language models"
-        reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}")
+    if architectures and artifacts.architectures and not _serves(info, artifacts, task_of(artifacts, task)):
+        serves = _first(info.architectures) or _SERVED[info.tasks[0]]
+        named = f" for {task}" if task else ""
+        reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}{named}")
     return reasons
 
 
@@ -86,10 +98,14 @@ def _class_names(artifacts: ModelArtifacts) -> list[str]:
     return [*artifacts.architectures, *(map(str, auto_map) if isinstance(auto_map, dict) else ())]
 
 
-def _serves(info: BackendInfo, architecture: str) -> bool:
+def _serves(info: BackendInfo, artifacts: ModelArtifacts, task: Task) -> bool:
+    """Whether a backend has code for a model, as far as it says, and does with it what is asked."""
+    if task not in info.tasks:
+        return False
+    names = _class_names(artifacts)
     if info.architectures:
-        return architecture in info.architectures
-    return architecture.endswith(_CAUSAL_SUFFIXES)
+        return any(name in info.architectures for name in names)
+    return task is not Task.GENERATE or any(name.endswith(_CAUSAL_SUFFIXES) for name in names)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,7 @@ class Circumstances:
         mode: ``python`` or ``mpi`` where ``engine`` or ``mpi_mode`` asks for one; "" otherwise.
         features: values of ``SERVING_FEATURES``, in lower case.
         has: whether the Python of the workers has a distribution; None where that is not known.
+        task: the value of ``option.task``; None where it is not set.
     """
 
     artifacts: ModelArtifacts | None
@@ -109,10 +126,11 @@ class Circumstances:
     mode: str = ""
     features: frozenset[str] = frozenset()
     has: Callable[[str], bool] | None = is_installed
+    task: str | None = None
 
     def misfits(self, info: BackendInfo) -> list[str]:
         """Why a backend cannot be taken; empty when it can."""
-        reasons = misfits(info, self.artifacts, self.target)
+        reasons = misfits(info, self.artifacts, self.target, task=self.task)
         modes = [each.lower() for each in info.modes]
         if self.mode and modes and self.mode not in modes:
             reasons.append(f"runs under engine={' or '.join(info.modes)}, not {self.mode}")
@@ -159,4 +177,4 @@ class Circumstances:
     def _absent(self, info: BackendInfo) -> list[str]:
         if self.has is None:
             return []
-        return [each.distribution for each in info.engine_libraries if not self.has(each.distribution)]
+        return [each.distribution for each in info.engine_libraries if not any(map(self.has, each.names))]

@@ -104,6 +104,7 @@ def _vocabulary_faults(request: GenerationRequest, vocab_size: int) -> Iterator[
         ("resumed_ids", request.resumed_ids),
         ("logit_bias", sampling.logit_bias),
         ("bad_token_ids", sampling.bad_token_ids),
+        ("bad_word_ids", [token_id for word in sampling.bad_word_ids for token_id in word]),
         ("stop_token_ids", sampling.stop_token_ids),
     )
     for name, ids in sources:

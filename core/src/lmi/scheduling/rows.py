@@ -60,6 +60,38 @@ class TokenHistory:
         self._counts[place] += 1.0
 
 
+class BadWords:
+    """Sequences of ids that must not be produced: what may not follow the output as it stands.
+
+    Args:
+        words: sequences of ids.
+        output_ids: ids produced so far.
+    """
+
+    def __init__(self, words: Sequence[Sequence[int]], output_ids: Sequence[int]) -> None:
+        # The last id of each word, by what comes before it; one word may begin like another.
+        self._ends: dict[tuple[int, ...], set[int]] = {}
+        for word in words:
+            self._ends.setdefault(tuple(word[:-1]), set()).add(word[-1])
+        self._lengths = sorted({len(beginning) for beginning in self._ends})
+        n_kept = self._lengths[-1]
+        self._tail = tuple(output_ids[-n_kept:]) if n_kept else ()
+        self._n_kept = n_kept
+
+    @property
+    def forbidden(self) -> set[int]:
+        """Ids that would complete a word now."""
+        tail, found = self._tail, set[int]()
+        for length in self._lengths:
+            if length <= len(tail):
+                found |= self._ends.get(tail[len(tail) - length :], set())
+        return found
+
+    def append(self, token_id: int) -> None:
+        """Take note of one more produced id."""
+        self._tail = (*self._tail, token_id)[-self._n_kept :] if self._n_kept else ()
+
+
 class SamplingRow:
     """How the next token of one request is chosen, and what that depends on.
 
@@ -92,11 +124,26 @@ class SamplingRow:
         self._added = _pairs(added)
         held = {i: -np.inf for i in ending_ids if 0 <= i < vocab_size}
         self._added_early = _pairs({**added, **held}) if self.n_output < sampling.min_tokens else self._added
+        self._words = BadWords(sampling.bad_word_ids, output_ids) if sampling.bad_word_ids else None
+        self._with_words = self._add_words()
 
     @property
     def added(self) -> tuple[Ids, Values] | None:
         """Ids and what is added to their logits now: bias, and minus infinity for what may not be produced."""
+        return self._with_words or self._added_alone
+
+    @property
+    def _added_alone(self) -> tuple[Ids, Values] | None:
         return self._added_early if self.n_output < self.sampling.min_tokens else self._added
+
+    def _add_words(self) -> tuple[Ids, Values] | None:
+        """What is added where the next id could complete a bad word; None where it cannot."""
+        forbidden = self._words.forbidden if self._words is not None else None
+        if not forbidden:
+            return None
+        alone = self._added_alone
+        added = {} if alone is None else dict(zip(alone[0].tolist(), alone[1].tolist(), strict=True))
+        return _pairs({**added, **dict.fromkeys(forbidden, -np.inf)})
 
     @property
     def is_plain(self) -> bool:
@@ -108,6 +155,9 @@ class SamplingRow:
         self.n_output += 1
         if self.history is not None:
             self.history.append(token_id)
+        if self._words is not None:
+            self._words.append(token_id)
+            self._with_words = self._add_words()
 
 
 def _pairs(added: dict[int, float]) -> tuple[Ids, Values] | None:

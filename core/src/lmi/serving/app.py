@@ -13,15 +13,17 @@ from starlette.types import Receive, Scope, Send
 import lmi
 from lmi.api.errors import LmiError, NotFoundError, RequestError, sentences
 from lmi.config.names import did_you_mean
+from lmi.serving.adapter_routes import adapter_routes
 from lmi.serving.context import Context
 from lmi.serving.errors import body_of, headers_of, status_of
 from lmi.serving.health import health_routes
-from lmi.serving.lmi import InvocationRoute
+from lmi.serving.lmi import EmbeddingsRoute, InvocationRoute
 
-_ROUTES = ("/invocations", "/predictions/{model}", "/ping", "/health", "/metrics")
-"""What most clients call; /docs does not show the first two, whose bodies FastAPI does not read."""
+_ROUTES = ("/invocations", "/predictions/{model}", "/v1/embeddings", "/ping", "/health", "/metrics")
+"""What most clients call; /docs does not show the first three, whose bodies FastAPI does not read."""
 _ROUTES_HINT = (
-    "Routes: POST /invocations, POST /predictions/{model}, GET /ping, GET /health, GET /metrics; others: /docs"
+    "Routes: POST /invocations, POST /predictions/{model}, POST /v1/embeddings, GET /ping, GET /health, GET /metrics; "
+    "others: /docs"
 )
 
 
@@ -57,6 +59,7 @@ def _listed(text: str) -> list[str]:
 def build_app(context: Context) -> FastAPI:
     """All routes: inference, health, and those that extensions add."""
     app = App(InvocationRoute(context))
+    app.router.routes.append(Route("/v1/embeddings", endpoint=EmbeddingsRoute(context), methods=["POST"]))
     options = context.options
     if options.cors_allowed_origin is not None:
         app.add_middleware(
@@ -66,6 +69,7 @@ def build_app(context: Context) -> FastAPI:
             allow_headers=_listed(options.cors_allowed_headers or "*"),
         )
     app.include_router(health_routes(context))
+    app.include_router(adapter_routes(context))
 
     @app.exception_handler(HTTPException)
     async def explain(request: Request, error: HTTPException) -> Response:

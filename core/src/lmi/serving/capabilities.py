@@ -42,7 +42,8 @@ def refuse_undeclared(
     """
     asked = [name for name in _undeclared(info.capabilities) if getattr(sampling, name) != getattr(_DEFAULTS, name)]
     if asked:
-        texts = ", ".join(asked_as(name, getattr(sampling, name)) for name in asked)
+        # Two fields may come of one parameter.
+        texts = ", ".join(dict.fromkeys(asked_as(name, getattr(sampling, name)) for name in asked))
         raise UnsupportedError(
             "request.unsupported",
             f"{texts} was asked, but backend {info.name!r} does not offer it",

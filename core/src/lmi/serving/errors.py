@@ -10,6 +10,7 @@ from lmi.api.errors import LmiError
 
 _STATUS: tuple[tuple[type[LmiError], int], ...] = (
     (errors.NotFoundError, 404),
+    (errors.ExistsError, 409),
     (errors.TooLargeError, 413),
     (errors.RequestError, 400),
     (errors.OverloadedError, 429),

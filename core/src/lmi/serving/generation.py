@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from lmi.api.errors import DeadlineError, LmiError
-from lmi.api.requests import FinishReason, GenerationRequest, TokenChunk, TokenLogprob
+from lmi.api.requests import Finish, FinishReason, GenerationRequest, TokenChunk, TokenLogprob
 from lmi.api.texts import TextRequest, TextResult, TextToken
 from lmi.serving.text import OutputText
 from lmi.workers.flight import Flight
@@ -75,7 +75,8 @@ class Generation:
         self.model = model
         self._keeps_tokens = keeps_tokens
         self._is_eager = request.stream or bool(request.stop_sequences)
-        self._text = OutputText(model.tokenizer.decoder(), request.stop_sequences)
+        decoder = model.tokenizer.decoder(shows_special=request.shows_special)
+        self._text = OutputText(decoder, request.stop_sequences, keeps_stop=request.keeps_stop)
         self._texts: list[str] = []
         self._chunks: list[TokenChunk] = []
         self._pending: deque[tuple[int, float | None]] = deque()
@@ -108,6 +109,10 @@ class Generation:
         if not self.finish_reason:
             self.model.pool.cancel(self.flight)
             self._on_error(reason)
+
+    def end(self) -> None:
+        """Stop generating; nobody waits any more."""
+        self.model.pool.cancel(self.flight)
 
     def give(self, text: str) -> None:
         """Answer with a text that no engine made. Its ids are those the tokenizer has for it, without probabilities."""
@@ -152,9 +157,13 @@ class Generation:
             text=self.text,
             tokens=self.tokens,
             finish_reason=self.finish_reason,
-            n_prompt_tokens=len(self.flight.request.prompt_ids),
+            n_prompt_tokens=self.n_prompt_tokens,
             n_output_tokens=self.n_output_tokens,
         )
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        return len(self.flight.request.prompt_ids)
 
     @property
     def text(self) -> str:
@@ -173,8 +182,7 @@ class Generation:
             if chunk.prompt_logprobs is not None and self.prompt_logprobs is None:
                 self.prompt_logprobs = chunk.prompt_logprobs
         finish = chunks[-1].finish
-        # A stop token counts, but its text is not shown.
-        is_hidden = finish is not None and finish.reason is FinishReason.STOP_TOKEN and bool(ids)
+        is_hidden = finish is not None and bool(ids) and self._hides(finish)
         pieces = self._text.add(ids[:-1] if is_hidden else ids)
         if self._text.stop_sequence is not None:
             self.finish_reason = "stop_sequence"
@@ -182,16 +190,18 @@ class Generation:
                 self.model.pool.cancel(self.flight)
         elif finish is not None:
             if finish.reason is FinishReason.DEADLINE and not self._text.n_ids:
-                limit_s = self.flight.request.deadline_s or 0
-                raise DeadlineError(
-                    "request.deadline",
-                    f"the request's time ran out before its first token; predict_timeout is {limit_s:g} s",
-                    "Send it again when less is going on, or raise predict_timeout",
-                )
+                raise too_late(self.flight.request.deadline_s)
             pieces += self._text.finish(hide_last=is_hidden)
             self.finish_reason = _REASONS[finish.reason]
         self.n_output_tokens = self._text.n_ids
         return self._release(ids, logprobs, pieces)
+
+    def _hides(self, finish: Finish) -> bool:
+        """Whether the token that ended the output counts, but its text is not shown."""
+        if self.request.keeps_stop:
+            return False
+        is_end = finish.reason is FinishReason.EOS and self.request.shows_special
+        return is_end or finish.reason is FinishReason.STOP_TOKEN
 
     def _release(self, ids: list[int], logprobs: list[TokenLogprob], pieces: list[str]) -> list[TextToken]:
         """Give the released pieces of text to the tokens they belong to, in order."""
@@ -215,6 +225,15 @@ class Generation:
         if self._keeps_tokens:
             self.tokens += tokens
         return tokens
+
+
+def too_late(limit_s: float | None) -> DeadlineError:
+    """What a request gets whose time ran out before its first token."""
+    return DeadlineError(
+        "request.deadline",
+        f"the request's time ran out before its first token; predict_timeout is {limit_s or 0:g} s",
+        "Send it again when less is going on, or raise predict_timeout",
+    )
 
 
 def _fitted(pieces: list[str], n_tokens: int) -> list[str]:

@@ -5,18 +5,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lmi.serving.generation import Generation
+from lmi.api.texts import TextRequest
 
 if TYPE_CHECKING:
     from lmi.serving.models import Model
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Counted(Protocol):
+    """A request that was answered, by one sequence or several."""
+
+    request: TextRequest
+    started_s: float
+    n_writes: int
+
+    @property
+    def n_prompt_tokens(self) -> int: ...
+    @property
+    def n_output_tokens(self) -> int: ...
+    @property
+    def first_token_s(self) -> float: ...
 
 
 class Metrics:
@@ -42,30 +57,39 @@ class Metrics:
         self._writes = Counter(
             "lmi_stream_writes", "Writes to streams; tokens that wait share one", ["model"], registry=self._registry
         )
-        self._of: dict[tuple[str, str], Callable[[Generation], None]] = {}
+        self._adapter_requests = Counter(
+            "lmi_adapter_requests",
+            "Requests that named an adapter, by outcome; lmi_requests counts them, too",
+            ["model", "adapter", "outcome"],
+            registry=self._registry,
+        )
+        self._of: dict[tuple[str, str], Callable[[Counted], None]] = {}
         self._registry.register(_Workers(models))
 
-    def count(self, generation: Generation, outcome: str) -> None:
+    def count(self, generation: Counted, outcome: str) -> None:
         """Count one request that ended: ``ok``, ``cancelled`` or ``error``."""
         name = generation.request.model
         count = self._of.get((name, outcome)) or self._counter(name, outcome)
         count(generation)
+        if adapter := generation.request.adapter:
+            self._adapter_requests.labels(name, adapter, outcome).inc()
 
-    def count_task(self, name: str, outcome: str, duration_s: float) -> None:
-        """Count one request that went to a model's own function; it has no tokens."""
+    def count_task(self, name: str, outcome: str, duration_s: float, n_prompt_tokens: int = 0) -> None:
+        """Count one request that produced no tokens: vectors, labels, or the answer of a model's own function."""
+        self._prompt_tokens.labels(name).inc(n_prompt_tokens)
         self._requests.labels(name, outcome).inc()
         self._request_s.labels(name).observe(duration_s)
 
-    def _counter(self, name: str, outcome: str) -> Callable[[Generation], None]:
+    def _counter(self, name: str, outcome: str) -> Callable[[Counted], None]:
         """The metrics of a model and an outcome, with their labels looked up once."""
         requests = self._requests.labels(name, outcome)
         prompt_tokens, output_tokens = self._prompt_tokens.labels(name), self._output_tokens.labels(name)
         request_s, first_token_s = self._request_s.labels(name), self._first_token_s.labels(name)
         writes = self._writes.labels(name)
 
-        def count(generation: Generation) -> None:
+        def count(generation: Counted) -> None:
             requests.inc()
-            prompt_tokens.inc(len(generation.flight.request.prompt_ids))
+            prompt_tokens.inc(generation.n_prompt_tokens)
             output_tokens.inc(generation.n_output_tokens)
             request_s.observe(time.monotonic() - generation.started_s)
             if generation.first_token_s:

@@ -12,13 +12,16 @@ from typing import Any
 import msgspec
 
 from lmi.api.backend import BackendInfo, Capability
+from lmi.api.engine import EngineLimits
 from lmi.api.errors import LmiError, NotReadyError, RequestError
 from lmi.api.requests import GenerationRequest
 from lmi.api.texts import TextRequest
 from lmi.loading import LoadPlan
+from lmi.serving.adapters import AdapterJournal
 from lmi.serving.capabilities import as_field, refuse_undeclared
 from lmi.serving.generation import Generation
 from lmi.serving.tokenizer import Tokenizer
+from lmi.serving.words import forbid, last_tokens
 from lmi.workers.pool import WorkerPool
 from lmi.workers.worker import Worker, WorkerState
 
@@ -69,7 +72,13 @@ class Model:
         self.failure: LmiError | None = None
         self.is_draining = False
         self._on_failed = on_failed
-        self.pool = WorkerPool(plan, on_state=lambda worker: on_progress(self, worker), on_failed=self._failed)
+        self.adapters = AdapterJournal(plan, lambda: self.pool, self._backends)
+        self.pool = WorkerPool(
+            plan,
+            on_state=lambda worker: on_progress(self, worker),
+            on_failed=self._failed,
+            adapters=self.adapters.wanted,
+        )
 
     def _failed(self, error: LmiError, worker: Worker) -> None:
         self.failure = error
@@ -102,6 +111,22 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------------ requests
 
+    def limits_for(self, n_requests: int) -> EngineLimits:
+        """What its engine can hold, if it takes so many requests now.
+
+        Raises:
+            NotReadyError, OverloadedError: it does not.
+        """
+        if self.is_draining:
+            raise NotReadyError("model.draining", f"model {self.name!r} is shutting down", "Send it to another server")
+        self.pool.check_room(n_requests)
+        if self.pool.limits is None:
+            stage = next((worker.stage for worker in self.pool.workers), "starting")
+            raise NotReadyError(
+                "model.loading", f"model {self.name!r} is loading ({stage})", "Wait until /ping answers 200"
+            )
+        return self.pool.limits
+
     async def admit(
         self, request: TextRequest, *, keeps_tokens: bool = False, asked_as: Callable[[str, Any], str] = as_field
     ) -> Generation:
@@ -115,30 +140,52 @@ class Model:
             RequestError: it cannot be served as it is.
             NotReadyError, OverloadedError: it cannot be served now.
         """
-        if self.is_draining:
-            raise NotReadyError("model.draining", f"model {self.name!r} is shutting down", "Send it to another server")
-        self.pool.check_room(1)  # before any work is done for a request that will be refused
-        limits = self.pool.limits
-        if limits is None:
-            stage = next((worker.stage for worker in self.pool.workers), "starting")
-            raise NotReadyError(
-                "model.loading", f"model {self.name!r} is loading ({stage})", "Wait until /ping answers 200"
-            )
+        request, engine_request = await self.prepare(request, asked_as=asked_as)
+        generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
+        self.start([generation])
+        return generation
+
+    def start(self, generations: list[Generation]) -> None:
+        """Start what was prepared: all of it, or none.
+
+        Raises:
+            NotReadyError, OverloadedError: it cannot be served now.
+        """
+        if generations[0].request.answer is None:
+            self.pool.submit([generation.flight for generation in generations])
+            return
+        for generation in generations:
+            generation.give(generation.request.answer or "")
+
+    async def prepare(
+        self, request: TextRequest, *, n_sequences: int = 1, asked_as: Callable[[str, Any], str] = as_field
+    ) -> tuple[TextRequest, GenerationRequest]:
+        """Filter, tokenize and check one request.
+
+        Args:
+            request, asked_as: as in ``admit``.
+            n_sequences: how many sequences there must be room for.
+        Returns:
+            The request after all filters, and what the engine gets for one sequence.
+        Raises:
+            RequestError: it cannot be served as it is.
+            NotReadyError, OverloadedError: it cannot be served now.
+        """
+        limits = self.limits_for(n_sequences)  # before any work is done for a request that will be refused
         for refine in self.request_filters:
             request = refine(request=request) or request
         if len(request.prompt) > _LONG_PROMPT_CHARS:
             prompt_ids = await asyncio.to_thread(self.tokenizer.encode, request.prompt)
         else:
             prompt_ids = self.tokenizer.encode(request.prompt)
+        if request.n_last_prompt_tokens is not None:
+            prompt_ids = last_tokens(self.tokenizer, prompt_ids, request.n_last_prompt_tokens)
+        if request.bad_words:
+            request.sampling = forbid(request.sampling, request.bad_words, self.tokenizer)
         refuse_undeclared(self.plan.info, request.sampling, request.adapter, self._backends, asked_as)
+        self.adapters.refuse_unknown(request.adapter)  # nothing waits between this and the start
         _check_length(prompt_ids, request.sampling.max_tokens, limits.max_context_tokens)
-        engine_request = self._engine_request(request, prompt_ids)
-        generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
-        if request.answer is None:
-            self.pool.submit([generation.flight])
-        else:
-            generation.give(request.answer)
-        return generation
+        return request, self._engine_request(request, prompt_ids)
 
     def _engine_request(self, request: TextRequest, prompt_ids: list[int]) -> GenerationRequest:
         sampling = request.sampling

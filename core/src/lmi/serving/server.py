@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import uvicorn
 
+from lmi.api.backend import Task
 from lmi.api.errors import LmiError, NotReadyError, PluginError, ProblemsError
 from lmi.config.server import ServerOptions
 from lmi.custom.answer import unheard_hooks
@@ -188,6 +189,9 @@ class Server:
         if plan.serves_tasks:
             for warning in unheard_hooks(context):
                 _LOG.warning("%s", warning)
+        elif plan.task is not Task.GENERATE:
+            for warning in unheard_hooks(context, f"model {plan.name!r}: it {plan.task.does}"):
+                _LOG.warning("%s", warning)
         # A model's own filters come first: those of the operator's extensions have the last word.
         model = Model(
             plan,
@@ -258,7 +262,8 @@ def ready_text(model: Model, url: str, *, is_only: bool) -> str:
         where, call = f"{url}{route}", f"{url}{route}"
     else:
         where, call = f"{route} on {url}", f"--unix-socket {shlex.quote(path)} http://localhost{route}"
-    body = '{"inputs": "The capital of France is", "parameters": {"max_new_tokens": 24}}'
+    more = ', "parameters": {"max_new_tokens": 24}' if model.plan.task is Task.GENERATE else ""
+    body = f'{{"inputs": "The capital of France is"{more}}}'
     sent = "--data-binary @FILE" if model.plan.serves_tasks else f"-H 'content-type: application/json' -d '{body}'"
     return f"model {model.name!r} is ready: {where}\ntry: curl -s {call} {sent}"
 

@@ -25,14 +25,25 @@ class OutputText:
     Args:
         decoder: a new one, used by nobody else.
         stop_sequences: texts that end the output and are not part of it.
+        keeps_stop: the one that ends it is its last part, all the same.
     Raises:
         RequestError: a stop sequence is empty.
     """
 
-    __slots__ = ("_decoder", "_held", "_matcher", "_n_held_characters", "_state", "n_ids", "stop_sequence")
+    __slots__ = (
+        "_decoder",
+        "_held",
+        "_keeps_stop",
+        "_matcher",
+        "_n_held_characters",
+        "_state",
+        "n_ids",
+        "stop_sequence",
+    )
 
-    def __init__(self, decoder: TokenDecoder, stop_sequences: Sequence[str] = ()) -> None:
+    def __init__(self, decoder: TokenDecoder, stop_sequences: Sequence[str] = (), *, keeps_stop: bool = False) -> None:
         self._decoder = decoder
+        self._keeps_stop = keeps_stop
         self._matcher = stop_matcher(tuple(stop_sequences)) if stop_sequences else None
         self._state = 0
         self._held: list[str] = []
@@ -105,9 +116,9 @@ class OutputText:
         return self._release(matcher.depths[self._state])
 
     def _cut(self, matcher: StopMatcher, end: int) -> None:
-        """End the held text where the stop sequence that ends at character ``end`` of it begins."""
+        """End the held text where the stop sequence that ends at character ``end`` of it begins, or after it."""
         self.stop_sequence = matcher.found[self._state]
-        n_left = end - len(self.stop_sequence or "")
+        n_left = end if self._keeps_stop else end - len(self.stop_sequence or "")
         for index, piece in enumerate(self._held):
             self._held[index] = piece[:n_left]
             n_left -= len(self._held[index])

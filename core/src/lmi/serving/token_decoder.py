@@ -176,9 +176,15 @@ class WindowDecoder:
         return text[len(seen) :]
 
 
-def decoder_factory(rust: RustTokenizer) -> Callable[[], TokenDecoder]:
-    """Return what makes a new TokenDecoder for one output of this tokenizer."""
-    silent_ids = frozenset(i for i, token in rust.get_added_tokens_decoder().items() if token.special)
+def decoder_factory(rust: RustTokenizer, *, shows_special: bool = False) -> Callable[[], TokenDecoder]:
+    """Return what makes a new TokenDecoder for one output of this tokenizer.
+
+    Args:
+        rust: the tokenizer.
+        shows_special: special tokens have a text like all others.
+    """
+    added = rust.get_added_tokens_decoder().items()
+    silent_ids = frozenset(i for i, token in added if token.special and not shows_special)
     rules = _byte_rules(json.loads(rust.decoder.__getstate__()) if rust.decoder is not None else None)
     if rules is None:
 

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import ArtifactError, RequestError
-from lmi.artifacts.places.cache import cache_root
+from lmi.api.folders import cache_root
 from lmi.serving.token_decoder import TableDecoder, TokenDecoder, TokenTable, decoder_factory
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ class Tokenizer(Protocol):
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, adds_special: bool = True) -> list[int]:
         """Return the ids of a prompt, with the special tokens the tokenizer puts around a text.
 
+        Args:
+            text: the prompt.
+            adds_special: False leaves those special tokens out.
         Raises:
             RequestError: the text holds half a surrogate pair, which no encoding can carry.
         """
@@ -55,8 +59,8 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids without special tokens; equal to what ``decoder()`` gives piece by piece."""
 
-    def decoder(self) -> TokenDecoder:
-        """Return a decoder for one growing output."""
+    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
+        """Return a decoder for one growing output; special tokens have no text unless it ``shows_special``."""
 
 
 class ByteTokenizer:
@@ -69,7 +73,7 @@ class ByteTokenizer:
         # Latin-1 maps each code point below 256 to the byte of that number.
         self._table = TokenTable(lambda i: chr(i) if 0 <= i < 256 else None, lambda token: token.encode("latin-1"))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, adds_special: bool = True) -> list[int]:
         try:
             return list(text.encode())
         except UnicodeEncodeError as error:
@@ -78,7 +82,7 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return _decode(self.decoder(), ids)
 
-    def decoder(self) -> TokenDecoder:
+    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
         return TableDecoder(self._table)
 
 
@@ -116,9 +120,9 @@ class FileTokenizer:
         eos_id = self._rust.token_to_id(_content(config.get("eos_token")) or "")
         self.eos_ids: tuple[int, ...] = () if eos_id is None else (eos_id,)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, adds_special: bool = True) -> list[int]:
         try:
-            ids: list[int] = self._rust.encode(text).ids
+            ids: list[int] = self._rust.encode(text, add_special_tokens=adds_special).ids
         except TypeError as error:  # how tokenizers says that the text has no UTF-8 form
             raise _not_unicode(text) from error
         return ids
@@ -126,8 +130,12 @@ class FileTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return _decode(self.decoder(), ids)
 
-    def decoder(self) -> TokenDecoder:
-        return self._new_decoder()
+    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
+        return self._new_whole_decoder() if shows_special else self._new_decoder()
+
+    @cached_property
+    def _new_whole_decoder(self) -> Callable[[], TokenDecoder]:
+        return decoder_factory(self._rust, shows_special=True)
 
 
 def load_tokenizer(

@@ -3,7 +3,21 @@
 
 from __future__ import annotations
 
-from lmi.api import Capability, RequestError, SamplingParams, SupportsAdapters, SupportsEmbedding, UnsupportedError
+import math
+from pathlib import Path
+
+from lmi.api import (
+    Capability,
+    EngineDeadError,
+    LmiError,
+    RequestError,
+    SamplingParams,
+    SupportsAdapters,
+    SupportsClassification,
+    SupportsEmbedding,
+    Task,
+    UnsupportedError,
+)
 from lmi.artifacts import detect
 from lmi.serving.capabilities import refuse_undeclared
 from lmi.testing.checkpoints import write_tiny_adapter
@@ -14,7 +28,7 @@ _CALL_S = 60.0
 
 
 class AbilityRules:
-    """Rules K-adapters, K-tensor_parallel, K-embedding and K-compile."""
+    """Rules K-adapters, K-tensor_parallel, K-embedding, K-classification and K-compile."""
 
     @rule("K-adapters", "adapters come, change the answer, and go; one that is not loaded is refused")
     def test_k_adapters(self, kit: Kit) -> None:
@@ -41,6 +55,7 @@ class AbilityRules:
         assert [answer.ids for answer in answers[:4]] != plain, "the adapter changes none of 4 answers"
         for number, answer in enumerate(answers[4:]):
             kit.check_same(answer, number, "beside requests of an adapter")
+        _refuses_to_load(kit, engine, kit.scratch / "no-such-adapter")
         kit.engine.call(lambda: engine.unload_adapter("a"), _CALL_S)
         assert kit.engine.call(engine.list_adapters, _CALL_S) == [], "an unloaded adapter is still listed"
         for name in ("a", "never-loaded"):
@@ -59,10 +74,11 @@ class AbilityRules:
         for number, answer in enumerate(answers):
             kit.check_same(answer.whole(), number, f"tensor_parallel_degree={degree}")
 
-    @rule("K-embedding", "vectors, if the engine makes them: one a text, finite, alike in length")
+    @rule("K-embedding", "vectors, if the engine makes them: one a text, finite, alike in length, of length 1 if asked")
     def test_k_embedding(self, kit: Kit) -> None:
         engine = kit.engine.engine
         if not isinstance(engine, SupportsEmbedding):
+            assert kit.plan().task is not Task.EMBED, "it is to make vectors: its engine needs SupportsEmbedding"
             raise NotDeclared("the engine makes no vectors")
         texts = [kit.prompt(number) for number in range(3)]
         vectors = kit.engine.call(lambda: engine.embed(texts), _CALL_S)
@@ -73,6 +89,29 @@ class AbilityRules:
         again = kit.engine.call(lambda: engine.embed(texts[:1]), _CALL_S)[0]
         far = max(abs(a - b) for a, b in zip(again, vectors[0], strict=True))
         assert far < 1e-3, f"a text's vector differs by {far:g} from the one it has beside others"
+        _are_of_length_1(vectors, kit.engine.call(lambda: engine.embed(texts, False), _CALL_S))
+        n_dimensions = max(1, len(vectors[0]) // 2)
+        try:
+            cut = kit.engine.call(lambda: engine.embed(texts, True, n_dimensions), _CALL_S)
+        except RequestError:
+            return  # not every model's vectors can be cut
+        found = {len(vector) for vector in cut}
+        assert found == {n_dimensions}, f"vectors of {n_dimensions} numbers were asked for, {found} came"
+
+    @rule("K-classification", "probabilities of labels, if the engine gives them: one list a text, each from 0 to 1")
+    def test_k_classification(self, kit: Kit) -> None:
+        engine = kit.engine.engine
+        if not isinstance(engine, SupportsClassification):
+            assert kit.plan().task is not Task.CLASSIFY, "it is to give labels: its engine needs SupportsClassification"
+            raise NotDeclared("the engine gives no labels")
+        texts = [kit.prompt(number) for number in range(3)]
+        found = kit.engine.call(lambda: engine.classify(texts), _CALL_S)
+        assert len(found) == len(texts), f"{len(texts)} texts, {len(found)} lists"
+        assert len({len(each) for each in found}) == 1, "the lists differ in length"
+        assert all(0 <= x <= 1 for each in found for x in each), f"not every number is a probability: {found}"
+        again = kit.engine.call(lambda: engine.classify(texts[1:2]), _CALL_S)[0]
+        far = max(abs(a - b) for a, b in zip(again, found[1], strict=True))
+        assert far < 1e-3, f"a text's probabilities differ by {far:g} from those it has beside others"
 
     @rule("K-compile", "what is compiled ahead of time is found again, loads, and gives the same ids")
     def test_k_compile(self, kit: Kit) -> None:
@@ -99,3 +138,28 @@ class AbilityRules:
             answers = engine.answers([kit.request(kit.prompt(number)) for number in range(2)])
         for number, answer in enumerate(answers):
             kit.check_same(answer.whole(), number, "compiled ahead of time")
+
+
+def _refuses_to_load(kit: Kit, engine: SupportsAdapters, path: Path) -> None:
+    """A folder that is not there is refused by name, and everything goes on beside it."""
+    try:
+        kit.engine.call(lambda: engine.load_adapter("b", str(path)), kit.case.load_s)
+    except LmiError as error:
+        assert not isinstance(error, EngineDeadError), f"a wrong folder of an adapter killed the engine: {error}"
+        assert str(path) in str(error), f"the refusal does not name the folder {path}: {error}"
+    else:
+        raise AssertionError("an adapter was loaded from a folder that is not there")
+    listed = kit.engine.call(engine.list_adapters, _CALL_S)
+    assert listed == ["a"], f"an adapter could not be loaded, and then {listed} are listed"
+    requests = [kit.request(kit.prompt(0), adapter="a"), kit.request(kit.prompt(0))]
+    _, without = (answer.whole() for answer in kit.engine.answers(requests))
+    kit.check_same(without, 0, "after an adapter could not be loaded")
+
+
+def _are_of_length_1(vectors: list[list[float]], plain: list[list[float]]) -> None:
+    """Normalized vectors have the length 1, and the direction of those that are not."""
+    for vector, other in zip(vectors, plain, strict=True):
+        length, scale = math.hypot(*vector), math.hypot(*other) or 1.0
+        assert abs(length - 1) < 1e-3, f"normalize gave a vector of length {length:g}"
+        far = max(abs(a - b / scale) for a, b in zip(vector, other, strict=True))
+        assert far < 1e-3, f"without normalize a vector points elsewhere, by {far:g}"

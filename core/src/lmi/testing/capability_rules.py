@@ -13,6 +13,7 @@ from lmi.api import (
     Capability,
     Constraint,
     FinishReason,
+    Resume,
     SamplingParams,
     UnsupportedError,
 )
@@ -22,9 +23,6 @@ from lmi.testing.case import LOGPROB_TOLERANCE
 from lmi.testing.kit import Kit
 from lmi.testing.live import Answer
 from lmi.testing.rules import NotDeclared, rule
-
-HOT = 20.0
-"""A temperature at which hardly any draw is the most likely id."""
 
 _SEEDS = (11, 12, 13, 14)
 _N_TOP = 20
@@ -36,8 +34,10 @@ class CapabilityRules:
     @rule("K-temperature", "temperature spreads the draws; close to 0 they are the greedy ones")
     def test_k_temperature(self, kit: Kit) -> None:
         def works() -> None:
-            spread = {tuple(draw(kit, 0, seed, temperature=HOT).ids) for seed in _SEEDS}
-            assert len(spread) > 1, f"{len(_SEEDS)} seeds at temperature {HOT:g} gave one and the same answer"
+            spread = {tuple(draw(kit, 0, seed, temperature=kit.case.hot_temperature).ids) for seed in _SEEDS}
+            assert len(spread) > 1, (
+                f"{len(_SEEDS)} seeds at temperature {kit.case.hot_temperature:g} gave one and the same answer"
+            )
             # Engines have a least temperature, so the draws need not be the very best ids, but next to them.
             cold = draw(kit, 1, 1, temperature=1e-5)
             if cold.ids != kit.greedy_ids(1):
@@ -52,7 +52,9 @@ class CapabilityRules:
             only_the_best(kit, top_k=1)
             if kit.declares(Capability.LOGPROBS):
                 for seed in _SEEDS:
-                    for score in draw(kit, 0, seed, temperature=HOT, top_k=3, n_logprobs=3).logprobs:
+                    for score in draw(
+                        kit, 0, seed, temperature=kit.case.hot_temperature, top_k=3, n_logprobs=3
+                    ).logprobs:
                         # By value, not by id: where two are equally likely, either may count as the third.
                         assert score.logprob >= score.top[-1][1] - 1e-6, f"top_k=3 drew {score.id} out of {score.top}"
 
@@ -69,7 +71,9 @@ class CapabilityRules:
     @rule("K-typical_p", "typical_p keeps the most typical ids of that mass")
     def test_k_typical_p(self, kit: Kit) -> None:
         def works() -> None:
-            found = {tuple(draw(kit, 0, seed, temperature=HOT, typical_p=1e-6).ids) for seed in _SEEDS}
+            found = {
+                tuple(draw(kit, 0, seed, temperature=kit.case.hot_temperature, typical_p=1e-6).ids) for seed in _SEEDS
+            }
             assert len(found) == 1, f"typical_p=1e-6 leaves one id a step, and {len(_SEEDS)} seeds drew {len(found)}"
 
         either(kit, Capability.TYPICAL_P, works)
@@ -77,14 +81,21 @@ class CapabilityRules:
     @rule("K-seed", "a seed repeats its draws in any company; another seed draws others")
     def test_k_seed(self, kit: Kit) -> None:
         def works() -> None:
-            first = draw(kit, 0, 7, temperature=HOT)
-            assert draw(kit, 0, 7, temperature=HOT).ids == first.ids, "the same seed drew other ids"
+            first = draw(kit, 0, 7, temperature=kit.case.hot_temperature)
+            assert draw(kit, 0, 7, temperature=kit.case.hot_temperature).ids == first.ids, (
+                "the same seed drew other ids"
+            )
             n_others = max(1, kit.engine.n_slots - 1)
-            others = [kit.request(kit.prompt(n), temperature=HOT, seed=100 + n) for n in range(1, 1 + n_others)]
-            beside = kit.engine.answers([*others, kit.request(kit.prompt(0), temperature=HOT, seed=7)])[-1].whole()
+            others = [
+                kit.request(kit.prompt(n), temperature=kit.case.hot_temperature, seed=100 + n)
+                for n in range(1, 1 + n_others)
+            ]
+            beside = kit.engine.answers(
+                [*others, kit.request(kit.prompt(0), temperature=kit.case.hot_temperature, seed=7)]
+            )[-1].whole()
             if kit.case.is_exact:
                 assert beside.ids == first.ids, f"seed 7 drew {first.ids} alone and {beside.ids} among others"
-            found = {tuple(draw(kit, 0, seed, temperature=HOT).ids) for seed in _SEEDS}
+            found = {tuple(draw(kit, 0, seed, temperature=kit.case.hot_temperature).ids) for seed in _SEEDS}
             assert found - {tuple(first.ids)}, "other seeds drew the same ids"
 
         either(kit, Capability.SEED, works)
@@ -129,6 +140,23 @@ class CapabilityRules:
             assert not produced & set(bad), f"bad_token_ids {sorted(produced & set(bad))} were produced"
 
         either(kit, Capability.BAD_TOKEN_IDS, works)
+
+    @rule("K-bad_word_ids", "bad_word_ids are not produced one after the other; each of their ids alone is")
+    def test_k_bad_word_ids(self, kit: Kit) -> None:
+        def works() -> None:
+            for number in range(3):
+                plain = kit.greedy_ids(number)
+                for length in (2, 3):
+                    word = tuple(plain[1 : 1 + length])
+                    produced = kit.run([number], bad_word_ids=(word,))[0].ids
+                    found = [produced[i : i + length] for i in range(len(produced))]
+                    assert list(word) not in found, f"the word {word} was produced in {produced}"
+                    if kit.case.is_exact and plain[:length] != list(word):
+                        same = produced[:length] == plain[:length]
+                        assert same, f"the word {word} changed {plain} to {produced} before it was complete"
+            _is_remembered(kit)
+
+        either(kit, Capability.BAD_WORDS, works)
 
     @rule("K-stop_token_ids", "a stop id is produced, ends the request with STOP_TOKEN, and is named")
     def test_k_stop_token_ids(self, kit: Kit) -> None:
@@ -237,19 +265,31 @@ class CapabilityRules:
             assert answer.ids == alone, f"prompt {number} got {alone} alone and {answer.ids} in a batch"
 
 
+def _is_remembered(kit: Kit) -> None:
+    """A bad word that begins in the ids of an interrupted run is not ended; the server relies on it where told so."""
+    if kit.info.resume is Resume.EXACT:
+        plain = kit.greedy_ids(0)
+        word = tuple(plain[1:3])
+        request = kit.request(kit.prompt(0), resumed_ids=plain[:2], bad_word_ids=(word,))
+        first = kit.engine.answer(request).ids[0]
+        assert first != word[-1], f"resumed after {plain[:2]}, {first} completed the word {word}"
+
+
 def _are_true(kit: Kit) -> None:
     """Log probabilities are the model's own: not those of the draw, and those that a prompt of the same ids gets."""
     answer = kit.run([0], n_logprobs=0)[0]
     first = answer.logprobs[0]
     if kit.declares(Capability.TEMPERATURE) and kit.declares(Capability.SEED):
-        drawn = [draw(kit, 0, seed, temperature=HOT, n_logprobs=_N_TOP).logprobs[0] for seed in _SEEDS]
+        drawn = [
+            draw(kit, 0, seed, temperature=kit.case.hot_temperature, n_logprobs=_N_TOP).logprobs[0] for seed in _SEEDS
+        ]
         for score in drawn:
             told = dict(score.top).get(first.id)
             if told is not None:
                 far = abs(told - first.logprob)
                 assert far <= LOGPROB_TOLERANCE, (
                     f"the log probability of {first.id} is {first.logprob:.3f} when greedy and {told:.3f} at "
-                    f"temperature {HOT:g}; it is that of the logits as the model gives them"
+                    f"temperature {kit.case.hot_temperature:g}; it is that of the logits as the model gives them"
                 )
     if kit.declares(Capability.PROMPT_LOGPROBS):
         n_prompt = len(kit.prompt(0))
@@ -293,7 +333,11 @@ def only_the_best(kit: Kit, **limit: float) -> None:
     """A limit so tight that only the most likely id is left gives the greedy ids at any temperature."""
     text = ", ".join(f"{name}={value:g}" for name, value in limit.items())
     for seed, number in zip(_SEEDS, range(4), strict=True):
-        kit.check_same(draw(kit, number, seed, temperature=HOT, **limit), number, f"{text} at temperature {HOT:g}")
+        kit.check_same(
+            draw(kit, number, seed, temperature=kit.case.hot_temperature, **limit),
+            number,
+            f"{text} at temperature {kit.case.hot_temperature:g}",
+        )
 
 
 def well_formed(logprob: float, top: tuple[tuple[int, float], ...], n_top: int) -> None:
@@ -343,6 +387,7 @@ _ASKING: dict[Capability, Any] = {
     Capability.FREQUENCY_PENALTY: 1.0,
     Capability.LOGIT_BIAS: {1: 1.0},
     Capability.BAD_TOKEN_IDS: (1,),
+    Capability.BAD_WORDS: ((1, 2),),
     Capability.STOP_TOKEN_IDS: (1,),
     Capability.IGNORE_EOS: True,
     Capability.SEED: 1,

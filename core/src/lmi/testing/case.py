@@ -33,6 +33,7 @@ class BackendCase:
         devices: the machine it is configured for, ``cuda:1`` or ``neuron:12``; so the rules that need no engine run on
             any machine. Unset: this one.
         tensor_parallel_degree: more than 1 where the machine can split this model (rule K-tensor_parallel).
+        hot_temperature: a temperature at which hardly any draw is the most likely id, or the highest the engine takes.
         n_slots: ``max_rolling_batch_size`` that the rules run with.
         load_s: longest time a load may take.
         silence_s: longest time that may pass without a token from any running request.
@@ -48,6 +49,7 @@ class BackendCase:
     known_failures: Mapping[str, str] = field(default_factory=dict)
     devices: str | None = None
     tensor_parallel_degree: int = 1
+    hot_temperature: float = 20.0
     n_slots: int = 4
     load_s: float = 300.0
     silence_s: float = 20.0

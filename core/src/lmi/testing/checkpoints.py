@@ -20,14 +20,25 @@ from numpy.typing import NDArray
 from lmi.api import ArtifactError, ConfigError, Problem
 from lmi.api.errors import counted
 from lmi.config.names import did_you_mean
-from lmi.testing.shapes import BOS_ID, EOS_ID, HIDDEN, INITIALIZER_RANGE, N_LAYERS, PAD_ID, SHAPES, VOCAB_SIZE
+from lmi.testing.shapes import (
+    BOS_ID,
+    EOS_ID,
+    HIDDEN,
+    INITIALIZER_RANGE,
+    N_LAYERS,
+    PAD_ID,
+    SHAPES,
+    VOCAB_SIZE,
+    WIDE_HEAD_DIM,
+    Shape,
+)
 from lmi.testing.tiny_tokenizer import write_tokenizer
 
 DType = Literal["float32", "bfloat16", "float16"]
 Weights = dict[str, NDArray[np.float32]]
 
 ARCHITECTURES: tuple[str, ...] = tuple(SHAPES)
-"""Architectures that ``write_tiny`` writes, by their ``model_type``."""
+"""Architectures that ``write_tiny`` writes, by their ``model_type``; ``llama-wide`` is a Llama with heads of 32."""
 
 N_COMPARED_TOKENS = 12
 """Ids after each prompt that the default seeds are chosen for."""
@@ -41,6 +52,7 @@ PROMPTS: tuple[tuple[int, ...], ...] = tuple(
 
 _SEEDS = {  # each the first one that keeps what the module says, found by trying
     "llama": 0,
+    "llama-wide": 7,
     "gpt2": 24,
     "mistral": 1,
     "mixtral": 7,
@@ -91,7 +103,11 @@ def write_tiny(
     ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID if eos_token_id is None else eos_token_id}
     ids["pad_token_id"] = PAD_ID
     path = write_tokenizer(folder)
-    config = {"architectures": [shape.class_name], "model_type": architecture, "vocab_size": VOCAB_SIZE}
+    config = {
+        "architectures": [shape.class_name],
+        "model_type": shape.model_type or architecture,
+        "vocab_size": VOCAB_SIZE,
+    }
     _write_json(path / "config.json", {**config, **shape.config, **ids, "torch_dtype": dtype, "use_cache": True})
     _write_json(path / "generation_config.json", ids)
     weights = _draw(shape.tensors, _SEEDS[architecture] if seed is None else seed)
@@ -104,7 +120,7 @@ def write_tiny_adapter(folder: Path | str, base: Path | str, *, rank: int = 4, s
 
     Args:
         folder: made if it does not exist.
-        base: folder of a ``llama`` that ``write_tiny`` wrote; the adapter names it as its base model.
+        base: folder of a ``llama`` or ``llama-wide`` that ``write_tiny`` wrote; the adapter names it as its base model.
         rank: of the two matrices, 1 to 64.
         seed: of the weights, 0 to 2**32 - 1.
     Returns:
@@ -114,7 +130,7 @@ def write_tiny_adapter(folder: Path | str, base: Path | str, *, rank: int = 4, s
         ArtifactError: there is no tiny Llama in ``base``.
     """
     _refuse(_outside("rank", rank, HIDDEN, least=1) + _outside("seed", seed, 2**32 - 1))
-    _check_base(Path(base))
+    base_shape = SHAPES[_base_architecture(Path(base))]
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     config = {
@@ -130,17 +146,17 @@ def write_tiny_adapter(folder: Path | str, base: Path | str, *, rank: int = 4, s
         "target_modules": list(_ADAPTED),
     }
     _write_json(path / "adapter_config.json", config)
-    shapes = _adapter_shapes(rank)
+    shapes = _adapter_shapes(base_shape, rank)
     _write_safetensors(path / "adapter_model.safetensors", _draw(shapes, seed, std=_ADAPTER_STD), "float32")
     return path
 
 
-def _adapter_shapes(rank: int) -> dict[str, tuple[int, ...]]:
+def _adapter_shapes(base: Shape, rank: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(N_LAYERS):
         for module in _ADAPTED:
             name = f"model.layers.{layer}.self_attn.{module}"
-            n_out, n_in = SHAPES["llama"].tensors[f"{name}.weight"]
+            n_out, n_in = base.tensors[f"{name}.weight"]
             shapes[f"base_model.model.{name}.lora_A.weight"] = (rank, n_in)
             shapes[f"base_model.model.{name}.lora_B.weight"] = (n_out, rank)
     return shapes
@@ -190,14 +206,15 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _check_base(base: Path) -> None:
+def _base_architecture(base: Path) -> str:
+    """Which of the two tiny Llamas a folder holds."""
     try:
         found = json.loads((base / "config.json").read_text("utf-8"))
     except OSError as error:
         reason: str = f"its config.json cannot be read: {error.strerror}"
     else:
         if (found.get("model_type"), found.get("hidden_size")) == ("llama", HIDDEN):
-            return
+            return "llama-wide" if found.get("head_dim") == WIDE_HEAD_DIM else "llama"
         reason = f"it is a {found.get('model_type')} of hidden size {found.get('hidden_size')}, not a llama of {HIDDEN}"
     problem = Problem(
         code="adapter.base-missing",

@@ -196,7 +196,7 @@ class GenerationRules:
                     break
             # What was read may have been made before, by an engine that now waits for the processor.
             deadline_s = time.monotonic() + _PATIENCE_S
-            while not (stepped := has_stepped()) and time.monotonic() < deadline_s:
+            while not (stepped := has_stepped()) and time.monotonic() < deadline_s:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(_NOTE_S)
             for generator in generators:
                 await generator.aclose()
@@ -205,9 +205,7 @@ class GenerationRules:
         idle, early, stepped, n_ids = engine.call(scenario, _CALL_S)
         assert idle.n_running == 0, f"{idle.n_running} requests run while there are none"
         assert early.n_running == n_streams, f"{early.n_running} requests run while there are {n_streams}"
-        assert stepped, (
-            f"n_steps stood at {early.n_steps} while {n_ids} ids came: the server takes that for a hang"
-        )
+        assert stepped, f"n_steps stood at {early.n_steps} while {n_ids} ids came: the server takes that for a hang"
 
 
 def _longest_hold_s(engine: LiveEngine, requests: Sequence[GenerationRequest]) -> float:

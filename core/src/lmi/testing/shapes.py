@@ -26,6 +26,9 @@ HIDDEN = 64
 N_HEADS = 4
 N_KV_HEADS = 2
 HEAD_DIM = HIDDEN // N_HEADS
+WIDE_HEAD_DIM = 32
+"""Numbers in a head of ``llama-wide``, for engines whose kernels take no narrower ones."""
+
 MLP = 2 * HIDDEN
 WIDE_MLP = 4 * HIDDEN
 """Width of the architectures whose configuration has no field for it, or leaves it at four times the hidden size."""
@@ -48,11 +51,13 @@ class Shape:
         class_name: what ``config.json`` lists under ``architectures``.
         config: its other fields, without ids and type of the weights.
         tensors: name -> shape, in the order in which they are drawn.
+        model_type: where it is not the architecture's own name.
     """
 
     class_name: str
     config: Mapping[str, Any]
     tensors: Mapping[str, tuple[int, ...]]
+    model_type: str = ""
 
 
 def _linear(name: str, n_out: int, n_in: int, *, bias: bool = True) -> Tensors:
@@ -69,14 +74,20 @@ def _norm(name: str) -> Tensors:
 
 
 def _attention(
-    name: str, out_name: str, *, kv_width: int = HIDDEN, bias: bool = True, out_bias: bool = True
+    name: str,
+    out_name: str,
+    *,
+    width: int = HIDDEN,
+    kv_width: int = HIDDEN,
+    bias: bool = True,
+    out_bias: bool = True,
 ) -> Tensors:
     """Attention with a matrix each for queries, keys and values."""
     return {
-        **_linear(f"{name}.q_proj", HIDDEN, HIDDEN, bias=bias),
+        **_linear(f"{name}.q_proj", width, HIDDEN, bias=bias),
         **_linear(f"{name}.k_proj", kv_width, HIDDEN, bias=bias),
         **_linear(f"{name}.v_proj", kv_width, HIDDEN, bias=bias),
-        **_linear(f"{name}.{out_name}", HIDDEN, HIDDEN, bias=out_bias),
+        **_linear(f"{name}.{out_name}", HIDDEN, width, bias=out_bias),
     }
 
 
@@ -86,11 +97,11 @@ def _model(embeddings: Tensors, layers: str, layer: Tensors, last: Tensors) -> T
     return {**embeddings, **numbered, **last}
 
 
-def _llama_like(mlp: Tensors, *, attention_bias: bool = False) -> Tensors:
-    kv_width = N_KV_HEADS * HEAD_DIM
+def _llama_like(mlp: Tensors, *, attention_bias: bool = False, head_dim: int = HEAD_DIM) -> Tensors:
+    widths = {"width": N_HEADS * head_dim, "kv_width": N_KV_HEADS * head_dim}
     layer = {
         "input_layernorm.weight": (HIDDEN,),
-        **_attention("self_attn", "o_proj", kv_width=kv_width, bias=attention_bias, out_bias=False),
+        **_attention("self_attn", "o_proj", **widths, bias=attention_bias, out_bias=False),
         "post_attention_layernorm.weight": (HIDDEN,),
         **mlp,
     }
@@ -229,6 +240,7 @@ _GPT2_LIKE: dict[str, Any] = {
 }
 
 _LLAMA = {**_LLAMA_LIKE, "attention_bias": False, "mlp_bias": False}
+_LLAMA_WIDE = {**_LLAMA, "head_dim": WIDE_HEAD_DIM}
 _MISTRAL = {**_LLAMA_LIKE, "sliding_window": 16}  # shorter than half of the prompts, so that one not kept shows
 _MIXTRAL = {
     **_LLAMA_LIKE,
@@ -309,6 +321,7 @@ _BLOOM = {
 _MLP = _gated_mlp("mlp", "gate_proj", "up_proj", "down_proj")
 SHAPES: dict[str, Shape] = {
     "llama": Shape("LlamaForCausalLM", _LLAMA, _llama_like(_MLP)),
+    "llama-wide": Shape("LlamaForCausalLM", _LLAMA_WIDE, _llama_like(_MLP, head_dim=WIDE_HEAD_DIM), "llama"),
     "gpt2": Shape("GPT2LMHeadModel", _GPT2, _gpt2_like(_transposed, 3 * HIDDEN)),
     "mistral": Shape("MistralForCausalLM", _MISTRAL, _llama_like(_MLP)),
     "mixtral": Shape("MixtralForCausalLM", _MIXTRAL, _llama_like(_experts())),
@@ -321,4 +334,4 @@ SHAPES: dict[str, Shape] = {
     "opt": Shape("OPTForCausalLM", _OPT, _opt()),
     "bloom": Shape("BloomForCausalLM", _BLOOM, _bloom()),
 }
-"""``model_type`` -> what a tiny checkpoint of it holds."""
+"""``model_type``, or a name of our own -> what a tiny checkpoint of it holds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,6 +14,7 @@ from lmi.api.errors import DeadlineError, LmiError
 from lmi.api.requests import Finish, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
 
 if TYPE_CHECKING:
+    from lmi.workers.wire import Reply
     from lmi.workers.worker import Worker
 
 
@@ -71,6 +72,16 @@ class Flight:
         """Whether another worker may go on with it, if the backend can."""
         return True
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether any backend may begin it once more on another worker."""
+        return False
+
+    @property
+    def n_reserved_tokens(self) -> int:
+        """Tokens it may come to hold in its worker."""
+        return self.request.n_reserved_tokens
+
     def end(self, reason: FinishReason) -> None:
         """Finish it with the ids it has."""
         usage = Usage(len(self.request.prompt_ids), len(self.request.resumed_ids) + len(self.ids))
@@ -87,12 +98,101 @@ class Flight:
         return msgspec.structs.replace(request, resumed_ids=[*request.resumed_ids, *self.ids], deadline_s=deadline_s)
 
 
-class TaskFlight(Flight):
+class CallFlight(Flight):
+    """A request that is answered by a call of an ability; it waits and is handed out like any other.
+
+    Args:
+        request_id: unique in the server.
+        ability, method, args: what is called.
+        on_error: called instead of an answer when the request failed.
+        deadline_s: seconds from submission after which the server ends it.
+    """
+
+    __slots__ = ("ability", "args", "method")
+
+    def __init__(
+        self,
+        request_id: str,
+        ability: str,
+        method: str,
+        args: tuple[Any, ...],
+        on_error: Callable[[LmiError], None],
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
+        request = GenerationRequest(
+            request_id=request_id, prompt_ids=[], sampling=SamplingParams(max_tokens=1), deadline_s=deadline_s
+        )
+        super().__init__(request, lambda chunk: None, on_error)
+        self.ability = ability
+        self.method = method
+        self.args = args
+
+    @property
+    def stays_when_cancelled(self) -> bool:
+        """Whether it holds its place until its worker says that it ended."""
+        return False
+
+    def on_reply(self, reply: Reply) -> None:
+        """Take a part of the answer, or the word that it was the last."""
+        raise NotImplementedError
+
+    def end(self, reason: FinishReason) -> None:
+        limit_s = self.request.deadline_s or 0
+        self.on_error(
+            DeadlineError(
+                "request.deadline",
+                f"the request's time ran out before its answer; predict_timeout is {limit_s:g} s",
+                "Send it again when less is going on, or raise predict_timeout",
+            )
+        )
+
+
+class PromptsFlight(CallFlight):
+    """Prompts that a call of an ability turns into numbers. What it does can be done again, on any worker.
+
+    Args:
+        request_id, ability, method, on_error, deadline_s: as in CallFlight.
+        prompts: the first argument of the method, as token ids.
+        args: its further arguments.
+        on_result: called with what the method returned.
+    """
+
+    __slots__ = ("_n_tokens", "on_result")
+
+    def __init__(
+        self,
+        request_id: str,
+        ability: str,
+        method: str,
+        prompts: list[list[int]],
+        args: tuple[Any, ...],
+        on_result: Callable[[Any], None],
+        on_error: Callable[[LmiError], None],
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
+        super().__init__(request_id, ability, method, (prompts, *args), on_error, deadline_s=deadline_s)
+        self.on_result = on_result
+        self._n_tokens = sum(map(len, prompts))
+
+    @property
+    def is_repeatable(self) -> bool:
+        return True
+
+    @property
+    def n_reserved_tokens(self) -> int:
+        return self._n_tokens
+
+    def on_reply(self, reply: Reply) -> None:
+        self.on_result(reply.result)
+
+
+class TaskFlight(CallFlight):
     """A request that is answered in bytes, by a call of the ability ``tasks``.
 
-    It waits and is handed out like any other, and is never tried a second time: what it did is not known. A cancelled
-    one stays with its worker until the worker says that it ended, because until then no other can run there; what it
-    still produces goes to the same callbacks.
+    It is never tried a second time: what it did is not known. A cancelled one stays with its worker until the worker
+    says that it ended, because until then no other can run there; what it still produces goes to the same callbacks.
 
     Args:
         task: the request.
@@ -111,10 +211,7 @@ class TaskFlight(Flight):
         *,
         deadline_s: float | None = None,
     ) -> None:
-        request = GenerationRequest(
-            request_id=task.request_id, prompt_ids=[], sampling=SamplingParams(max_tokens=1), deadline_s=deadline_s
-        )
-        super().__init__(request, lambda chunk: None, on_error)
+        super().__init__(task.request_id, "tasks", "run_task", (task,), on_error, deadline_s=deadline_s)
         self.task = task
         self.on_part = on_part
 
@@ -128,12 +225,9 @@ class TaskFlight(Flight):
         deadline_s = self.request.deadline_s
         return deadline_s is not None and time.monotonic() - self.started_s > deadline_s + _GRACE_S
 
-    def end(self, reason: FinishReason) -> None:
-        limit_s = self.request.deadline_s or 0
-        self.on_error(
-            DeadlineError(
-                "request.deadline",
-                f"the request's time ran out before its answer; predict_timeout is {limit_s:g} s",
-                "Send it again when less is going on, or raise predict_timeout",
-            )
-        )
+    @property
+    def stays_when_cancelled(self) -> bool:
+        return True
+
+    def on_reply(self, reply: Reply) -> None:
+        self.on_part(None if reply.is_last else msgspec.convert(reply.result, TaskPart))

@@ -20,13 +20,14 @@ from typing import Any, get_type_hints
 import msgspec
 
 import lmi
-from lmi.api.abilities import ABILITIES
+from lmi.api.abilities import ABILITIES, REPEATABLE
 from lmi.api.backend import CONTRACT_VERSION, Progress
 from lmi.api.engine import Engine
-from lmi.api.errors import EngineDeadError, UnsupportedError
+from lmi.api.errors import EngineDeadError, OutOfMemoryError, UnsupportedError
 from lmi.custom.model_file import Kind
 from lmi.threads import in_own_thread
 from lmi.workers import generate
+from lmi.workers.adapters import load_adapters
 from lmi.workers.drive import Drive, GenerateBatch
 from lmi.workers.wire import (
     Call,
@@ -111,6 +112,7 @@ class WorkerMain:
         try:
             engine, generate_batch = await in_own_thread(lambda: _build(load, progress))
             self._engine = engine
+            lost_adapters = await load_adapters(engine, load, progress)
             self._drive = Drive(
                 engine,
                 generate_batch,
@@ -119,7 +121,7 @@ class WorkerMain:
                 on_dead=self._die,
             )
             abilities = [name for name, protocol in ABILITIES.items() if isinstance(engine, protocol)]
-            self.channel.send(Ready(engine.limits, abilities))
+            self.channel.send(Ready(engine.limits, abilities, lost_adapters))
         except (Exception, SystemExit) as error:
             _LOG.exception("the engine could not be loaded")
             self._die(error)
@@ -163,7 +165,10 @@ class WorkerMain:
             else:
                 self.channel.send(Reply(call.call_id, await result))
         except Exception as error:
-            self.channel.send(Reply(call.call_id, error=ErrorReport.of(error)))
+            if call.ability in REPEATABLE and isinstance(error, EngineDeadError | OutOfMemoryError):
+                self._die(error)  # like a generation's: what was called goes on in another worker
+            else:
+                self.channel.send(Reply(call.call_id, error=ErrorReport.of(error)))
 
     async def _close(self) -> None:
         if self._engine is not None:
@@ -216,14 +221,38 @@ def _arguments(method: Any, values: list[Any]) -> list[Any]:
 def _die_with_server() -> None:
     """Ask the kernel to kill this process when the server is gone, even if the event loop is stuck (Linux only)."""
     server_pid = os.getppid()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _signal_at_parents_death(signal.SIGKILL)
     if os.getppid() != server_pid:
+        os._exit(0)
+
+
+def _signal_at_parents_death(number: signal.Signals) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _guard_children() -> None:
+    """Fork a process that ends this one's group when this one is gone.
+
+    Engines start processes of their own, which nobody asks to end if the worker is killed together with the server.
+    Must be called before there are threads.
+    """
+    worker_pid = os.getpid()
+    if os.getpgrp() != worker_pid or os.fork():
+        return
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        _signal_at_parents_death(signal.SIGUSR1)
+        if os.getppid() == worker_pid:
+            signal.sigwait({signal.SIGUSR1})
+        os.killpg(worker_pid, signal.SIGKILL)
+    finally:
         os._exit(0)
 
 
 def main() -> None:
     _die_with_server()
+    _guard_children()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()

@@ -38,12 +38,19 @@ class WorkerPool:
         plan: everything decided before a worker starts.
         on_state: called when a worker became ready, made progress or died.
         on_failed: called once when the model is given up: the first load failed, or workers died too often.
+        adapters: those that each worker holds before it takes requests, name -> path; asked again when one is ready.
     """
 
     def __init__(
-        self, plan: LoadPlan, *, on_state: Callable[[Worker], None], on_failed: Callable[[LmiError, Worker], None]
+        self,
+        plan: LoadPlan,
+        *,
+        on_state: Callable[[Worker], None],
+        on_failed: Callable[[LmiError, Worker], None],
+        adapters: Callable[[], dict[str, str]] = dict,
     ) -> None:
         self.plan = plan
+        self._adapters = adapters
         self.workers: list[Worker] = []
         self.n_deaths = 0
         self.is_closing = False
@@ -114,6 +121,9 @@ class WorkerPool:
             options=plan.config.model_dump(mode="json", by_alias=False),
             heartbeat_interval_s=plan.options.heartbeat_interval,
             model_file=plan.model_file if plan.model_file is not None and plan.model_file.runs_in_worker else None,
+            adapters=self._adapters(),
+            # A model that was ready once goes on without an adapter whose files are gone.
+            needs_adapters=self.limits is None,
         )
         return Worker(
             label=f"{plan.name}/{index}",
@@ -125,6 +135,7 @@ class WorkerPool:
             on_state=self._state_changed,
             on_cleared=self._cleared,
             on_room=self._room,
+            adapters=self._adapters,
         )
 
     async def _limit_load(self, worker: Worker) -> None:
@@ -236,19 +247,25 @@ class WorkerPool:
 
     # ------------------------------------------------------------------------------------------------------ requests
 
-    def submit(self, flights: list[Flight]) -> None:
+    def submit(self, flights: list[Flight], *, is_admitted: bool = False) -> None:
         """Start requests that arrived together, on the worker with the fewest reserved tokens.
 
+        Args:
+            flights: the requests.
+            is_admitted: they go on with a request that was let in before: no queue is too long for them, and they are
+                the first in it.
         Raises:
             NotReadyError: the model has failed or is closing.
             OverloadedError: job_queue_size requests wait already.
         """
-        self.check_room(len(flights))
+        self.check_room(0 if is_admitted else len(flights))
         worker = None if self._suspects or self._waiting else self._freest()
-        if worker is None:
-            self._waiting.append(flights)
-        else:
+        if worker is not None:
             worker.submit(flights)
+        elif is_admitted:
+            self._waiting.appendleft(flights)
+        else:
+            self._waiting.append(flights)
 
     def check_room(self, n_requests: int) -> None:
         """Raise what ``submit`` would for so many requests; start a further copy where many wait."""
@@ -259,7 +276,7 @@ class WorkerPool:
             raise NotReadyError("model.draining", f"model {name!r} is shutting down", "Send it to another server")
         n_slots = 0 if self.limits is None else self.limits.max_batch_size
         n_waiting = sum(map(len, self._waiting)) + sum(max(0, len(w.flights) - n_slots) for w in self.workers)
-        if n_waiting + n_requests > self.plan.options.job_queue_size:
+        if n_requests and n_waiting + n_requests > self.plan.options.job_queue_size:
             raise OverloadedError(
                 "queue.full",
                 f"{n_waiting} requests wait for model {self.plan.name!r}, job_queue_size is "
@@ -279,6 +296,12 @@ class WorkerPool:
                     group.remove(flight)
         if flight.worker is None:
             self._room()
+
+    def n_using(self, adapter: str) -> int:
+        """Requests that wait or run with an adapter."""
+        running = (worker.flights.values() for worker in self.workers)
+        flights = itertools.chain(*running, *self._waiting, self._suspects)
+        return sum(flight.request.adapter == adapter for flight in flights)
 
     def _freest(self) -> Worker | None:
         """The worker with the fewest reserved tokens of those that have room; one that stalls only if all do."""

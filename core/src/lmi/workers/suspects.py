@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lmi.api.backend import BackendInfo, Resume
 from lmi.api.errors import EngineDeadError, LmiError, OutOfMemoryError
@@ -37,6 +37,10 @@ class Suspects:
 
     def __bool__(self) -> bool:
         return bool(self._queue)
+
+    def __iter__(self) -> Iterator[Flight]:
+        """Those that are not on trial."""
+        return iter(self._queue)
 
     @property
     def next(self) -> Flight | None:
@@ -104,6 +108,8 @@ class Suspects:
 
     def _cannot_resume(self, flight: Flight, reason: LmiError) -> bool:
         """Fail a request whose state this backend cannot restore."""
+        if flight.is_repeatable:
+            return False
         resume = self._info.resume if flight.can_resume else Resume.NEVER
         if not flight.ids and resume is not Resume.NEVER:
             return False
@@ -132,6 +138,7 @@ def _has_history(sampling: SamplingParams) -> bool:
     """Whether the next token depends on the output so far by more than the ids themselves."""
     return (
         sampling.constraint is not None
+        or bool(sampling.bad_word_ids)
         or sampling.repetition_penalty != 1.0
         or sampling.presence_penalty != 0.0
         or sampling.frequency_penalty != 0.0

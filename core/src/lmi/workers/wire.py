@@ -74,8 +74,11 @@ class Loading(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The engine is loaded. ``lost_adapters`` are those that were asked for and could not be loaded, and why."""
+
     limits: EngineLimits
     abilities: list[str]
+    lost_adapters: dict[str, ErrorReport] = {}
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -109,7 +112,8 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What to load. ``options`` are plain values for the backend's configuration class; ``model_file`` is the model's
-    own Python file, where something of it runs in the worker."""
+    own Python file, where something of it runs in the worker. ``adapters`` are loaded before the worker is ready, name
+    -> folder; one that cannot be loaded ends the load if ``needs_adapters``."""
 
     model: str
     backend: str
@@ -117,6 +121,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     options: dict[str, Any]
     heartbeat_interval_s: float
     model_file: ModelFile | None = None
+    adapters: dict[str, str] = {}
+    needs_adapters: bool = True
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):

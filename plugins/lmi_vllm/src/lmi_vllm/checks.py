@@ -7,11 +7,9 @@ import os
 from collections.abc import Iterator
 
 from lmi.api import (
-    Accelerator,
     ArtifactFormat,
     ModelArtifacts,
     Problem,
-    Severity,
     Target,
     context_problems,
     degree_problems,
@@ -22,6 +20,8 @@ from lmi_vllm.adapters import check_adapters
 from lmi_vllm.architectures import check_architecture
 from lmi_vllm.compressed import capability_of, check_quantization
 from lmi_vllm.config import VLLMConfig
+from lmi_vllm.on_cpu import check_cpu
+from lmi_vllm.tasks import check_task
 
 _NOT_IN_FP16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 """Model types that overflow in fp16; vLLM refuses them."""
@@ -49,27 +49,34 @@ def find_problems(artifacts: ModelArtifacts, config: VLLMConfig, target: Target)
         return []
     return [
         *check_architecture(artifacts, config, target),
-        *_check_degree(artifacts, config, target),
+        *check_task(artifacts, config),
+        *_check_degree(artifacts, config),
+        *_check_stages(artifacts, config),
         *_check_context(artifacts, config),
         *check_quantization(artifacts, config, target),
         *_check_dtype(artifacts, config, target),
         *_check_files(artifacts, config),
         *check_adapters(artifacts, config),
+        *check_cpu(artifacts, config, target),
     ]
 
 
-def _check_degree(artifacts: ModelArtifacts, config: VLLMConfig, target: Target) -> Iterator[Problem]:
+def _check_stages(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Problem]:
+    n_stages, n_layers = config.pipeline_parallel_degree, shape_of(artifacts).n_layers
+    if n_stages > n_layers > 0:
+        yield Problem(
+            code="config.pipeline-parallel",
+            message=f"pipeline_parallel_degree is {n_stages}; the model has {n_layers} layers to spread",
+            hint=f"Set option.pipeline_parallel_degree={n_layers} or less",
+            path=artifacts.folder,
+            fields=("pipeline_parallel_degree",),
+        )
+
+
+def _check_degree(artifacts: ModelArtifacts, config: VLLMConfig) -> Iterator[Problem]:
     degree = config.tensor_parallel_degree
     if degree == 1:
         return
-    if target.accelerator is Accelerator.CPU and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
-        yield Problem(
-            code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {degree} on CPU; vLLM then wants to be told each rank's cores",
-            hint="Set the variable VLLM_CPU_OMP_THREADS_BIND (0-3|4-7), or option.tensor_parallel_degree=1",
-            severity=Severity.WARNING,
-            fields=("tensor_parallel_degree",),
-        )
     shape = shape_of(artifacts)
     n_kv = 0 if shape.is_latent else shape.n_kv_heads
     sizes = {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from lmi.api import Conflict, option
 from lmi_vllm.arguments import EngineArguments
@@ -12,6 +13,8 @@ from lmi_vllm.options import AnswerOptions
 
 class VLLMConfig(EngineArguments, AnswerOptions):
     """Options of the vllm backend."""
+
+    adapters_switch: ClassVar[str] = "enable_lora"
 
     max_rolling_batch_size: int = option(
         256,
@@ -30,6 +33,11 @@ class VLLMConfig(EngineArguments, AnswerOptions):
         ge=1,
         aliases=("tensor_parallel_size",),
     )
+
+    @property
+    def n_devices(self) -> int:
+        """Devices one copy takes: each stage of the pipeline has tensor_parallel_degree of them."""
+        return self.tensor_parallel_degree * self.pipeline_parallel_degree
 
     def conflicts(self) -> Iterator[Conflict]:
         """Everything that is wrong with these options together."""

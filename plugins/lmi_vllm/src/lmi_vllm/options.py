@@ -97,16 +97,20 @@ class BatchOptions(WeightOptions):
     )
     pipeline_parallel_degree: int = option(
         1,
-        description="Stages one copy of the model is split into; only 1 is offered, use tensor_parallel_degree.",
+        description=(
+            "Stages one copy of the model is split into, layer after layer; each takes tensor_parallel_degree devices. "
+            "For models that no other split fits, or devices without a fast connection."
+        ),
         unit="stages",
         ge=1,
         aliases=("pipeline_parallel_size",),
     )
-    gpu_memory_utilization: float = option(
-        0.9,
+    gpu_memory_utilization: float | None = option(
+        None,
         description=(
             "Share of each device's memory for weights and cache; on CPU, of the machine's. Lower it when other "
-            "programs use the device, raise it when the cache is too small."
+            "programs use the device, raise it when the cache is too small. Unset: 0.9; on CPU the cache takes half of "
+            "what is free, or what it can use."
         ),
         unit="share",
         gt=0,
@@ -114,7 +118,9 @@ class BatchOptions(WeightOptions):
     )
     kv_cache_memory_bytes: int | None = option(
         None,
-        description="Memory for the cache of keys and values, instead of what gpu_memory_utilization leaves.",
+        description=(
+            "Memory of each device for the cache of keys and values, instead of what gpu_memory_utilization leaves."
+        ),
         unit="bytes",
         ge=1,
     )
@@ -122,6 +128,13 @@ class BatchOptions(WeightOptions):
         False,
         description=(
             "Run without CUDA graphs and compilation. Turn on to start sooner and to save memory; each token is slower."
+        ),
+    )
+    compile_cache: str | None = option(
+        None,
+        description=(
+            "Folder that keeps what is compiled, so that the next start is quicker. Name one on a disk that outlives "
+            "the container. Unset: vllm in LMI's cache folder (LMI_CACHE_DIR)."
         ),
     )
     enable_prefix_caching: bool | None = option(
@@ -234,4 +247,10 @@ class AnswerOptions(AdapterOptions):
     chat_template_content_format: Literal["auto", "string", "openai"] = option(
         "auto", description="Whether the template wants the content of a message as text or as OpenAI's list of parts."
     )
-    normalize: bool = option(True, description="Give vectors of embedding models the length 1.")
+    task: str | None = option(
+        None,
+        description=(
+            "What the model does: text-generation, text-embedding (or feature-extraction) or text-classification. "
+            "Unset or auto: what it was made for, as its files say."
+        ),
+    )

@@ -3,36 +3,59 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lmi.api import Conflict, Severity
+from lmi_vllm.refused import NO_EFFECT, REFUSED, REFUSED_VALUES
 
 if TYPE_CHECKING:
     from lmi_vllm.config import VLLMConfig
 
 Rule = Callable[["VLLMConfig"], Iterator[Conflict]]
 
-_NEEDS_LORA = ("max_loras", "max_lora_rank", "max_cpu_loras", "fully_sharded_loras", "lora_dtype")
-_MORE_DEVICES = ("data_parallel_size", "prefill_context_parallel_size", "nnodes")
+_NEEDS_LORA = (
+    "max_loras", "max_lora_rank", "max_cpu_loras", "fully_sharded_loras", "lora_dtype", "default_mm_loras",
+    "enable_mixed_moe_lora_format", "enable_moe_shared_loras", "enable_tower_connector_lora", "lora_target_modules",
+    "max_lora_cls_labels", "specialize_active_lora",
+)  # fmt: skip
 
 
-def devices_of_a_copy(config: VLLMConfig) -> Iterator[Conflict]:
-    """A copy has tensor_parallel_degree devices, no more."""
-    if config.pipeline_parallel_degree != 1:
-        yield Conflict(
-            fields=("pipeline_parallel_degree",),
-            message=f"pipeline_parallel_degree is {config.pipeline_parallel_degree}; vllm in LMI takes 1",
-            hint="Remove it and split the model with option.tensor_parallel_degree",
-        )
-    for name in _MORE_DEVICES:
+def refused(config: VLLMConfig) -> Iterator[Conflict]:
+    """Arguments of vLLM's engine that LMI decides itself, or that would break it."""
+    for name, (reason, hint) in REFUSED.items():
+        if _is_changed(config, name):
+            yield Conflict(fields=(name,), message=f"{name}={shown(_value(config, name))}: {reason}", hint=hint)
+    for name, values in REFUSED_VALUES.items():
         value = _value(config, name)
-        if value > 1:
-            yield Conflict(
-                fields=(name,),
-                message=f"{name} is {value}; a copy in LMI has tensor_parallel_degree devices of one machine",
-                hint=f"Remove it; for more copies set minWorkers={value}",
-            )
+        if value in values:
+            reason, hint = values[value]
+            yield Conflict(fields=(name,), message=f"{name}={value}: {reason}", hint=hint)
+
+
+def idle(config: VLLMConfig) -> Iterator[Conflict]:
+    """Arguments of vLLM's engine that change nothing under LMI."""
+    for name, reason in NO_EFFECT.items():
+        if _is_changed(config, name):
+            yield _no_effect(name, _value(config, name), reason)
+
+
+def parts_of_a_copy(config: VLLMConfig) -> Iterator[Conflict]:
+    """How the devices of a copy share what they do."""
+    degree, n_parts = config.tensor_parallel_degree, _value(config, "decode_context_parallel_size")
+    if degree % n_parts:
+        yield Conflict(
+            fields=("decode_context_parallel_size", "tensor_parallel_degree"),
+            message=f"decode_context_parallel_size={n_parts} does not divide tensor_parallel_degree={degree}",
+            hint="Set it to a number that does, or remove it",
+        )
+    if config.n_devices > 1 and _value(config, "distributed_executor_backend") == "uni":
+        yield Conflict(
+            fields=("distributed_executor_backend", "tensor_parallel_degree", "pipeline_parallel_degree"),
+            message=f"distributed_executor_backend=uni is one process, and a copy has {config.n_devices} devices",
+            hint="Remove it; vLLM then starts a process for each",
+        )
 
 
 def tokens_of_a_step(config: VLLMConfig) -> Iterator[Conflict]:
@@ -129,8 +152,10 @@ def memory(config: VLLMConfig) -> Iterator[Conflict]:
 
 
 def speculation(config: VLLMConfig) -> Iterator[Conflict]:
-    """The short forms and the long one exclude each other."""
+    """The short forms and the long one exclude each other; a number of tokens alone says no way to guess them."""
     short = [name for name in ("spec_method", "spec_model", "spec_tokens") if _is_changed(config, name)]
+    if short == ["spec_tokens"] and config.speculative_config is None:
+        yield _needs("spec_tokens", "spec_method", "ngram")
     if config.speculative_config is not None and short:
         yield Conflict(
             fields=("speculative_config", *short),
@@ -154,7 +179,9 @@ def measurements(config: VLLMConfig) -> Iterator[Conflict]:
 
 
 RULES: tuple[Rule, ...] = (
-    devices_of_a_copy,
+    refused,
+    idle,
+    parts_of_a_copy,
     tokens_of_a_step,
     adapters,
     tools_and_reasoning,
@@ -177,6 +204,13 @@ def _is_changed(config: VLLMConfig, name: str) -> bool:
     return bool(_value(config, name) != _default(config, name))
 
 
+def shown(value: Any) -> str:
+    """A value as people write it in a configuration."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
 def _needs(name: str, other: str, example: str) -> Conflict:
     return Conflict(
         fields=(name, other),
@@ -186,10 +220,9 @@ def _needs(name: str, other: str, example: str) -> Conflict:
 
 
 def _no_effect(name: str, value: Any, reason: str, other: str = "") -> Conflict:
-    shown = str(value).lower() if isinstance(value, bool) else value
     return Conflict(
         fields=(name, other) if other else (name,),
-        message=f"{name}={shown} changes nothing: {reason}",
+        message=f"{name}={shown(value)} changes nothing: {reason}",
         hint=f"Remove option.{name}" + (f", or change option.{other}" if other else ""),
         severity=Severity.WARNING,
         code="config.no-effect",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lmi.api import ArtifactError, Progress
+from lmi.api.folders import cache_root
 from lmi.artifacts.places.archive_entries import corrupt
 from lmi.artifacts.places.files import ModelFiles
 from lmi.artifacts.places.names import escape_in, safe_name
@@ -36,8 +37,6 @@ def unpacked_folder(key: str, environ: Mapping[str, str]) -> Path:
         key: what tells its content from that of others.
         environ: says where the cache is.
     """
-    from lmi.artifacts.places.cache import cache_root
-
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return cache_root(environ) / _FOLDER / digest
 

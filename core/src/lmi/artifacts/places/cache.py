@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,30 +29,9 @@ if TYPE_CHECKING:
     from lmi.artifacts.places.object_listing import ObjectVersion
 
 _LOG = logging.getLogger(__name__)
-_ROOTS = ("LMI_CACHE_DIR", "SERVING_DOWNLOAD_DIR", "DJL_CACHE_DIR")
-_BESIDE_THE_CONFIGURATION = "default"
-"""What SERVING_DOWNLOAD_DIR means by it is no place for a cache."""
 _MARKER = ".lmi-complete.json"
 _WAIT_S, _POLL_S = 30.0, 0.2
 _SPARE_BYTES = 64 << 20
-
-
-def cache_root(environ: Mapping[str, str]) -> Path:
-    """The folder for everything that can be fetched or made again.
-
-    Args:
-        environ: LMI_CACHE_DIR, SERVING_DOWNLOAD_DIR and DJL_CACHE_DIR are looked at, in this order.
-    """
-    for name in _ROOTS:
-        value = environ.get(name, "").strip()
-        if value and value != _BESIDE_THE_CONFIGURATION:
-            with contextlib.suppress(RuntimeError):  # there is no such user
-                return Path(value).expanduser()
-            return Path(value)
-    try:
-        return Path.home() / ".cache" / "lmi"
-    except RuntimeError:  # a user without a home, as in some containers
-        return Path(tempfile.gettempdir()) / "lmi"
 
 
 class PlaceCache:

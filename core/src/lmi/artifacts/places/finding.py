@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lmi.api import ArtifactError, Problem, Progress, Severity
+from lmi.api.folders import cache_root
 from lmi.artifacts.places.archives import ZipFiles, extracted, is_archive
-from lmi.artifacts.places.cache import cache_root
 from lmi.artifacts.places.files import Below, LocalFiles, ModelFiles
 from lmi.artifacts.places.location import is_web_url, local_path, model_root, refused_location, wrapped_in
 from lmi.artifacts.places.objects import is_object_url

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers in LMI's schema: one object, or a line a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from lmi.api.texts import TextResult, TextToken
+from lmi.custom.formatter import Formatter, GrowingAnswer
+from lmi.serving.choices import Choice
+from lmi.serving.generation import Generation
+from lmi.serving.parameters import Parameters
+
+encoder = msgspec.json.Encoder()
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """One line of a stream; the last one also has the whole text."""
+
+    token: TextToken | msgspec.UnsetType = msgspec.UNSET
+    generated_text: str | None = None
+    details: dict[str, Any] | None = None
+
+
+def line_writer(
+    generation: Generation, parameters: Parameters, formatter: Formatter | None
+) -> Callable[[list[TextToken]], bytes]:
+    """What turns new tokens into bytes of a stream: LMI's lines, or what the model's own formatter makes of them."""
+    if formatter is not None and not formatter.takes_answer:
+        written = growing_answer(formatter, generation, parameters)
+        return lambda tokens: written.add(tokens, generation.finish_reason)
+    if formatter is not None:
+        change = formatter.answer
+        return lambda tokens: encoder.encode_lines([change(line) for line in _lines(generation, parameters, tokens)])
+    return lambda tokens: encoder.encode_lines(_lines(generation, parameters, tokens))
+
+
+def growing_answer(formatter: Formatter, generation: Generation, parameters: Parameters) -> GrowingAnswer:
+    """The body of one request that a per-token formatter writes."""
+    asked = parameters.model_dump(exclude_unset=True)
+    return formatter.growing(generation.request, generation.flight.request.prompt_ids, asked)
+
+
+def whole_answer(generation: Generation, parameters: Parameters, result: TextResult) -> dict[str, Any]:
+    """The one object that answers a request."""
+    answer: dict[str, Any] = {"generated_text": _shown_text(generation, parameters, result.text)}
+    if parameters.wants_details:
+        answer["details"] = _details(generation, parameters, result)
+    return answer
+
+
+def answer_of_choices(choices: Sequence[Choice], parameters: Parameters) -> dict[str, Any]:
+    """The one object that answers a request for several: the best, and in its details the others, best first.
+
+    Source: ``best_of_sequences`` of text-generation-inference.
+    """
+    best, *others = choices
+    answer = whole_answer(best.generation, parameters, best.result)
+    if others or parameters.wants_details:  # there is no other place for the others
+        details = answer.setdefault("details", _ending(best.result))
+        details.update(_seed_of(best))
+        if others:
+            details["best_of_sequences"] = [_sequence(each, parameters) for each in others]
+    return answer
+
+
+def _sequence(choice: Choice, parameters: Parameters) -> dict[str, Any]:
+    generation, result = choice.generation, choice.result
+    text = _shown_text(generation, parameters, result.text)
+    sequence: dict[str, Any] = {"generated_text": text, **_ending(result), **_seed_of(choice)}
+    if parameters.wants_details:
+        sequence["tokens"] = result.tokens
+    if parameters.top_n_tokens is not None:
+        sequence["top_tokens"] = _top_tokens(generation)
+    return sequence
+
+
+def _ending(result: TextResult) -> dict[str, Any]:
+    return {"finish_reason": result.finish_reason, "generated_tokens": result.n_output_tokens}
+
+
+def _seed_of(choice: Choice) -> dict[str, int]:
+    """The seed that brings the same answer again."""
+    seed = choice.generation.flight.request.sampling.seed
+    return {} if seed is None else {"seed": seed}
+
+
+def _lines(generation: Generation, parameters: Parameters, tokens: list[TextToken]) -> list[Line]:
+    """A line a token; when the answer is complete, the last one says so."""
+    lines = [Line(token) for token in tokens]
+    if generation.finish_reason:
+        lines = lines or [Line()]
+        lines[-1].generated_text = _shown_text(generation, parameters, generation.text)
+        if parameters.wants_details:
+            lines[-1].details = _details(generation, parameters, None)
+    return lines
+
+
+def _shown_text(generation: Generation, parameters: Parameters, text: str) -> str:
+    return generation.request.prompt + text if parameters.return_full_text else text
+
+
+def _details(generation: Generation, parameters: Parameters, result: TextResult | None) -> dict[str, Any]:
+    """``details`` of an answer; a stream has sent its tokens already."""
+    details: dict[str, Any] = {
+        "finish_reason": generation.finish_reason,
+        "generated_tokens": generation.n_output_tokens,
+        "inputs": generation.request.prompt,
+    }
+    if result is not None:
+        details["tokens"] = result.tokens
+    if parameters.decoder_input_details or parameters.prompt_logprobs is not None:
+        details |= _prefill(generation, has_top=bool(parameters.prompt_logprobs))
+    if parameters.top_n_tokens is not None:
+        details["top_tokens"] = _top_tokens(generation)
+    return details
+
+
+def _prefill(generation: Generation, *, has_top: bool) -> dict[str, Any]:
+    """The prompt's tokens, and the most likely ones in their places; the first has no probability."""
+    decode = generation.model.tokenizer.decode
+    ids = generation.flight.request.prompt_ids
+    logprobs = generation.prompt_logprobs or [None] * len(ids)
+    prefill: dict[str, Any] = {
+        "prefill": [
+            TextToken(token_id, decode([token_id]), None if entry is None else entry.logprob)
+            for token_id, entry in zip(ids, logprobs, strict=True)
+        ]
+    }
+    if has_top:
+        prefill["prefill_top_tokens"] = [_likely(generation, () if entry is None else entry.top) for entry in logprobs]
+    return prefill
+
+
+def _top_tokens(generation: Generation) -> list[list[TextToken]]:
+    return [_likely(generation, entry.top) for entry in generation.logprobs[: generation.n_output_tokens]]
+
+
+def _likely(generation: Generation, top: Sequence[tuple[int, float]]) -> list[TextToken]:
+    decode = generation.model.tokenizer.decode
+    return [TextToken(token_id, decode([token_id]), value) for token_id, value in top]

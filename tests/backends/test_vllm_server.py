@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend `vllm` behind real HTTP: the same file as for `hf`, the same tokens, every parameter, and its death."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.backends.vllm_servers import n_steps_of
+from tests.limits import limit_s
+from tests.servers import ServerProcess, eventually, in_threads, serve
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time",
+    "def fibonacci(n):",
+    "The quick brown fox jumps over",
+    "Water boils at",
+    "In 1969, people first",
+    "One, two, three,",
+    "The opposite of hot is",
+)
+LOGIT_GAP = 1e-3
+"""Nats between the two best ids of hf under which float32 kernels may differ."""
+
+PROPERTIES = """\
+engine=Python
+option.rolling_batch={backend}
+option.dtype=fp32
+option.max_rolling_batch_size=8
+option.max_model_len=512
+"""
+OWN = (
+    "enforce_eager=true", "kv_cache_memory_bytes=536870912", "max_rolling_batch_prefill_tokens=64",
+    "heartbeat_interval=0.2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model beside a serving.properties of our own."""
+    folder = tmp_path_factory.mktemp("model")
+    for file in demo_model.iterdir():
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, vllm_python: str) -> Iterator[ServerProcess]:
+    (folder / "serving.properties").write_text(PROPERTIES.format(backend="vllm"))
+    options = [f"pythonExecutable={vllm_python}", *OWN]
+    with serve(str(folder), *(part for option in options for part in ("-o", option)), is_ready=False) as running:
+        yield running.wait_until_ready(300)
+
+
+def tokens(server: ServerProcess, prompt: str, **parameters: Any) -> list[int]:
+    return [line["token"]["id"] for line in server.stream(prompt, **{"max_new_tokens": 48, **parameters})]
+
+
+def test_loading_is_reported_in_stages(server: ServerProcess) -> None:
+    stages = re.findall(r"loading: ([a-z' ]+)|: (import vllm|load weights)", server.output)
+    said = {part for stage in stages for part in stage if part}
+    assert {"import vllm", "load weights"} <= said, server.output
+
+
+def test_the_check_of_the_same_model_looks_at_vllm_and_finds_nothing(folder: Path, vllm_python: str) -> None:
+    (folder / "serving.properties").write_text(PROPERTIES.format(backend="vllm"))
+    command = [sys.executable, str(Path(sys.executable).with_name("lmi")), "check", str(folder)]
+    options = [part for each in (f"pythonExecutable={vllm_python}", *OWN) for part in ("-o", each)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=limit_s(120), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "would be served by vllm: " in done.stdout.splitlines()[-1]
+    assert "error: " not in done.stdout
+
+
+def test_changing_one_line_of_the_file_serves_the_model_with_hf_and_the_same_greedy_tokens(
+    server: ServerProcess, folder: Path
+) -> None:
+    ours = in_threads([lambda p=prompt: tokens(server, p) for prompt in PROMPTS])
+    (folder / "serving.properties").write_text(PROPERTIES.format(backend="hf"))
+    with serve(str(folder)) as other:
+        for prompt, ids in zip(PROMPTS, ours, strict=True):
+            answer = other.generate(prompt, max_new_tokens=48, details=True, top_n_tokens=2)
+            theirs = [token["id"] for token in answer["details"]["tokens"]]
+            at = next((i for i, pair in enumerate(zip(ids, theirs, strict=False)) if pair[0] != pair[1]), None)
+            if at is None:
+                assert len(ids) == len(theirs)
+                continue
+            best, second = (entry["log_prob"] for entry in answer["details"]["top_tokens"][at])
+            assert best - second < LOGIT_GAP, f"{prompt!r}: token {at} is {ids[at]}, with hf {theirs[at]}"
+
+
+def test_a_long_prompt_is_read_in_pieces_and_not_again_when_it_comes_again(server: ServerProcess) -> None:
+    prompt = "The same words come again and again. " * 52
+    first, again = (n_steps_of(server, prompt, max_new_tokens=1) for _ in range(2))
+    assert first >= 6, "a step reads 64 tokens"
+    assert again <= 2, "vLLM keeps whole blocks of 128"
+
+
+def test_requests_that_run_together_give_the_greedy_tokens_they_give_alone(server: ServerProcess) -> None:
+    alone = [tokens(server, prompt) for prompt in PROMPTS]
+    assert in_threads([lambda p=prompt: tokens(server, p) for prompt in PROMPTS]) == alone
+
+
+CAPITAL = PROMPTS[0]
+EFFECTS: list[tuple[dict[str, Any], str]] = [
+    ({"stop_sequences": ["."]}, r"^ Paris$"),
+    ({"stop_token_ids": [30], "ignore_eos_token": True}, r"^ Paris$"),
+    ({"logit_bias": {"7042": -100.0}}, r"^(?! Paris)"),
+    ({"bad_words": ["Paris"]}, r"^(?!.*Paris)"),
+    ({"min_new_tokens": 20, "stop_token_ids": [30]}, r"^ Paris.{20,}"),
+    ({"repetition_penalty": 1.5}, r"^ Paris"),
+    ({"do_sample": True, "seed": 3, "top_k": 1}, r"^ Paris\."),
+    ({"do_sample": True, "seed": 3, "min_p": 1.0}, r"^ Paris\."),
+    ({"do_sample": True, "seed": 3, "top_p": 0.001}, r"^ Paris\."),
+    ({"guided_choice": ["London", "Rome"]}, r"^(London|Rome)$"),
+    ({"guided_regex": "[A-Z]{3}-[0-9]{2}"}, r"^[A-Z]{3}-[0-9]{2}$"),
+    ({"guided_json": {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"],
+                      "additionalProperties": False}}, r'^\{\s*"n"\s*:\s*[12]\s*\}$'),
+    ({"guided_grammar": 'root ::= "yes" | "no"'}, r"^(yes|no)$"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parameters", "pattern"), EFFECTS, ids=[",".join(row[0]) for row in EFFECTS])
+def test_each_parameter_has_its_effect(server: ServerProcess, parameters: dict[str, Any], pattern: str) -> None:
+    text = server.generate(CAPITAL, **{"max_new_tokens": 24, **parameters})["generated_text"]
+    assert re.search(pattern, text, re.DOTALL), text
+
+
+def test_a_seed_gives_the_same_text_again_and_another_seed_another(server: ServerProcess) -> None:
+    first, again, other = (
+        server.generate("Once", do_sample=True, seed=seed, temperature=1.5)["generated_text"] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_log_probabilities_of_prompt_and_answer_come_with_the_best_ids(server: ServerProcess) -> None:
+    details = server.generate(CAPITAL, details=True, decoder_input_details=True, top_n_tokens=3)["details"]
+    assert all(len(best) == 3 for best in details["top_tokens"])
+    assert [best[0]["id"] for best in details["top_tokens"]] == [token["id"] for token in details["tokens"]]
+    assert "log_prob" not in details["prefill"][0] or details["prefill"][0]["log_prob"] is None
+    assert all(token["log_prob"] < 0 for token in details["prefill"][1:])
+
+
+def test_several_answers_and_beams_come_from_the_core(server: ServerProcess) -> None:
+    answer = server.generate("Once", n=2, best_of=3, do_sample=True, seed=5, details=True, max_new_tokens=8)
+    assert len(answer["details"]["best_of_sequences"]) == 1
+    beams = server.generate(CAPITAL, num_beams=3, max_new_tokens=8)
+    assert beams["generated_text"].startswith(" Paris")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"temperature": 3.0, "do_sample": True}, "temperature"),
+        ({"stop_token_ids": [99_999_999]}, "99999999"),
+        ({"typical_p": 0.5}, "typical_p"),
+        ({"guided_json": {"type": 3}}, "type"),
+        ({"max_new_tokens": 4000}, "512"),
+    ],
+)
+def test_what_vllm_cannot_do_is_refused_by_name_and_harms_nobody(
+    server: ServerProcess, parameters: dict[str, Any], named: str
+) -> None:
+    response = server.post({"inputs": CAPITAL, "parameters": parameters})
+    assert response.status_code == 400
+    assert named in response.text
+    assert server.generate(CAPITAL, max_new_tokens=2)["generated_text"] == " Paris."
+
+
+def test_a_client_that_leaves_frees_its_place(server: ServerProcess) -> None:
+    stream = server.stream("Once", max_new_tokens=500, ignore_eos_token=True)
+    next(stream)
+    eventually(lambda: server.workers()[0]["n_running"] == 1)
+    stream.close()
+    eventually(lambda: server.workers()[0]["n_running"] == 0)
+
+
+def test_when_its_core_dies_the_worker_ends_with_vllms_words_and_streams_go_on(server: ServerProcess) -> None:
+    [pid] = server.worker_pids()
+    children = psutil.Process(pid).children(recursive=True)
+    victim = next(child for child in children if "VLLM::Worker" in " ".join(child.cmdline()))
+
+    def kill() -> str:
+        eventually(lambda: server.workers() and server.workers()[0]["n_requests"] >= 2, 60)
+        victim.kill()
+        return ""
+
+    def long(**parameters: Any) -> list[dict[str, Any]]:
+        return list(server.stream("Once", max_new_tokens=400, ignore_eos_token=True, **parameters))
+
+    plain, penalised, _ = in_threads([long, lambda: long(frequency_penalty=0.5), kill])
+    assert len(plain) == 400, "the stream goes on after the restart, and loses nothing"
+    assert plain[-1]["generated_text"] == "".join(line["token"]["text"] for line in plain)
+    assert "engine.died" in json.dumps(penalised[-1]), "what vLLM cannot restore is told"
+    assert re.search(r"vLLM's engine died: .*died unexpectedly \(exit code: -9\)", server.output)
+    assert server.worker_pids() != [pid]
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_no_process_of_vllm_outlives_a_killed_server(server: ServerProcess) -> None:
+    """The last test of this file."""
+    [pid] = server.worker_pids()
+    children = psutil.Process(pid).children(recursive=True)
+    assert len(children) >= 2
+    server.kill()
+    eventually(
+        lambda: not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    )

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters over HTTP: which one answers, and the routes that list, load and remove them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lmi.testing import write_tiny, write_tiny_adapter
+from tests.faults.conftest import FaultyServer
+from tests.servers import ServerProcess, eventually, in_threads
+
+IDENTIFIER = "X-Amzn-SageMaker-Adapter-Identifier"
+ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+TINY = ("-o", "offset=-33")
+"""The tokenizer of a tiny model begins with the letter 33."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with two adapters beside it, and one elsewhere."""
+    path = write_tiny("llama", tmp_path_factory.mktemp("models") / "llama")
+    for name in ("fr", "de"):
+        write_tiny_adapter(path / "adapters" / name, path)
+    write_tiny_adapter(path.parent / "more" / "it", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(serve_faulty: FaultyServer, folder: Path) -> Iterator[ServerProcess]:
+    with serve_faulty(str(folder), "-o", "step_s=0.001", *TINY) as process:
+        yield process
+
+
+def text_of(server: ServerProcess, query: str = "", headers: dict[str, str] | None = None, **body: Any) -> str:
+    wanted = {"inputs": "abc", "parameters": {"max_new_tokens": 6}, **body}
+    response = server.post(wanted, f"/invocations{query}", headers=headers)
+    assert response.status_code == 200, response.text
+    return str(response.json()["generated_text"])
+
+
+def asked(server: ServerProcess, method: str, path: str, **options: Any) -> httpx.Response:
+    with server.client() as client:
+        return client.request(method, path, **options)
+
+
+def refused(response: httpx.Response, status: int, code: str) -> str:
+    assert (response.status_code, response.json()["error"]) == (status, code), response.text
+    return str(response.json()["message"])
+
+
+def names(server: ServerProcess) -> list[str]:
+    return [each["name"] for each in asked(server, "GET", "/adapters").json()["adapters"]]
+
+
+# ---------------------------------------------------------------------------------------------------------- requests
+
+
+def test_the_adapters_beside_a_model_are_loaded_before_it_is_ready(server: ServerProcess, folder: Path) -> None:
+    shown = [
+        {"name": name, "src": str(folder / "adapters" / name), "state": "loaded", "requests": 0}
+        for name in ("de", "fr")
+    ]
+    assert asked(server, "GET", "/models/model/adapters").json() == {"adapters": shown}
+    assert asked(server, "GET", "/models/model/adapters/fr").json() == shown[1:]
+    log = server.output
+    assert log.index("load adapter de") < log.index("load adapter fr") < log.index("is ready")
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "body", "adapter"),
+    [
+        ("", {}, {"adapters": "fr"}, "fr"),
+        ("", {}, {"adapters": ["fr"]}, "fr"),
+        ("", {IDENTIFIER: "fr"}, {"adapters": "de"}, "fr"),
+        ("?adapter=fr", {}, {}, "fr"),
+        ("?adapter=fr", {}, {"adapters": "de"}, "de"),
+        ("?adapter=fr", {}, {"adapters": ""}, ""),
+        ("", {"adapter": "de"}, {}, "de"),
+        ("", {ATTRIBUTES: "trace=1;adapter=de"}, {}, "de"),
+    ],
+)
+def test_a_request_is_answered_by_the_adapter_it_names(
+    server: ServerProcess, query: str, headers: dict[str, str], body: dict[str, Any], adapter: str
+) -> None:
+    assert text_of(server, query, headers, **body) == (adapter or "abc") * (3 if adapter else 2)
+
+
+def test_a_stream_is_answered_by_the_adapter_it_names(server: ServerProcess) -> None:
+    response = server.post({"inputs": "abc", "parameters": {"max_new_tokens": 6}, "adapters": "fr", "stream": True})
+    assert '"frfrfr"' in response.text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "said"),
+    [
+        (
+            {"adapters": "fra"},
+            404,
+            "adapter.unknown",
+            "has no adapter 'fra'. Did you mean 'fr'? Adapters here: de, fr.",
+        ),
+        ({"adapters": ["fr", "de"]}, 400, "request.invalid", "adapters=['fr', 'de'] has 2 names for one text"),
+        ({"adapters": [7]}, 400, "request.invalid", "adapters.0=7"),
+        ({"adapters": {}}, 400, "request.invalid", "adapters={}"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_refused(
+    server: ServerProcess, body: dict[str, Any], status: int, code: str, said: str
+) -> None:
+    assert said in refused(server.post({"inputs": "abc", **body}), status, code)
+
+
+def test_an_unknown_adapter_is_refused_however_it_is_named(server: ServerProcess) -> None:
+    for query, headers in (("?adapter=x", {}), ("", {IDENTIFIER: "x"}), ("", {ATTRIBUTES: "adapter=x"})):
+        response = server.post({"inputs": "abc"}, f"/invocations{query}", headers=headers)
+        assert "has no adapter 'x'" in refused(response, 404, "adapter.unknown")
+
+
+def test_requests_are_counted_by_their_adapter(server: ServerProcess) -> None:
+    def counted() -> float:
+        lines = asked(server, "GET", "/metrics").text.splitlines()
+        wanted = 'lmi_adapter_requests_total{adapter="de",model="model",outcome="ok"} '
+        return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0)
+
+    before = counted()
+    text_of(server, adapters="de")
+    text_of(server)
+    assert counted() == before + 1
+
+
+# ------------------------------------------------------------------------------------------------------------ routes
+
+
+def test_an_adapter_comes_and_goes_while_the_model_runs(server: ServerProcess, folder: Path) -> None:
+    src = str(folder.parent / "more" / "it")
+    loaded = asked(server, "POST", "/models/model/adapters", params={"name": "it", "src": src})
+    assert (loaded.status_code, loaded.json()["status"]) == (200, "Adapter it registered")
+    assert [each["name"] for each in loaded.json()["adapters"]] == names(server) == ["de", "fr", "it"]
+    assert (text_of(server, adapters="it"), text_of(server)) == ("ititit", "abcabc")
+    again = asked(server, "POST", "/adapters", json={"name": "it", "src": src})
+    assert f"has an adapter 'it' already: {src}, loaded" in refused(again, 409, "adapter.exists")
+    removed = asked(server, "DELETE", "/models/model/adapters/it")
+    assert (removed.status_code, removed.json()["status"]) == (200, "Adapter it unregistered")
+    assert [each["name"] for each in removed.json()["adapters"]] == names(server) == ["de", "fr"]
+    refused(server.post({"inputs": "abc", "adapters": "it"}), 404, "adapter.unknown")
+    for method in ("GET", "DELETE"):
+        refused(asked(server, method, "/models/model/adapters/it"), 404, "adapter.unknown")
+    assert text_of(server, adapters="fr") == "frfrfr"
+
+
+@pytest.mark.parametrize("src", ["adapters/fr", "file://{}/adapters/fr", "{}/../more/it"])
+def test_a_folder_is_named_by_its_path_or_relative_to_the_model(server: ServerProcess, folder: Path, src: str) -> None:
+    body = {"name": "new", "src": src.format(folder), "preload": True, "pin": "false"}
+    assert asked(server, "POST", "/adapters", json=body).status_code == 200
+    assert asked(server, "DELETE", "/adapters/new").status_code == 200
+
+
+def spoilt(folder: Path, target: Path, *lost: str, **config: Any) -> str:
+    """A copy of an adapter without some files, or with another rank."""
+    write_tiny_adapter(target, folder, **config)
+    for name in lost:
+        (target / name).unlink()
+    return str(target)
+
+
+def test_an_adapter_with_mistakes_is_refused_before_the_engine_sees_it(
+    server: ServerProcess, folder: Path, tmp_path: Path
+) -> None:
+    weights = "adapter_model.safetensors"
+    pickle = spoilt(folder, tmp_path / "pickle", weights)
+    (tmp_path / "pickle" / "adapter_model.bin").write_bytes(b"\x80\x02.")
+    cut = spoilt(folder, tmp_path / "cut")
+    (tmp_path / "cut" / weights).write_bytes((folder / "adapters" / "fr" / weights).read_bytes()[:-4])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    cases = [
+        (
+            spoilt(folder, tmp_path / "rank", rank=16),
+            "adapter.invalid",
+            "adapter 'x' has rank 16, and max_lora_rank is 8",
+        ),
+        (spoilt(folder, tmp_path / "bare", weights), "adapter.invalid", "has no weights"),
+        (spoilt(folder, tmp_path / "odd", "adapter_config.json"), "adapter.invalid", "has no adapter_config.json"),
+        (pickle, "adapter.invalid", "has adapter_model.bin alone, and a running model takes no pickles"),
+        (cut, "adapter.invalid", "[weights.truncated]"),
+        (str(tmp_path / "empty"), "adapter.invalid", "adapter 'x' has no files"),
+        (str(tmp_path / "file"), "adapter.bad-source", f"there is no folder {tmp_path}/file"),
+        ("/no/such", "adapter.bad-source", "there is no folder /no/such"),
+        ("s3://bucket/adapter", "adapter.bad-source", "is not on the server's machine"),
+        ("", "adapter.bad-source", "src='' names no folder"),
+        (5, "adapter.bad-source", "src=5 names no folder"),
+    ]
+    for src, code, said in cases:
+        message = refused(asked(server, "POST", "/adapters", json={"name": "x", "src": src}), 400, code)
+        assert said in message
+    assert names(server) == ["de", "fr"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ({"src": "/a"}, "request.invalid", "name is missing"),
+        ({}, "request.invalid", "name and src is missing"),
+        ({"name": "x", "src": "/a", "srce": 1}, "request.invalid", "srce is no option of an adapter. Did you mean"),
+        ({"name": "x", "src": "/a", "pin": True}, "request.invalid", "pin=true is not offered"),
+        ({"name": "a/b", "src": "/a"}, "adapter.bad-name", "name='a/b' cannot be the name"),
+        ({"name": "..", "src": "/a"}, "adapter.bad-name", "name='..'"),
+        ({"name": "", "src": "/a"}, "adapter.bad-name", "name=''"),
+        ({"name": "x" * 129, "src": "/a"}, "adapter.bad-name", "1 to 128"),
+        ({"name": ["x"], "src": "/a"}, "adapter.bad-name", "name=['x']"),
+        (["x"], "request.invalid", "must be a JSON object"),
+        (b"{", "request.malformed-json", "is not JSON"),
+    ],
+)  # fmt: skip
+def test_a_load_that_is_asked_for_in_the_wrong_way_is_refused(
+    server: ServerProcess, body: Any, code: str, said: str
+) -> None:
+    assert said in refused(server.post(body, "/adapters"), 400, code)
+
+
+def test_a_body_that_is_much_too_long_is_refused(server: ServerProcess) -> None:
+    refused(server.post(b'"' + b"x" * (1 << 17) + b'"', "/adapters"), 413, "request.too-large")
+
+
+def test_the_list_comes_in_pages(server: ServerProcess) -> None:
+    page = asked(server, "GET", "/adapters?limit=1").json()
+    assert ([each["name"] for each in page["adapters"]], page["next_page_token"]) == (["de"], "1")
+    page = asked(server, "GET", "/adapters?limit=1&next_page_token=1").json()
+    assert ([each["name"] for each in page["adapters"]], "next_page_token" in page) == (["fr"], False)
+    for query in ("limit=101", "limit=few", "next_page_token=3", "next_page_token=-1"):
+        refused(asked(server, "GET", f"/adapters?{query}"), 400, "request.invalid")
+
+
+def test_a_model_that_is_not_there_has_no_adapters(server: ServerProcess) -> None:
+    refused(asked(server, "GET", "/models/modle/adapters"), 404, "model.not-found")
+
+
+def test_removing_an_adapter_ends_no_stream(serve_faulty: FaultyServer, folder: Path) -> None:
+    with serve_faulty(str(folder), "-o", "step_s=0.01", *TINY) as server:
+        started: list[str] = []
+
+        def stream() -> str:
+            body = {"inputs": "abc", "parameters": {"max_new_tokens": 100}, "adapters": "fr", "stream": True}
+            with server.client() as client, client.stream("POST", "/invocations", json=body) as response:
+                lines = response.iter_lines()
+                started.append(next(lines))
+                return list(lines)[-1]
+
+        def remove() -> int:
+            eventually(lambda: started)
+            status = asked(server, "DELETE", "/adapters/fr").status_code
+            assert asked(server, "GET", "/metrics").text.count('adapter="fr",model="model",outcome="ok"') > 0
+            return status
+
+        def refuse() -> str:
+            eventually(lambda: asked(server, "GET", "/adapters/fr").json()[0]["state"] == "draining")
+            return refused(server.post({"inputs": "abc", "adapters": "fr"}), 404, "adapter.unknown")
+
+        last, status, message = in_threads([stream, remove, refuse])
+        assert ("fr" * 50 in last, status, "is being removed" in message) == (True, 200, True)
+        assert names(server) == ["de"]
+
+
+def test_a_start_with_an_adapter_that_cannot_be_loaded_ends_with_its_name(
+    serve_faulty: FaultyServer, folder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "llama"))
+    (copy / "adapters" / "fr" / "fault.txt").write_text("refuse")
+    with serve_faulty(str(copy), is_ready=False) as server:
+        assert server.wait_for_end(60) == 1
+    cause = (
+        f"adapter.not-loadable: adapter 'fr' could not be loaded from {copy}/adapters/fr: these matrices do not fit."
+    )
+    assert f"cause:    {cause}" in server.output
+    assert "remedy:   Train them again" in server.output
+
+
+def test_adapters_that_are_switched_off_are_not_loaded_and_not_answered_for(
+    serve_faulty: FaultyServer, folder: Path
+) -> None:
+    with serve_faulty(str(folder), "-o", "enable_lora=false") as server:
+        assert "load adapter" not in server.output
+        assert names(server) == []
+        message = refused(server.post({"inputs": "abc", "adapters": "fr"}), 400, "request.unsupported")
+        assert message.endswith(
+            "enable_lora of model 'model' is off. Set option.enable_lora=true and start the server again."
+        )
+        response = asked(server, "POST", "/adapters", json={"name": "x", "src": "adapters/fr"})
+        refused(response, 400, "request.unsupported")
+
+
+def test_a_backend_without_adapters_loads_none_and_names_one_that_would(
+    serve_faulty: FaultyServer, tmp_path: Path
+) -> None:
+    with serve_faulty("-o", "rolling_batch=echo") as server:
+        assert names(server) == []
+        response = asked(server, "POST", "/adapters", json={"name": "fr", "src": str(tmp_path)})
+        message = refused(response, 400, "request.unsupported")
+        assert "adapter='fr' was asked, but backend 'echo' has no adapters" in message
+        assert "faulty" in message
