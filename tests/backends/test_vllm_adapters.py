@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lmi.testing import write_tiny, write_tiny_adapter
 from tests.backends.llama_answers import greedy_ids, write_merged
@@ -21,6 +22,9 @@ pytestmark = pytest.mark.long
 
 PROMPTS = ("What is deep learning?", "How many ways can I peel an orange", "Water boils at", "Once upon a time")
 N_TOKENS = 32
+LONG = "Once upon a time there was a king. " * 8
+"""More than a block of vLLM's cache, so that it is kept."""
+
 SEEDS = {"fr": 1, "de": 2, "it": 3}
 """Adapter -> seed of its weights; ``it`` does not lie beside the model."""
 
@@ -93,8 +97,7 @@ def test_adapters_beside_a_model_answer_as_if_they_were_merged_into_it_in_one_ba
 def test_the_cache_of_one_adapters_prompt_is_not_anothers(
     server: ServerProcess, expected: dict[str, list[list[int]]]
 ) -> None:
-    long = "Once upon a time there was a king. " * 8  # more than a block
-    first, second, base, again = (answered(server, long, name) for name in ("fr", "de", "", "fr"))
+    first, second, base, again = (answered(server, LONG, name) for name in ("fr", "de", "", "fr"))
     assert first == again
     assert first != second != base != first
 
@@ -119,13 +122,14 @@ def test_adapters_come_and_go_while_the_model_answers(
     refused(server.post({"inputs": "x", "adapters": "it"}), 404, "adapter.unknown")
 
 
-def test_a_name_that_is_used_again_for_other_weights_answers_with_those(
-    server: ServerProcess, folder: Path, expected: dict[str, list[list[int]]]
+def test_a_folder_that_holds_other_weights_by_now_answers_with_those(
+    server: ServerProcess, folder: Path, tmp_path: Path
 ) -> None:
     for name in ("fr", "de"):
-        body = {"name": "new", "src": f"adapters/{name}"}
+        write_tiny_adapter(tmp_path / "new", folder, rank=8, seed=SEEDS[name])
+        body = {"name": "new", "src": str(tmp_path / "new")}
         assert asked(server, "POST", "/adapters", json=body).status_code == 200
-        assert answered(server, PROMPTS[0], "new") == expected[name][0]
+        assert answered(server, LONG, "new") == answered(server, LONG, name)
         assert asked(server, "DELETE", "/adapters/new").status_code == 200
 
 
@@ -135,12 +139,11 @@ def test_an_adapter_that_cannot_be_loaded_is_refused_and_the_engine_lives(
     [pid] = server.worker_pids()
     body = {"name": "bad", "src": "/no/such/folder"}
     refused(asked(server, "POST", "/adapters", json=body), 400, "adapter.bad-source")
-    strange = write_tiny_adapter(tmp_path / "strange", folder, rank=8)
-    config = json.loads((strange / "adapter_config.json").read_text("utf-8"))
-    (strange / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["k_proj"]}))
-    message = refused(
-        asked(server, "POST", "/adapters", json={"name": "bad", "src": str(strange)}), 400, "adapter.not-loadable"
-    )
+    weights = write_tiny_adapter(tmp_path / "strange", folder, rank=8) / "adapter_model.safetensors"
+    renamed = {name.replace("q_proj", "some_proj"): values for name, values in load_file(weights).items()}
+    save_file(renamed, weights)
+    body = {"name": "bad", "src": str(weights.parent)}
+    message = refused(asked(server, "POST", "/adapters", json=body), 400, "adapter.not-loadable")
     assert "vLLM cannot load adapter 'bad'" in message
     assert together(server, "fr") == of(expected, "fr")
     assert server.worker_pids() == [pid]

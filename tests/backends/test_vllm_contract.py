@@ -3,46 +3,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lmi.testing.contract import RULES
 from tests.limits import limit_s
 
-NOT_DECLARED = {"K-batch_invariant", "K-typical_p"}
+pytestmark = pytest.mark.long
+
 KNOWN = {"K-bad_word_ids"}
 
 
-def outcomes(python: str, report: Path, *arguments: str) -> dict[str, Any]:
+def outcomes(python: str, report: Path, *arguments: str) -> dict[str, str]:
     """What became of each rule, by its id; fails if one is broken."""
     command = [python, str(Path(python).with_name("lmi")), "contract", "vllm", "--report", str(report), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=limit_s(900), check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TORCH_COMPILE_DISABLE": "1"}
+    with (
+        (report.parent / "output.txt").open("w+") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=environ, start_new_session=True) as process,
+    ):
+        try:
+            code = process.wait(limit_s(900))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # engines of a run that took too long
+        output.seek(0)
+        assert code == 0, output.read()[-6000:]
     found = json.loads(report.read_text("utf-8"))
     assert not found["errors"]
-    return {each["id"]: each for each in found["outcomes"]}
+    return {each["id"]: each["outcome"] for each in found["outcomes"]}
 
 
-def test_the_contract_is_kept(vllm_python: str, tmp_path: Path) -> None:
-    found = outcomes(vllm_python, tmp_path / "report.json")
-    print(json.dumps({i: (e["outcome"], e["seconds"]) for i, e in found.items()}, indent=1))
-    counted = Counter(each["outcome"] for each in found.values())
-    print(counted)
+@pytest.mark.parametrize("model", ["tiny", "demo"])
+def test_the_contract_is_kept(vllm_python: str, demo_model: Path, tmp_path: Path, model: str) -> None:
+    arguments = ["--model", str(demo_model), "--inexact"] if model == "demo" else []
+    found = outcomes(vllm_python, tmp_path / "report.json", *arguments)
     assert set(found) == set(RULES)
-    assert {name for name, each in found.items() if each["outcome"] == "known failure"} == KNOWN
-
-
-@pytest.mark.long
-def test_the_contract_is_kept_with_the_demo_model(vllm_python: str, demo_model: Path, tmp_path: Path) -> None:
-    found = outcomes(vllm_python, tmp_path / "report.json", "--model", str(demo_model), "--inexact")
-    print(json.dumps({i: (e["outcome"], e["seconds"]) for i, e in found.items()}, indent=1))
-    assert set(found) == set(RULES)
+    assert {name for name, outcome in found.items() if outcome == "known failure"} == KNOWN
+    n_kept = sum(outcome == "kept" for outcome in found.values())
+    n_not_declared = sum(outcome == "not declared" for outcome in found.values())
+    print(n_kept, n_not_declared, [n for n, o in found.items() if o == "not declared"], len(found))
+    assert n_kept + n_not_declared + len(KNOWN) == len(found)

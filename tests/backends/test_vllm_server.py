@@ -28,6 +28,7 @@ PROMPTS = (
     "One, two, three,",
     "The opposite of hot is",
 )
+N_TOKENS = 40
 LOGIT_GAP = 1e-3
 """Nats between the two best ids of hf under which float32 kernels may differ."""
 
@@ -62,13 +63,19 @@ def server(folder: Path, vllm_python: str) -> Iterator[ServerProcess]:
 
 
 def tokens(server: ServerProcess, prompt: str, **parameters: Any) -> list[int]:
-    return [line["token"]["id"] for line in server.stream(prompt, **{"max_new_tokens": 48, **parameters})]
+    return [line["token"]["id"] for line in server.stream(prompt, **{"max_new_tokens": N_TOKENS, **parameters})]
+
+
+@pytest.fixture(scope="module")
+def together(server: ServerProcess) -> list[list[int]]:
+    """The greedy tokens of all prompts in one batch."""
+    return in_threads([lambda p=prompt: tokens(server, p) for prompt in PROMPTS])
 
 
 def test_loading_is_reported_in_stages(server: ServerProcess) -> None:
-    stages = re.findall(r"loading: ([a-z' ]+)|: (import vllm|load weights)", server.output)
-    said = {part for stage in stages for part in stage if part}
-    assert {"import vllm", "load weights"} <= said, server.output
+    stages = [line.partition("[model/0] ")[2] for line in server.lines]
+    wanted = ["import vllm", "start vllm's engine", "load weights", "prepare the cache", "vllm's engine runs", "ready"]
+    assert [stage for stage in stages if stage in wanted] == wanted
 
 
 def test_the_check_of_the_same_model_looks_at_vllm_and_finds_nothing(folder: Path, vllm_python: str) -> None:
@@ -82,13 +89,13 @@ def test_the_check_of_the_same_model_looks_at_vllm_and_finds_nothing(folder: Pat
 
 
 def test_changing_one_line_of_the_file_serves_the_model_with_hf_and_the_same_greedy_tokens(
-    server: ServerProcess, folder: Path
+    together: list[list[int]], folder: Path
 ) -> None:
-    ours = in_threads([lambda p=prompt: tokens(server, p) for prompt in PROMPTS])
     (folder / "serving.properties").write_text(PROPERTIES.format(backend="hf"))
     with serve(str(folder)) as other:
-        for prompt, ids in zip(PROMPTS, ours, strict=True):
-            answer = other.generate(prompt, max_new_tokens=48, details=True, top_n_tokens=2)
+        wanted = {"max_new_tokens": N_TOKENS, "details": True, "top_n_tokens": 2}
+        answers = in_threads([lambda p=prompt: other.generate(p, **wanted) for prompt in PROMPTS])
+        for prompt, ids, answer in zip(PROMPTS, together, answers, strict=True):
             theirs = [token["id"] for token in answer["details"]["tokens"]]
             at = next((i for i, pair in enumerate(zip(ids, theirs, strict=False)) if pair[0] != pair[1]), None)
             if at is None:
@@ -105,9 +112,10 @@ def test_a_long_prompt_is_read_in_pieces_and_not_again_when_it_comes_again(serve
     assert again <= 2, "vLLM keeps whole blocks of 128"
 
 
-def test_requests_that_run_together_give_the_greedy_tokens_they_give_alone(server: ServerProcess) -> None:
-    alone = [tokens(server, prompt) for prompt in PROMPTS]
-    assert in_threads([lambda p=prompt: tokens(server, p) for prompt in PROMPTS]) == alone
+def test_requests_that_run_together_give_the_greedy_tokens_they_give_alone(
+    server: ServerProcess, together: list[list[int]]
+) -> None:
+    assert [tokens(server, prompt) for prompt in PROMPTS[:4]] == together[:4]
 
 
 CAPITAL = PROMPTS[0]
@@ -189,19 +197,25 @@ def test_when_its_core_dies_the_worker_ends_with_vllms_words_and_streams_go_on(s
     children = psutil.Process(pid).children(recursive=True)
     victim = next(child for child in children if "VLLM::Worker" in " ".join(child.cmdline()))
 
-    def kill() -> str:
-        eventually(lambda: server.workers() and server.workers()[0]["n_requests"] >= 2, 60)
+    n_lines = {"plain": 0, "penalised": 0}
+
+    def kill() -> None:
+        eventually(lambda: min(n_lines.values()) >= 3, 60)
         victim.kill()
-        return ""
 
-    def long(**parameters: Any) -> list[dict[str, Any]]:
-        return list(server.stream("Once", max_new_tokens=400, ignore_eos_token=True, **parameters))
+    def long(name: str, **parameters: Any) -> list[dict[str, Any]]:
+        lines = []
+        for line in server.stream("Once", max_new_tokens=200, ignore_eos_token=True, **parameters):
+            lines.append(line)
+            n_lines[name] += 1
+        return lines
 
-    plain, penalised, _ = in_threads([long, lambda: long(frequency_penalty=0.5), kill])
-    assert len(plain) == 400, "the stream goes on after the restart, and loses nothing"
+    plain, penalised, _ = in_threads([lambda: long("plain"), lambda: long("penalised", frequency_penalty=0.5), kill])
+    assert len(plain) == 200, "the stream goes on after the restart, and loses nothing"
     assert plain[-1]["generated_text"] == "".join(line["token"]["text"] for line in plain)
     assert "engine.died" in json.dumps(penalised[-1]), "what vLLM cannot restore is told"
-    assert re.search(r"vLLM's engine died: .*died unexpectedly \(exit code: -9\)", server.output)
+    said = [line for line in server.lines if "died" in line]
+    assert any(re.search(r"vLLM's engine died: .*died unexpectedly \(exit code: -9\)", line) for line in said), said
     assert server.worker_pids() != [pid]
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 

@@ -78,7 +78,8 @@ MASK = "***"
 """What is printed in place of a secret."""
 
 _PAIR = re.compile(
-    r"""(?P<name>[A-Za-z_][\w.-]*)(?P<sign>["']?\s*[=:]\s*)(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,}\s{\[][^,}\n]*)"""
+    # The look behind changes no match; without it a long word is read anew from each of its letters.
+    r"""(?<![A-Za-z_])(?P<name>[A-Za-z_][\w.-]*)(?P<sign>["']?\s*[=:]\s*)(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,}\s{\[][^,}\n]*)"""
 )
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)|(?<=http://)[^/@\s]+(?=@)|(?<=https://)[^/@\s]+(?=@)")
 _QUERY = re.compile(r"(?<=[?&])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>[^&\s]+)")

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -30,12 +32,18 @@ from lmi.api import (
     TokenChunk,
     Usage,
 )
+from lmi_vllm.machine import runs_on_cpu
 from lmi_vllm.messages import LastWords
 from lmi_vllm.sampling import finish_of, prompt_logprobs, refused, sampling_params, token_logprobs
 from lmi_vllm.steps import StepCounter
 
 _CLOSE_S = 3.0
 """What vLLM's processes get to end before they are killed; the worker is ended two seconds later."""
+
+
+_NO_ADAPTER = LoRARequest(lora_name="no_adapter", lora_int_id=1, lora_path=str(Path(__file__).with_name("no_adapter")))
+"""An adapter without weights, which names the model itself on CPU: beside a request with an adapter, one without any is
+answered there by whichever adapter holds the last place. Source: vLLM 0.32, torch_ops/lora_ops.py, index -1."""
 
 
 class VLLMEngine(Engine):
@@ -178,16 +186,23 @@ class AdapterEngine(VLLMEngine):
     """The same with LoRA adapters, which come and go while it runs."""
 
     def __init__(self, arguments: dict[str, Any], eos_token_ids: tuple[int, ...], words: LastWords) -> None:
+        self._none = _NO_ADAPTER if runs_on_cpu(os.environ) else None
+        if self._none is not None:
+            n_places: dict[str, Any] = {
+                name: arguments[name] + 1 for name in ("max_loras", "max_cpu_loras") if name in arguments
+            }
+            arguments = {**arguments, **n_places}
         super().__init__(arguments, eos_token_ids, words)
         self._adapters: dict[str, LoRARequest] = {}
-        self._n_loaded = 0
+        self._n_loaded = _NO_ADAPTER.lora_int_id
 
     async def load_adapter(self, name: str, path: str) -> None:
         if name in self._adapters:
             raise ExistsError("adapter.exists", f"adapter {name!r} is loaded from {self._adapters[name].lora_path}")
-        # A number is never used twice: vLLM takes what it cached under one for the same adapter.
+        # Neither number nor name is used twice: for the same ones vLLM takes the weights, and the cache of prompts, that
+        # it has. A folder may hold other weights by now.
         self._n_loaded += 1
-        adapter = LoRARequest(lora_name=name, lora_int_id=self._n_loaded, lora_path=path)
+        adapter = LoRARequest(lora_name=f"{name}/{self._n_loaded}", lora_int_id=self._n_loaded, lora_path=path)
         try:
             # Before any request names it: a path that cannot be read ends vLLM's engine if `generate` finds out.
             await self._llm.add_lora(adapter)
@@ -202,7 +217,7 @@ class AdapterEngine(VLLMEngine):
 
     async def unload_adapter(self, name: str) -> None:
         adapter = self._lora_request(name)
-        if adapter is not None:
+        if name and adapter is not None:
             del self._adapters[name]
             await self._llm.remove_lora(adapter.lora_int_id)
 
@@ -211,7 +226,7 @@ class AdapterEngine(VLLMEngine):
 
     def _lora_request(self, adapter: str) -> LoRARequest | None:
         if not adapter:
-            return None
+            return self._none
         if adapter not in self._adapters:
             known = ", ".join(sorted(self._adapters)) or "none"
             raise NotFoundError("adapter.unknown", f"adapter {adapter!r} is not loaded", f"Loaded: {known}")
