@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,10 @@ def outcomes(python: str, report: Path, *arguments: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("model", ["tiny", "demo"])
 def test_the_contract_is_kept(vllm_python: str, demo_model: Path, tmp_path: Path, model: str) -> None:
-    arguments = ["--model", str(demo_model), "--inexact"] if model == "demo" else []
+    arguments = ["--model", str(demo_model), "--inexact", "-o", "max_model_len=512"] if model == "demo" else []
     found = outcomes(vllm_python, tmp_path / "report.json", *arguments)
     assert set(found) == set(RULES)
     assert {name for name, outcome in found.items() if outcome == "known failure"} == KNOWN
-    n_kept = sum(outcome == "kept" for outcome in found.values())
-    n_not_declared = sum(outcome == "not declared" for outcome in found.values())
-    print(n_kept, n_not_declared, [n for n, o in found.items() if o == "not declared"], len(found))
-    assert n_kept + n_not_declared + len(KNOWN) == len(found)
+    counted = Counter(found.values())
+    assert counted["kept"] + counted["not declared"] + len(KNOWN) == len(RULES)
+    assert counted["kept"] >= 40, counted

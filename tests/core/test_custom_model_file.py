@@ -170,7 +170,8 @@ def test_a_file_with_both_is_not_guessed_at(find: Folder) -> None:
 def test_every_hook_is_known_to_be_for_a_model_or_not() -> None:
     """A new hook must be put into one of the three sets of lmi.custom.source."""
     assert sorted(PACKAGE_HOOKS) == [
-        "lmi_compile_artifacts", "lmi_config_type", "lmi_describe_backend", "lmi_register_commands",
+        "lmi_check_engine", "lmi_compile_artifacts", "lmi_config_type", "lmi_describe_backend",
+        "lmi_register_commands",
     ]  # fmt: skip
 
 

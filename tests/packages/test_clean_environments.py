@@ -131,7 +131,7 @@ def test_the_files_of_a_model_are_checked_without_the_engine(with_hf: Environmen
 
 def test_loading_without_the_engine_names_the_command_that_installs_it(with_hf: Environment, model: Path) -> None:
     said = with_hf.fails_to_serve(str(model))
-    assert "engine.not-installed: backend hf needs torch" in said
+    assert "engine.not-installed: hf needs torch" in said
     assert "pip install 'lmi-hf[engine]'" in said
 
 

@@ -69,6 +69,7 @@ class VLLMEngine(Engine):
         )
         self._n_cache_tokens = (config.cache_config.num_gpu_blocks or 0) * (config.cache_config.block_size or 0)
         self._is_closed = False
+        self._running: set[str] = set()
 
     def stats(self) -> EngineStats:
         steps = self._steps
@@ -81,10 +82,13 @@ class VLLMEngine(Engine):
         )
 
     async def check_health(self) -> None:
-        if self._is_closed:
-            raise EngineDeadError("engine.closed", "the engine was closed")
+        self._refuse_closed()
         with self.told():
             await self._llm.check_health()
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise EngineDeadError("engine.closed", "the engine was closed")
 
     def _died(self, error: BaseException) -> EngineDeadError:
         said = self._words.text or str(error).splitlines()[0]
@@ -103,10 +107,12 @@ class VLLMEngine(Engine):
         prompt = tokens_input([*request.prompt_ids, *request.resumed_ids])
         n_output, n_top = len(request.resumed_ids), request.sampling.n_logprobs or 0
         outputs = self._llm.generate(prompt, params, request.request_id, lora_request=lora_request)
-        with self.told():
+        with self.told(), self._listed(request.request_id):
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     completion = output.outputs[0]
+                    if completion.finish_reason == "abort":
+                        self._refuse_closed()
                     ids = list(completion.token_ids)
                     n_output += len(ids)
                     chunk = TokenChunk(ids, token_logprobs(completion, n_top), self._of_prompt(output, request))
@@ -115,6 +121,14 @@ class VLLMEngine(Engine):
                         usage = Usage(len(request.prompt_ids), n_output, output.num_cached_tokens or 0)
                         chunk = TokenChunk(chunk.ids, chunk.logprobs, chunk.prompt_logprobs, finish, usage)
                     yield chunk
+
+    @contextlib.contextmanager
+    def _listed(self, request_id: str) -> Iterator[None]:
+        self._running.add(request_id)
+        try:
+            yield
+        finally:
+            self._running.discard(request_id)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -177,6 +191,8 @@ class VLLMEngine(Engine):
     async def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
+            with contextlib.suppress(DeadError):  # nothing else ends the streams of an engine that is shut down
+                await self._llm.abort(list(self._running))
             self._llm.shutdown(timeout=_CLOSE_S)
 
 

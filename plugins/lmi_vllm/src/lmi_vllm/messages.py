@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -16,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lmi.api import Progress
 
@@ -119,6 +122,13 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     take: Callable[[logging.LogRecord], None]
 
 
+class _PlainValues(pickle.Unpickler):
+    """A record's fields are texts and numbers; whatever needs a class is not read."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} is in a log record")
+
+
 class _Connection(socketserver.StreamRequestHandler):
     """One process that logs: records as ``logging.handlers.SocketHandler`` sends them."""
 
@@ -126,9 +136,9 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         while len(header := self.rfile.read(_HEADER.size)) == _HEADER.size:
-            # From this user's own processes: nobody else can enter the folder.
-            fields = pickle.loads(self.rfile.read(_HEADER.unpack(header)[0]))  # noqa: S301
-            self.server.take(logging.makeLogRecord(fields))
+            content = io.BytesIO(self.rfile.read(_HEADER.unpack(header)[0]))
+            with contextlib.suppress(pickle.UnpicklingError):
+                self.server.take(logging.makeLogRecord(_PlainValues(content).load()))
 
 
 def _logging_config(address: str, level: str) -> dict[str, object]:

@@ -65,6 +65,7 @@ SYMBOLS: tuple[Symbol, ...] = (
     _call(_ENGINE, "AsyncLLM.from_engine_args", ("engine_args",), ("stat_loggers",)),
     _call(_ENGINE, "AsyncLLM.generate", ("prompt", "sampling_params", "request_id"), ("lora_request",)),
     _call(_ENGINE, "AsyncLLM.encode", ("prompt", "pooling_params", "request_id")),
+    _call(_ENGINE, "AsyncLLM.abort", ("request_id",)),
     _call(_ENGINE, "AsyncLLM.check_health"),
     _call(_ENGINE, "AsyncLLM.get_tokenizer"),
     _call(_ENGINE, "AsyncLLM.add_lora", ("lora_request",)),
