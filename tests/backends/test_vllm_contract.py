@@ -30,7 +30,7 @@ def outcomes(python: str, report: Path, *arguments: str) -> dict[str, str]:
         subprocess.Popen(command, stdout=output, stderr=output, env=environ, start_new_session=True) as process,
     ):
         try:
-            code = process.wait(limit_s(900))
+            code = process.wait(limit_s(1800))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # engines of a run that took too long

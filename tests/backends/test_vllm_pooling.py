@@ -186,7 +186,8 @@ def test_labels_and_their_probabilities_are_those_of_transformers(folders: dict[
         assert {each["label"]: each["score"] for each in found} == pytest.approx(
             dict(zip(LABELS, scores, strict=True)), abs=1e-3
         )
-    assert single == answers[0][:1]
+    best = {"label": answers[0][0]["label"], "score": pytest.approx(answers[0][0]["score"], abs=1e-5)}
+    assert single == [best], "alone and beside other texts, float32 may round differently"
 
 
 def test_a_causal_model_makes_vectors_where_it_is_asked_to(folders: dict[str, Path], vllm_python: str) -> None:
