@@ -107,17 +107,17 @@ def test_a_vllm_that_has_everything_is_taken(guard: Guard) -> None:
         ),
         (
             changed(
-                "vllm.v1.metrics.loggers.StatLoggerBase",
-                written=(*of("vllm.v1.metrics.loggers.StatLoggerBase").written, ("flush", ())),
+                "vllm.v1.metrics.loggers.PrometheusStatLogger",
+                written=(*of("vllm.v1.metrics.loggers.PrometheusStatLogger").written, ("flush", ())),
             ),
-            ["vllm.v1.metrics.loggers.StatLoggerBase without the abstract method 'flush'"],
+            ["vllm.v1.metrics.loggers.PrometheusStatLogger without the abstract method 'flush'"],
         ),
         (
             changed(
-                "vllm.v1.metrics.loggers.StatLoggerBase",
-                written=(("__init__", ()), ("record", ("stats",)), ("log_engine_initialized", ())),
+                "vllm.v1.metrics.loggers.PrometheusStatLogger",
+                written=(("record", ("stats",)),),
             ),
-            ["vllm.v1.metrics.loggers.StatLoggerBase.record() without 'stats'"],
+            ["vllm.v1.metrics.loggers.PrometheusStatLogger.record() without 'stats'"],
         ),
     ],
 )  # fmt: skip

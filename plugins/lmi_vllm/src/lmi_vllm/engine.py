@@ -59,7 +59,7 @@ class VLLMEngine(Engine):
         self._steps = StepCounter()
         self._words = words
         self._eos_token_ids = eos_token_ids
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[self._steps.logger])
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[self._steps.logger()])
         self._tokenizer = self._llm.get_tokenizer()
         model, config = self._llm.model_config, self._llm.vllm_config
         self.limits = EngineLimits(

@@ -157,7 +157,7 @@ def _misfits_of_methods(symbol: Symbol, owner: Any) -> Iterator[str]:
         method = getattr(owner, name, _MISSING)
         if method is _MISSING:
             yield f"{symbol.path}.{name}"
-        elif taken != ("*",):
+        else:
             given = _parameters(method) or {}
             yield from (f"{symbol.path}.{name}() without {each!r}" for each in given if each not in taken)
 

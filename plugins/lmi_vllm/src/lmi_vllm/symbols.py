@@ -104,12 +104,8 @@ SYMBOLS: tuple[Symbol, ...] = (
     # ----------------------------------------------------------------------------------------- counts of each step
     Symbol(
         module="vllm.v1.metrics.loggers",
-        name="StatLoggerBase",
-        written=(
-            ("__init__", ("*",)),
-            ("record", ("scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx")),
-            ("log_engine_initialized", ()),
-        ),
+        name="PrometheusStatLogger",
+        written=(("record", ("scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx")),),
     ),
     _read("vllm.v1.metrics.stats", "SchedulerStats", "kv_cache_usage", "num_running_reqs", "num_waiting_reqs"),
 )  # fmt: skip
