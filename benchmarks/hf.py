@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 import load
 from hf_bare import CONTEXT_TOKENS, MAX_SLOTS
-from processes import Lmi, Noise, exit_on_signals, machine, median, quietest, verdict
+from processes import Lmi, Noise, demo_model, exit_on_signals, machine, median, quietest, verdict
 from step_loop import N_NEW_TOKENS
 
 LOOP_BAR, STOCK_BAR, BESIDE_BAR = 0.9, 1.2, 0.7
@@ -177,14 +177,8 @@ def _arguments() -> argparse.Namespace:
     options = parser.parse_args()
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     options.threads = options.threads or n_cores
-    options.model = options.model or _demo_model()
+    options.model = options.model or demo_model()
     return options
-
-
-def _demo_model() -> str:
-    script = Path(__file__).parents[1] / "examples" / "demo_model.py"
-    made = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=True)
-    return made.stdout.strip().splitlines()[-1]
 
 
 # ------------------------------------------------------------------------------------------------------------ printing

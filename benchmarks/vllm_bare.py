@@ -25,7 +25,7 @@ async def serve(arguments: dict[str, Any]) -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, disable_log_stats=True))
     say("ready")
     while line := await asyncio.to_thread(sys.stdin.readline):
         task = json.loads(line)
@@ -61,6 +61,7 @@ class Client:
             logprobs=self._n_logprobs,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
+            skip_clone=True,
         )
         self._n_asked += 1
         sent_s, arrivals_s, n_tokens = time.monotonic(), [], 0

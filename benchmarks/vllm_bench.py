@@ -77,7 +77,11 @@ def main() -> None:
         for each in field:
             each.measure(prompts.mixed(8, (16, 16)), 8)
         _print_setup(setup, field)
-        runs = _rounds(field, prompts, options)
+        runs: Runs = defaultdict(list)
+        try:
+            _rounds(field, prompts, options, runs)
+        except (KeyboardInterrupt, SystemExit):
+            print("interrupted; what was measured until then:", flush=True)
     for case in dict.fromkeys(case for case, _ in runs):
         _print_case(case, [each.name for each in field], runs)
     for name in ("mixed", "plain"):
@@ -149,9 +153,8 @@ def _start(setup: Setup, running: contextlib.ExitStack, *, with_hf: bool) -> lis
     return field
 
 
-def _rounds(field: Sequence[Contestant], prompts: Prompts, options: argparse.Namespace) -> Runs:
+def _rounds(field: Sequence[Contestant], prompts: Prompts, options: argparse.Namespace, runs: Runs) -> None:
     """Every case in every round; within one, all contestants get the same requests, each round in another order."""
-    runs: Runs = defaultdict(list)
     names = ("mixed", "plain") if options.plain else ("mixed",)
     for index in range(options.rounds):
         for name in names:
@@ -162,8 +165,8 @@ def _rounds(field: Sequence[Contestant], prompts: Prompts, options: argparse.Nam
                     each = field[(place + index) % len(field)]
                     once = quietest(lambda: _run(each, asks, n), lambda run: run.others, options.patience)  # noqa: B023
                     runs[(name, n), each.name].append(once)
+                _print_case((name, n), [each.name for each in field], runs)
         print(f"round {index + 1} of {options.rounds} is done", flush=True)
-    return runs
 
 
 def _run(each: Contestant, asks: Sequence[Ask], n_at_once: int) -> Run:
@@ -216,6 +219,8 @@ def _print_case(case: Case, names: Sequence[str], runs: Runs) -> None:
     )
     for name in names:
         found = runs[case, name]
+        if not found:
+            continue
         times = [each.timing for each in found]
         rate = median([each.tokens_per_s for each in times])
         first = [median([getattr(each, key) for each in times]) * 1e3 for key in ("first_p50_s", "first_p99_s")]
@@ -270,7 +275,7 @@ def _print_ratio(
     """LMI's value over another's; nothing where the other did not run."""
     if (case, other) not in runs:
         return
-    pairs = zip(runs[case, "LMI"], runs[case, other], strict=True)
+    pairs = zip(runs[case, "LMI"], runs[case, other], strict=False)  # one may lack the last round
     ratios = [value(own) / value(theirs) for own, theirs in pairs]
     middle = median(ratios)
     said = verdict(middle, bar, at_most=at_most) if judged and bar is not None else f"{middle:.2f}"

@@ -122,7 +122,8 @@ class ToyStepper(Stepper):
         assert all(entry.ids for entry in entries)
         if limits.n_logits_per_slot:
             assert all(entry.n_logits <= limits.n_logits_per_slot for entry in entries)
-        assert all(len(entry.ids) == 1 and entry.n_logits == 1 and entry.start > 0 for entry in batch.decodes)
+        assert all(len(entry.ids) == entry.n_logits and entry.start > 0 for entry in batch.decodes)
+        assert self.draft is not None or all(len(entry.ids) == 1 for entry in batch.decodes)
         assert len(batch.prefills) <= limits.max_prefills_per_step
         n_read = sum(len(entry.ids) for entry in batch.prefills)
         if limits.prefill_chunk_tokens is not None:

@@ -105,22 +105,9 @@ def test_weights_that_transformers_refuses_are_a_load_error_with_the_cause(folde
 
 
 def test_the_automatic_cache_takes_half_of_the_memory_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "available_memory_bytes", lambda: 2 * 512 * 1000)  # 512 bytes a token
+    monkeypatch.setattr(build, "memory_share_bytes", lambda: 2 * 512 * 1000)  # 512 bytes a token
     limits = load(folder, kv_cache_memory_bytes=0).limits
     assert limits.kv_capacity_tokens == 1000
-
-
-def test_a_containers_limit_bounds_the_memory_that_counts_as_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {
-        "/proc/meminfo": "MemTotal: 100000 kB\nMemAvailable: 90000 kB\n",
-        "/sys/fs/cgroup/memory.max": "50000000\n",
-        "/sys/fs/cgroup/memory.current": "40000000\n",
-        "/sys/fs/cgroup/memory.stat": "anon 5\ninactive_file 3000000\n",
-    }
-    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
-    assert machine.available_memory_bytes() == 13_000_000
-    files["/sys/fs/cgroup/memory.max"] = "max\n"
-    assert machine.available_memory_bytes() == 90000 * 1024
 
 
 def test_threads_are_one_a_core_unless_said_and_a_set_wait_policy_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from lmi.testing import write_tiny
 from lmi.testing.config_rules import sample_values
 from lmi_vllm.arguments import read_arguments, read_record
 from lmi_vllm.config import VLLMConfig
-from lmi_vllm.starting import CACHE_BYTES, ELSEWHERE, OWN_NAMES, engine_arguments
+from lmi_vllm.starting import ELSEWHERE, OWN_NAMES, engine_arguments
 from tests.limits import limit_s
 
 MODEL = ModelArtifacts(folder="/m", format=ArtifactFormat.PRETRAINED)
@@ -24,8 +24,8 @@ TYPES = {
 }  # fmt: skip
 
 
-def arguments_of(environ=None, **settings):
-    return engine_arguments(MODEL, VLLMConfig.model_validate(settings), environ or {})
+def arguments_of(cache_bytes=None, **settings):
+    return engine_arguments(MODEL, VLLMConfig.model_validate(settings), cache_bytes)
 
 
 def another_value(name):
@@ -123,7 +123,7 @@ def test_what_options_come_to(settings, name, value):
     ],
 )
 def test_the_size_that_was_chosen_for_the_machine_yields_to_what_options_say(settings, n_bytes, share):
-    arguments = arguments_of({CACHE_BYTES: "4096"}, **settings)
+    arguments = arguments_of(4096, **settings)
     assert arguments.get("kv_cache_memory_bytes") == n_bytes
     assert arguments.get("gpu_memory_utilization") == share
 
@@ -220,8 +220,7 @@ def test_the_installed_vllm_takes_what_the_options_come_to(vllm_python, tmp_path
     folder = str(write_tiny("llama", tmp_path / "model"))
     model = ModelArtifacts(folder=folder, format=ArtifactFormat.PRETRAINED)
     given = {
-        name: engine_arguments(model, VLLMConfig.model_validate(settings), {CACHE_BYTES: str(1 << 27)})
-        for name, settings in STARTS.items()
+        name: engine_arguments(model, VLLMConfig.model_validate(settings), 1 << 27) for name, settings in STARTS.items()
     }
     made = asked(vllm_python, START, given)
     common = [1, "torch.bfloat16", 512, 256, 1 << 27]

@@ -14,7 +14,7 @@ from lmi_vllm.compile_cache import choose_compile_cache
 from lmi_vllm.config import VLLMConfig
 from lmi_vllm.environment import prepare
 from lmi_vllm.memory import MEMORY
-from lmi_vllm.starting import CACHE_BYTES, engine_arguments
+from lmi_vllm.starting import engine_arguments
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -50,9 +50,9 @@ def processor(monkeypatch, tmp_path):
     os.environ["LMI_CACHE_DIR"] = str(tmp_path)
     monkeypatch.setattr(machine, "runs_on_cpu", lambda environ: True)
     monkeypatch.setattr(machine, "cores", lambda: [0, 1, 2, 3])
-    monkeypatch.setattr(machine, "n_quota_cores", lambda: 0)
+    monkeypatch.setattr(threads, "n_quota_cores", lambda: 0)
     monkeypatch.setattr(machine, "n_memory_nodes", lambda: 1)
-    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 20 * GIB)
+    monkeypatch.setattr(environment, "memory_share_bytes", lambda: 20 * GIB)
 
 
 # ---------------------------------------------------------------------------------------------- the size of the cache
@@ -63,7 +63,7 @@ def processor(monkeypatch, tmp_path):
     [
         # 256 sequences of 4096 tokens would need 16 GiB: half of what 20 - 2 - 2.1 leave
         ({}, {}, 20, 1, (20 * GIB - 2 * GIB - BESIDE) // 2, "half of the 15.9 GiB that are free beside the weights"),
-        ({}, {}, 20, 2, (10 * GIB - 2 * GIB - BESIDE) // 2, "half of the 5.9 GiB"),
+        ({}, {}, 10, 2, (10 * GIB - 2 * GIB - BESIDE) // 2, "half of the 5.9 GiB"),
         ({"max_rolling_batch_size": 4}, {}, 20, 1, 4 * 4096 * TOKEN_BYTES, "all that 4 sequences of 4096 tokens"),
         ({"max_model_len": 1000, "max_rolling_batch_size": 4}, {}, 20, 1, 4 * 1024 * TOKEN_BYTES, "of 1000 tokens"),
         ({"max_rolling_batch_size": 4, "dtype": "fp32"}, {}, 20, 1, 8 * 4096 * TOKEN_BYTES, "all that 4 sequences"),
@@ -93,7 +93,7 @@ def test_the_cache_gets_half_of_what_is_free_or_all_it_can_use(settings, further
 
 def test_weights_that_are_more_than_what_is_free_are_told_before_they_are_read():
     with pytest.raises(OutOfMemoryError, match=r"weights take 2\.0 GiB, and 1\.5 GiB of memory are free for each of 2"):
-        choose_cache_size(VLLMConfig(), model(), 3 * GIB, n_copies=2)
+        choose_cache_size(VLLMConfig(), model(), 3 * GIB // 2, n_copies=2)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +106,17 @@ def test_weights_that_are_more_than_what_is_free_are_told_before_they_are_read()
 )
 def test_a_size_that_somebody_sets_holds(settings, variables, said, processor):
     os.environ.update(variables)
-    lines = prepare(VLLMConfig.model_validate(settings), model())
-    assert any(said in line for line in lines)
-    assert CACHE_BYTES not in os.environ
+    prepared = prepare(VLLMConfig.model_validate(settings), model())
+    assert any(said in line for line in prepared.lines)
+    assert prepared.cache_bytes is None
 
 
 def test_the_chosen_size_reaches_the_engine(processor):
     config = VLLMConfig(max_rolling_batch_size=4)
-    (line,) = [line for line in prepare(config, model()) if line.startswith("KV cache")]
-    assert engine_arguments(model(), config)["kv_cache_memory_bytes"] == 4 * 4096 * TOKEN_BYTES
+    prepared = prepare(config, model())
+    (line,) = [line for line in prepared.lines if line.startswith("KV cache")]
+    arguments = engine_arguments(model(), config, prepared.cache_bytes)
+    assert arguments["kv_cache_memory_bytes"] == 4 * 4096 * TOKEN_BYTES
     assert line == (
         "KV cache: 256 MiB (all that 4 sequences of 4096 tokens can use; "
         "option.kv_cache_memory_bytes sets another size)"
@@ -122,11 +124,9 @@ def test_the_chosen_size_reaches_the_engine(processor):
 
 
 def test_a_restarted_worker_chooses_again(processor, monkeypatch):
-    prepare(VLLMConfig(), model())
-    first = os.environ[CACHE_BYTES]
-    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 10 * GIB)
-    prepare(VLLMConfig(), model())
-    assert int(os.environ[CACHE_BYTES]) < int(first)
+    first = prepare(VLLMConfig(), model()).cache_bytes
+    monkeypatch.setattr(environment, "memory_share_bytes", lambda: 10 * GIB)
+    assert prepare(VLLMConfig(), model()).cache_bytes < first
 
 
 # ------------------------------------------------------------------------------------------------------------ threads
@@ -154,7 +154,7 @@ def test_a_restarted_worker_chooses_again(processor, monkeypatch):
 def test_ranks_and_copies_get_cores_of_their_own(
     n_ranks, variables, quota, n_nodes, expected, said, processor, monkeypatch
 ):
-    monkeypatch.setattr(machine, "n_quota_cores", lambda: quota)
+    monkeypatch.setattr(threads, "n_quota_cores", lambda: quota)
     monkeypatch.setattr(machine, "n_memory_nodes", lambda: n_nodes)
     chosen, line = threads.choose_threads(n_ranks, variables)
     assert chosen == expected
@@ -253,16 +253,17 @@ def test_a_model_that_is_not_compiled_makes_no_request_wait_for_a_compiler(
     settings, variables, is_off, said, processor
 ):
     os.environ.update(variables)
-    lines = prepare(VLLMConfig.model_validate(settings), model())
+    lines = prepare(VLLMConfig.model_validate(settings), model()).lines
     assert os.environ.get("TORCH_COMPILE_DISABLE") == ("1" if is_off else None)
     assert any(line.startswith("Compilation") and said in line for line in lines)
 
 
 def test_a_gpu_gets_no_sizes_for_a_processor(processor, monkeypatch):
     monkeypatch.setattr(machine, "runs_on_cpu", lambda environ: False)
-    lines = prepare(VLLMConfig(lmcache_config_file="/b.yaml"), model())
-    assert [line.partition(":")[0] for line in lines] == ["Compile cache"]
-    assert {CACHE_BYTES, "VLLM_CPU_OMP_THREADS_BIND", "TORCH_COMPILE_DISABLE"}.isdisjoint(os.environ)
+    prepared = prepare(VLLMConfig(lmcache_config_file="/b.yaml"), model())
+    assert [line.partition(":")[0] for line in prepared.lines] == ["Compile cache"]
+    assert prepared.cache_bytes is None
+    assert {"VLLM_CPU_OMP_THREADS_BIND", "TORCH_COMPILE_DISABLE"}.isdisjoint(os.environ)
     assert os.environ["LMCACHE_CONFIG_FILE"] == "/b.yaml"
 
 
@@ -289,47 +290,6 @@ def test_the_build_that_is_installed_decides(installed, variables, is_cpu, monke
 # -------------------------------------------------------------------------------------------------------- the machine
 
 
-def files(monkeypatch, **content):
-    found = {path.replace("__", "/"): text for path, text in content.items()}
-    monkeypatch.setattr(machine, "_read", lambda path: found.get(path.lstrip("/").replace(".", "_"), ""))
-
-
-MEMINFO = "MemTotal: 1000 kB\nMemAvailable: 800 kB\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "n_bytes"),
-    [
-        ({"proc__meminfo": MEMINFO}, 800 * 1024),
-        ({"proc__meminfo": MEMINFO, "sys__fs__cgroup__memory_max": "max"}, 800 * 1024),
-        (
-            {
-                "proc__meminfo": MEMINFO, "sys__fs__cgroup__memory_max": "500000",
-                "sys__fs__cgroup__memory_current": "300000", "sys__fs__cgroup__memory_stat": "inactive_file 50000\n",
-            },
-            250_000,
-        ),
-    ],
-)  # fmt: skip
-def test_free_memory_is_that_of_the_container(content, n_bytes, monkeypatch):
-    files(monkeypatch, **content)
-    assert machine.free_memory_bytes() == n_bytes
-
-
-@pytest.mark.parametrize(
-    ("content", "n_cores"),
-    [
-        ({}, 0),
-        ({"sys__fs__cgroup__cpu_max": "max 100000"}, 0),
-        ({"sys__fs__cgroup__cpu_max": "250000 100000"}, 2),
-        ({"sys__fs__cgroup__cpu_max": "50000 100000"}, 1),
-    ],
-)
-def test_a_quota_is_a_number_of_cores(content, n_cores, monkeypatch):
-    files(monkeypatch, **content)
-    assert machine.n_quota_cores() == n_cores
-
-
 def test_of_a_core_with_two_processors_the_last_counts(monkeypatch):
     topology = {
         f"/sys/devices/system/cpu/cpu{number}/topology/{name}": str(value)
@@ -347,12 +307,6 @@ def test_memory_nodes_are_those_that_may_be_used(line, n_nodes, monkeypatch):
     assert machine.n_memory_nodes() == n_nodes
 
 
-@pytest.mark.parametrize(("text", "copy"), [("1/4", (1, 4)), ("", (0, 1)), ("4/4", (0, 1)), ("x", (0, 1))])
-def test_a_copy_knows_which_it_is(text, copy):
-    assert machine.copy_of({"LMI_COPY": text} if text else {}) == copy
-
-
 def test_this_machine_can_be_asked():
-    assert machine.free_memory_bytes() > 0
     assert machine.cores()
     assert environment.machine.n_memory_nodes() >= 1

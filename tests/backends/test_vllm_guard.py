@@ -211,10 +211,14 @@ RECEIVERS = {
         "config.cache_config": f"{_CONFIG}.CacheConfig",
         "output": f"{_OUTPUTS}.RequestOutput",
         "completion": f"{_OUTPUTS}.CompletionOutput",
+    },
+    "adapter_engine.py": {
+        "self._llm": "vllm.v1.engine.async_llm.AsyncLLM",
         "adapter": "vllm.lora.request.LoRARequest",
         "self._adapters[name]": "vllm.lora.request.LoRARequest",
     },
     "pooling.py": {
+        "self._llm": "vllm.v1.engine.async_llm.AsyncLLM",
         "output": f"{_OUTPUTS}.PoolingRequestOutput", "output.outputs": f"{_OUTPUTS}.PoolingOutput",
     },
     "sampling.py": {"own": "vllm.logprobs.Logprob", "each": "vllm.logprobs.Logprob"},

@@ -68,7 +68,7 @@ def test_the_engine_is_told_what_the_model_does(
     folders: dict[str, Path], name: str, options: dict[str, Any], runner: str | None, convert: str | None
 ) -> None:
     config = VLLMConfig.model_validate(VLLMConfig(**options).model_dump())  # as a worker gets it: every field is set
-    arguments = engine_arguments(detect(folders[name]), config, {})
+    arguments = engine_arguments(detect(folders[name]), config)
     assert (arguments.get("runner"), arguments.get("convert")) == (runner, convert)
 
 

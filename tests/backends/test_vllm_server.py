@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from lmi.serving.tokenizer import FileTokenizer
 from tests.backends.vllm_servers import n_steps_of
 from tests.limits import limit_s
 from tests.servers import ServerProcess, eventually, in_threads, serve
@@ -119,28 +120,73 @@ def test_requests_that_run_together_give_the_greedy_tokens_they_give_alone(
 
 
 CAPITAL = PROMPTS[0]
-EFFECTS: list[tuple[dict[str, Any], str]] = [
-    ({"stop_sequences": ["."]}, r"^ Paris$"),
-    ({"stop_token_ids": [30], "ignore_eos_token": True}, r"^ Paris$"),
-    ({"logit_bias": {"7042": -100.0}}, r"^(?! Paris)"),
-    ({"bad_words": ["Paris"]}, r"^(?!.*Paris)"),
-    ({"min_new_tokens": 20, "stop_token_ids": [30]}, r"^ Paris.{20,}"),
-    ({"repetition_penalty": 1.5}, r"^ Paris"),
-    ({"do_sample": True, "seed": 3, "top_k": 1}, r"^ Paris\."),
-    ({"do_sample": True, "seed": 3, "min_p": 1.0}, r"^ Paris\."),
-    ({"do_sample": True, "seed": 3, "top_p": 0.001}, r"^ Paris\."),
-    ({"guided_choice": ["London", "Rome"]}, r"^(London|Rome)$"),
-    ({"guided_regex": "[A-Z]{3}-[0-9]{2}"}, r"^[A-Z]{3}-[0-9]{2}$"),
-    ({"guided_json": {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"],
-                      "additionalProperties": False}}, r'^\{\s*"n"\s*:\s*[12]\s*\}$'),
-    ({"guided_grammar": 'root ::= "yes" | "no"'}, r"^(yes|no)$"),
+EFFECTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"stop_sequences": ["."]}, r"^ Paris$"),
+    ({"ignore_eos_token": True}, {"stop_token_ids": [30]}, r"^ Paris$"),
+    ({"stop_token_ids": [30]}, {"min_new_tokens": 20}, r"^ Paris.{20,}"),
+    ({}, {"logit_bias": {"7042": -100.0}}, r"^(?! Paris)"),
+    ({}, {"bad_words": ["Paris"]}, r"^(?!.*Paris)"),
+    ({}, {"guided_choice": ["London", "Rome"]}, r"^(London|Rome)$"),
+    ({}, {"guided_regex": "[A-Z]{3}-[0-9]{2}"}, r"^[A-Z]{3}-[0-9]{2}$"),
+    ({}, {"guided_json": {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"],
+                          "additionalProperties": False}}, r'^\{\s*"n"\s*:\s*[12]\s*\}$'),
+    ({}, {"guided_grammar": 'root ::= "yes" | "no"'}, r"^(yes|no)$"),
 ]  # fmt: skip
+"""What is there anyway, what is added, and what the answer is then, and is not without it."""
 
 
-@pytest.mark.parametrize(("parameters", "pattern"), EFFECTS, ids=[",".join(row[0]) for row in EFFECTS])
-def test_each_parameter_has_its_effect(server: ServerProcess, parameters: dict[str, Any], pattern: str) -> None:
-    text = server.generate(CAPITAL, **{"max_new_tokens": 24, **parameters})["generated_text"]
+@pytest.mark.parametrize(("others", "parameter", "pattern"), EFFECTS, ids=[",".join(row[1]) for row in EFFECTS])
+def test_each_parameter_has_its_effect(
+    server: ServerProcess, others: dict[str, Any], parameter: dict[str, Any], pattern: str
+) -> None:
+    without, text = (
+        server.generate(CAPITAL, max_new_tokens=24, **others, **added)["generated_text"] for added in ({}, parameter)
+    )
+    assert not re.search(pattern, without, re.DOTALL), without
     assert re.search(pattern, text, re.DOTALL), text
+
+
+@pytest.mark.parametrize("parameter", [{"top_k": 1}, {"min_p": 1.0}, {"top_p": 0.001}], ids=",".join)
+def test_what_leaves_only_the_best_token_gives_the_greedy_text_however_hot_it_is(
+    server: ServerProcess, parameter: dict[str, Any]
+) -> None:
+    def text(**parameters: Any) -> str:
+        return str(server.generate(CAPITAL, max_new_tokens=8, **parameters)["generated_text"])
+
+    plain, seeds, hot = text(), range(4), {"do_sample": True, "temperature": 2.0}
+    assert plain not in [text(seed=seed, **hot) for seed in seeds]
+    assert [text(seed=seed, **hot, **parameter) for seed in seeds] == [plain] * 4
+
+
+@pytest.mark.parametrize(
+    "parameter", [{"repetition_penalty": 1.5}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}], ids=",".join
+)
+def test_a_penalty_brings_more_different_tokens(
+    server: ServerProcess, together: list[list[int]], parameter: dict[str, Any]
+) -> None:
+    plain, penalised = together[PROMPTS.index(CAPITAL)], tokens(server, CAPITAL, **parameter)
+    assert len(set(plain)) < 0.6 * len(plain)
+    assert len(set(penalised)) > 0.8 * len(penalised)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [("An apple, a banana. An apple, a banana. An apple, a", " banana"), ("banana\n" * 4, "banana")],
+    ids=["after a blank", "alone"],
+)
+def test_a_bad_word_stays_away_although_it_has_fewer_tokens_after_a_blank_than_without_one(
+    server: ServerProcess, folder: Path, prompt: str, word: str
+) -> None:
+    tokenizer = FileTokenizer(folder / "tokenizer.json", {})
+    alone, after_blank = (tokenizer.encode(text, adds_special=False) for text in ("banana", " banana"))
+    assert len(alone) > len(after_blank)
+
+    def has(ids: list[int], wanted: list[int]) -> bool:
+        return any(ids[at : at + len(wanted)] == wanted for at in range(len(ids)))
+
+    plain, without = (tokens(server, prompt, max_new_tokens=16, **each) for each in ({}, {"bad_words": ["banana"]}))
+    assert has(plain, after_blank if word.startswith(" ") else alone)
+    assert not has(without, after_blank) and not has(without, alone)
 
 
 def test_a_seed_gives_the_same_text_again_and_another_seed_another(server: ServerProcess) -> None:

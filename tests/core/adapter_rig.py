@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ class Rig:
         """What the engines say that they hold."""
         return [sorted(await worker.call("adapters", "list_adapters")) for worker in self.pool.workers]
 
+    def within(self, limit_s: float) -> AdapterJournal:
+        """Another journal for the same workers, with so long for a load."""
+        options = self.pool.plan.options.model_copy(update={"model_loading_timeout": limit_s})
+        return AdapterJournal(replace(self.pool.plan, options=options), lambda: self.pool, {})
+
     def names(self) -> list[str]:
         return [each["name"] for each in self.journal.described()]
 
@@ -109,7 +115,7 @@ def play(faulty_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             journal = AdapterJournal(made, lambda: pool, found.backends)
             pool = WorkerPool(
                 made,
-                on_state=lambda worker: None,
+                on_state=journal.note,
                 on_failed=lambda error, worker: failures.append(error),
                 adapters=journal.wanted,
             )

@@ -26,6 +26,8 @@ from lmi.api import (
 from lmi.serving.beam_search import BeamSettings
 from lmi.serving.beams import Beams, admit_beams
 from lmi.serving.choices import Choice
+from lmi.serving.token_decoder import TableDecoder, TokenDecoder, TokenTable
+from lmi.serving.tokenizer import ByteTokenizer
 from lmi.testing import write_tiny
 from tests.core.answering import N_IDS, Rig, play
 from tests.core.test_choices import Blocking
@@ -187,6 +189,49 @@ def test_a_stop_sequence_ends_a_beam_and_is_cut_off_unless_it_is_kept() -> None:
         assert all(choice.result.text.endswith(letters) for choice in kept)
 
     play(scenario, stepper=AsciiStepper(toy_limits(vocab_size=N_IDS)))
+
+
+class SomeSpecial(ByteTokenizer):
+    """A tokenizer whose vowels are special tokens, which have no text unless they are shown."""
+
+    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
+        silent = "" if shows_special else "aeiou"
+        return TableDecoder(TokenTable(chr, lambda token: b"" if token in silent else token.encode("latin-1")))
+
+
+@pytest.mark.parametrize("shows_special", [True, False])
+def test_special_tokens_end_a_beam_where_they_are_shown_and_only_there(shows_special: bool) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.model.tokenizer = SomeSpecial()
+        settings = BeamSettings(n_beams=3, early_stopping=True)
+        asked: dict[str, Any] = {"sampling": SamplingParams(max_tokens=40, n_logprobs=0), "settings": settings}
+        found = await search(rig, 3, 3, stop_sequences=tuple("aeiou"), shows_special=shows_special, **asked)
+        ends = {choice.result.finish_reason for choice in found}
+        assert ends == ({"stop_sequence"} if shows_special else {"length"})
+
+    play(scenario, stepper=AsciiStepper(toy_limits(vocab_size=N_IDS)))
+
+
+def test_a_stop_sequence_is_found_at_the_end_of_a_long_beam() -> None:
+    async def scenario(rig: Rig) -> None:
+        free = await search(rig, 2, 1, sampling=SamplingParams(max_tokens=60, n_logprobs=0))
+        text = free[0].result.text
+        stop = text[-3:]
+        assert stop not in text[:-1]
+        asked: dict[str, Any] = {"sampling": SamplingParams(max_tokens=80, n_logprobs=0)}
+        found = await search(rig, 2, 2, stop_sequences=(stop,), **asked)
+        assert text[:-3] in [choice.result.text for choice in found]
+
+    play(scenario, stepper=AsciiStepper(toy_limits(vocab_size=N_IDS)))
+
+
+def test_an_answer_of_an_extension_is_given_as_often_as_answers_were_asked() -> None:
+    async def scenario(rig: Rig) -> None:
+        found = await search(rig, 3, 2, answer="no")
+        assert [choice.result.text for choice in found] == ["no", "no"]
+        assert rig.pool.groups == []
+
+    play(scenario)
 
 
 class AsciiStepper(ToyStepper):

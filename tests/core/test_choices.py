@@ -199,35 +199,6 @@ def test_candidates_without_a_token_at_the_deadline_are_passed_over_where_enough
     play(scenario, stepper=stepper, predict_timeout=0.5)
 
 
-def test_the_tokens_of_all_come_as_they_are_made_with_the_index_of_their_answer() -> None:
-    async def scenario(rig: Rig) -> None:
-        choices = await admit(rig, stream=True)
-        ids: list[list[int]] = [[], [], []]
-        order = []
-        async for index, tokens in choices.stream():
-            ids[index] += [token.id for token in tokens]
-            order.append(index)
-        assert ids == [await alone(rig, seed) for seed in (40, 41, 42)]
-        assert all(generation.finish_reason == "length" for generation in choices.generations)
-        assert order != sorted(order), "the answers came one after the other"
-
-    play(scenario)
-
-
-def test_a_stream_that_nobody_reads_any_more_leaves_nobody_waiting() -> None:
-    async def scenario(rig: Rig) -> None:
-        choices = await admit(rig, stream=True, sampling=drawn(max_tokens=100))
-        stream = choices.stream()
-        await anext(stream)
-        await stream.aclose()
-        choices.end()
-        await asyncio.sleep(0)
-        assert rig.pool.n_running == 0
-        assert [task for task in asyncio.all_tasks() if "next" in repr(task.get_coro())] == []
-
-    play(scenario)
-
-
 def test_counts_are_those_of_one_request_with_all_its_tokens() -> None:
     async def scenario(rig: Rig) -> None:
         choices = await admit(rig, n_answers=1, n_candidates=4)

@@ -48,7 +48,7 @@ def test_a_custom_handler_needs_no_backend(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(HANDLE)
     made = plan(ModelEntry(url=str(tmp_path)), flags={"my_var": "1"}, environ={}, plugins=Plugins([], {}))
     assert (made.info.name, made.reason) == ("custom", "model.py has the function handle")
-    assert made.serves_tasks
+    assert made.serves_whole_requests
     assert made.model_file is not None
     assert made.model_file.properties["my_var"] == "1"
 

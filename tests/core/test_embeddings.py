@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tokenizers import Tokenizer as RustTokenizer, models, pre_tokenizers, processors
 
 from lmi.api import (
     TASK_NAMES,
@@ -32,11 +31,9 @@ from lmi.config.settings import Setting
 from lmi.plugins.fit import misfits
 from lmi.plugins.tasks import task_problems
 from lmi.serving.embeddings import label_names
-from lmi.serving.prompt_bodies import EmbeddingBody, LabelInvocation, VectorInvocation, read_body
-from lmi.serving.prompts import cut_prompt
-from lmi.serving.tokenizer import ByteTokenizer, FileTokenizer
+from lmi.serving.vector_bodies import EmbeddingBody, LabelInvocation, VectorInvocation, read_body
 from lmi.testing import write_tiny
-from lmi.workers.flight import PromptsFlight
+from lmi.workers.flight import VectorsFlight
 from lmi.workers.suspects import Suspects
 
 GENERATES = BackendInfo(name="writer", summary="", artifact_formats=("pretrained",))
@@ -182,10 +179,25 @@ def test_a_body_that_is_none_is_refused_as_the_callers_fault(kind: Any, body: An
     assert caught.value.code == "request.invalid"
 
 
-def test_a_parameter_of_labels_is_none_of_vectors_and_known_ones_are_named() -> None:
+@pytest.mark.parametrize(
+    ("kind", "body", "hint"),
+    [
+        (LabelInvocation, {"inputs": "a", "parameters": {"zzz": 1}}, "Known: truncate, truncation_direction, top_k."),
+        (
+            LabelInvocation,
+            {"inputs": "a", "zzz": 1},
+            "Known: inputs, parameters, truncate, truncation_direction, top_k.",
+        ),
+        (VectorInvocation, {"inputs": "a", "parameters": {"input": 1}}, "Known: truncate, truncation_direction, "),
+        (VectorInvocation, {"input": "a"}, "Did you mean 'inputs'?"),
+        (EmbeddingBody, {"inputs": "a"}, "Did you mean 'input'?"),
+        (EmbeddingBody, {"input": "a", "encoding-format": "float"}, "Did you mean 'encoding_format'?"),
+    ],
+)
+def test_a_name_that_is_none_is_told_those_that_may_stand_there(kind: Any, body: Any, hint: str) -> None:
     with pytest.raises(RequestError) as caught:
-        read(LabelInvocation, {"inputs": "a", "parameters": {"zzz": 1}})
-    assert "top_k" in caught.value.hint
+        read(kind, body)
+    assert caught.value.hint.startswith(hint)
     assert "is_single" not in caught.value.hint
 
 
@@ -194,45 +206,11 @@ def test_labels_have_their_names_from_the_models_configuration() -> None:
     assert label_names({}, 1) == ["LABEL_0"]
 
 
-# --------------------------------------------------------------------------------------------------------- cutting
-
-
-@pytest.fixture(params=["$A", "<b> $A", "$A <e>", "<b> $A <e>", "<b> <b> $A <e>"])
-def tokenizer_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    vocab = {"<b>": 0, "<e>": 1, **{letter: 2 + index for index, letter in enumerate("abcdefghij")}}
-    rust = RustTokenizer(models.WordLevel(vocab, unk_token="a"))
-    rust.pre_tokenizer = pre_tokenizers.Whitespace()
-    rust.add_special_tokens(["<b>", "<e>"])
-    rust.post_processor = processors.TemplateProcessing(
-        single=request.param, pair="$A $B", special_tokens=[("<b>", 0), ("<e>", 1)]
-    )
-    rust.save(str(tmp_path / "tokenizer.json"))
-    return tmp_path / "tokenizer.json"
-
-
-@pytest.mark.parametrize("direction", ["right", "left"])
-@pytest.mark.parametrize("n_tokens", [4, 5, 8])
-def test_a_cut_text_keeps_its_special_tokens_as_the_tokenizers_own_truncation_does(
-    tokenizer_file: Path, n_tokens: int, direction: str
-) -> None:
-    text = "a b c d e f g h i j"
-    own = RustTokenizer.from_file(str(tokenizer_file))
-    own.enable_truncation(n_tokens, direction=direction)
-    tokenizer = FileTokenizer(tokenizer_file, {})
-    assert cut_prompt(tokenizer, tokenizer.encode(text), n_tokens, direction) == own.encode(text).ids
-
-
-def test_ids_that_no_tokenizer_made_are_cut_as_they_are(tokenizer_file: Path) -> None:
-    tokenizer = FileTokenizer(tokenizer_file, {})
-    assert cut_prompt(ByteTokenizer(), [5, 6, 7, 8], 2, "right") == [5, 6]
-    assert cut_prompt(tokenizer, [5, 6, 7, 8, 9], 4, "right")[:2] == [5, 6]
-
-
 # ------------------------------------------------------------------------------------------------ tried again
 
 
-def flight(errors: list[LmiError]) -> PromptsFlight:
-    return PromptsFlight("r", "embedding", "embed", [[1, 2], [3]], (True, None), lambda result: None, errors.append)
+def flight(errors: list[LmiError]) -> VectorsFlight:
+    return VectorsFlight("r", "embedding", "embed", [[1, 2], [3]], (True, None), lambda result: None, errors.append)
 
 
 @pytest.mark.parametrize("resume", Resume)
@@ -240,7 +218,7 @@ def test_prompts_whose_worker_died_are_tried_again_whatever_the_backend_can_resu
     errors: list[LmiError] = []
     suspects, one = Suspects(BackendInfo(name="acme", summary="", resume=resume)), flight(errors)
     suspects.add([one, flight(errors)], EngineDeadError("engine.died", "the cable was pulled"))
-    assert suspects.next is one
+    assert suspects.to_try[0] is one
     assert errors == []
 
 
@@ -250,7 +228,7 @@ def test_prompts_that_were_alone_at_a_second_death_are_not_tried_again() -> None
     for _ in range(2):
         suspects.add([one], EngineDeadError("engine.died", "again"))
         if suspects:
-            suspects.start_trial()
+            suspects.start_trial(one)
     assert [error.code for error in errors] == ["engine.killed-by-request"]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lmi.api import Constraint, RequestError
-from lmi.serving.invocation import parse
+from lmi.serving.bodies import validated
+from lmi.serving.invocation import Invocation
 from lmi.serving.parameters import Parameters
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
@@ -17,7 +18,7 @@ NAMED = {"name": "size", "schema": SCHEMA}
 
 
 def read(**parameters: Any) -> Parameters:
-    found = parse(json.dumps({"inputs": "x", "parameters": parameters}).encode()).parameters
+    found = validated(Invocation, {"inputs": "x", "parameters": parameters}).parameters
     found.check()
     return found
 
@@ -67,6 +68,8 @@ def test_every_way_to_ask_for_a_constraint_gives_its_source(parameters: dict[str
         ({"n": 3, "num_beams": 2}, "n=3 answers of num_beams=2"),
         ({"best_of": 3, "num_beams": 2}, "best_of=3 and num_beams=2 exclude each other"),
         ({"early_stopping": "maybe"}, "True, False or 'never'"),
+        ({"length_penalty": 2.0}, "length_penalty=2.0: of use in a beam search only, and num_beams is 1"),
+        ({"early_stopping": True, "n": 2}, "early_stopping=True: of use in a beam search only"),
         ({"spaces_between_special_tokens": False}, "spaces_between_special_tokens=False"),
     ],
 )
@@ -80,7 +83,7 @@ def test_what_no_engine_could_do_is_refused_with_what_is_wrong(parameters: dict[
     ("parameters", "is_single", "n_candidates"),
     [
         ({}, True, 1),
-        ({"n": 1, "best_of": 1, "num_beams": 1}, True, 1),
+        ({"n": 1, "best_of": 1, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False}, True, 1),
         ({"n": 2}, False, 2),
         ({"best_of": 4}, False, 4),
         ({"n": 2, "best_of": 4}, False, 4),

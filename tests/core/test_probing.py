@@ -309,23 +309,23 @@ def test_a_python_that_is_none_is_told(site, checked, tmp_path):
 ASKED_OF = {"info": BackendInfo(name="acme", summary="a fake"), "config": BackendConfig()}
 
 
-def core_of(folder: Path, version: str, probing: str | None) -> dict[str, str]:
+def core_of(folder: Path, version: str, engine_check: str | None) -> dict[str, str]:
     """The variables of a process that finds another lmi-core."""
     package = folder / "lmi"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
-    if probing is not None:
-        (package / "probing.py").write_text(probing)
+    if engine_check is not None:
+        (package / "engine_check.py").write_text(engine_check)
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 def test_a_core_that_speaks_another_contract_is_told(tmp_path):
     answer = '{"contract_version": 0, "core_version": "0.0.9", "problems": []}'
-    probing = f"import pathlib\ndef main(folder):\n    pathlib.Path(folder, 'answer.json').write_text({answer!r})\n"
+    writes = f"import pathlib\ndef main(folder):\n    pathlib.Path(folder, 'answer.json').write_text({answer!r})\n"
     with pytest.raises(
         EngineLoadError, match=r"worker.other-contract: the worker's lmi-core 0.0.9 .* contract 0, this"
     ):
-        ask(sys.executable, environ=core_of(tmp_path, "0.0.9", probing), **ASKED_OF)
+        ask(sys.executable, environ=core_of(tmp_path, "0.0.9", writes), **ASKED_OF)
 
 
 def test_a_core_that_cannot_be_asked_is_told(tmp_path):

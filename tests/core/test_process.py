@@ -44,6 +44,13 @@ def test_a_signal_is_named(name: str) -> None:
     assert str(exit_) == f"killed by {name}"
 
 
+def test_a_childs_death_for_lack_of_memory_is_told_from_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_kills = iter([0, 1])
+    monkeypatch.setattr("lmi.workers.process._n_oom_kills", lambda: next(n_kills))
+    exit_ = run("raise SystemExit(137)")  # as mpirun and shells tell of a child that SIGKILL ended
+    assert (exit_.code, exit_.signal_name, exit_.is_out_of_memory) == (137, "SIGKILL", True)
+
+
 def test_the_out_of_memory_killer_is_named() -> None:
     exit_ = Exit(code=None, signal_name="SIGKILL", is_out_of_memory=True)
     assert str(exit_) == "killed by SIGKILL: the kernel's out-of-memory killer struck"

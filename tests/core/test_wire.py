@@ -34,6 +34,7 @@ from lmi.api import (
     errors,
 )
 from lmi.workers.flight import Flight
+from lmi.workers.program import Program
 from lmi.workers.wire import (
     Channel,
     Chunks,
@@ -233,7 +234,7 @@ def with_worker(
             load=Load(
                 model="model", backend="faulty", artifacts=ModelArtifacts(), options={}, heartbeat_interval_s=0.05
             ),
-            python=python,
+            program=Program(python),
             environ={"PYTHONPATH": str(path)} if path else {},
             socket_path=folder / "worker.sock",
             on_state=on_state,

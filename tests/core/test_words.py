@@ -6,10 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer as RustTokenizer, models, pre_tokenizers, processors
 
 from lmi.api import SamplingParams
 from lmi.serving.tokenizer import ByteTokenizer, FileTokenizer
-from lmi.serving.words import forbid, last_tokens
+from lmi.serving.words import cut_prompt, forbid
 from lmi.testing.shapes import BOS_ID, EOS_ID
 from lmi.testing.tiny_tokenizer import write_tokenizer
 
@@ -29,10 +30,8 @@ def tiny(folder: Path) -> FileTokenizer:
 @pytest.fixture(scope="module")
 def framed(tmp_path_factory: pytest.TempPathFactory) -> FileTokenizer:
     """A tokenizer that puts ids before and after every text."""
-    from tokenizers import Tokenizer, processors
-
     folder = write_tokenizer(tmp_path_factory.mktemp("framed"))
-    rust = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rust = RustTokenizer.from_file(str(folder / "tokenizer.json"))
     rust.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", BOS_ID), ("</s>", EOS_ID)]
     )
@@ -63,22 +62,54 @@ def test_a_blank_alone_can_be_a_bad_word() -> None:
     assert forbid(PLAIN, [" "], ByteTokenizer()).bad_token_ids == (32,)
 
 
-@pytest.mark.parametrize("n_tokens", [1, 2, 3, 6, 7, 100])
-def test_a_prompt_is_cut_from_the_left_as_transformers_cuts_it(
-    framed: FileTokenizer, tiny: FileTokenizer, n_tokens: int
-) -> None:
-    whole = framed.encode("abcde")
-    assert whole == [BOS_ID, *tiny.encode("abcde"), EOS_ID]
-    cut = last_tokens(framed, whole, n_tokens)
-    assert len(cut) == min(n_tokens, len(whole))
-    if n_tokens > 1:
-        assert cut[0] == BOS_ID
-        assert cut[1:] == whole[len(whole) - len(cut) + 1 :]
-    assert last_tokens(tiny, tiny.encode("abcde"), n_tokens) == tiny.encode("abcde")[-n_tokens:]
-
-
 def test_special_tokens_have_a_text_for_those_who_want_it(framed: FileTokenizer) -> None:
     ids = framed.encode("ab")
     for shows_special, text in ((False, "ab"), (True, "<s>ab</s>")):
         decoder = framed.decoder(shows_special=shows_special)
         assert "".join(decoder.push(ids)) + decoder.flush() == text
+
+
+# --------------------------------------------------------------------------------------------------------- cutting
+
+
+@pytest.fixture(params=["$A", "<b> $A", "$A <e>", "<b> $A <e>", "<b> <b> $A <e>"])
+def tokenizer_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    vocab = {"<b>": 0, "<e>": 1, **{letter: 2 + index for index, letter in enumerate("abcdefghij")}}
+    rust = RustTokenizer(models.WordLevel(vocab, unk_token="a"))
+    rust.pre_tokenizer = pre_tokenizers.Whitespace()
+    rust.add_special_tokens(["<b>", "<e>"])
+    rust.post_processor = processors.TemplateProcessing(
+        single=request.param, pair="$A $B", special_tokens=[("<b>", 0), ("<e>", 1)]
+    )
+    rust.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"
+
+
+@pytest.mark.parametrize("direction", ["right", "left"])
+@pytest.mark.parametrize("n_tokens", [3, 4, 5, 8, 100])
+def test_a_cut_prompt_keeps_its_special_tokens_as_the_tokenizers_own_truncation_does(
+    tokenizer_file: Path, n_tokens: int, direction: str
+) -> None:
+    text = "a b c d e f g h i j"
+    own = RustTokenizer.from_file(str(tokenizer_file))
+    own.enable_truncation(n_tokens, direction=direction)
+    tokenizer = FileTokenizer(tokenizer_file, {})
+    assert cut_prompt(tokenizer, tokenizer.encode(text), n_tokens, direction) == own.encode(text).ids
+
+
+def test_special_tokens_that_find_no_room_are_cut_too(framed: FileTokenizer) -> None:
+    whole = framed.encode("abcde")
+    assert cut_prompt(framed, whole, 1) == whole[-1:] == [EOS_ID]
+    assert cut_prompt(framed, whole, 1, "right") == whole[:1] == [BOS_ID]
+
+
+def test_ids_that_no_tokenizer_made_are_cut_as_they_are(tokenizer_file: Path) -> None:
+    tokenizer = FileTokenizer(tokenizer_file, {})
+    assert cut_prompt(ByteTokenizer(), [5, 6, 7, 8], 2, "right") == [5, 6]
+    assert cut_prompt(tokenizer, [5, 6, 7, 8, 9], 4, "right") == [5, 6, 7, 8]
+    assert cut_prompt(tokenizer, [5, 6, 7, 8, 9], 4) == [6, 7, 8, 9]
+
+
+def test_of_ids_that_have_some_of_the_special_tokens_those_stay(framed: FileTokenizer) -> None:
+    assert cut_prompt(framed, [BOS_ID, 5, 6, 7, 8], 3) == [BOS_ID, 7, 8]
+    assert cut_prompt(framed, [5, 6, 7, 8, EOS_ID], 3, "right") == [5, 6, EOS_ID]

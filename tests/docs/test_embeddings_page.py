@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lmi.api import TASK_NAMES, Task
-from lmi.serving.prompt_bodies import VectorParameters
+from lmi.serving.vector_bodies import VectorParameters
 from tests.backends.pooling_models import write_bert
 from tests.docs.pages import Page, code
 from tests.limits import limit_s

@@ -16,7 +16,8 @@ from examples import demo_model
 
 from lmi.cli.main import COMMANDS
 from lmi.cli.serve import serve as serve_command
-from lmi.serving.lmi import parse
+from lmi.serving.bodies import decoded, validated
+from lmi.serving.invocation import Invocation
 from tests.servers import ServerProcess, serve
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ def test_every_curl_body_of_the_readme_is_a_valid_request() -> None:
     bodies = curl_bodies()
     assert len(bodies) == 2
     for body in bodies:
-        assert parse(body.encode()).inputs
+        assert validated(Invocation, decoded(body.encode())).inputs
 
 
 def test_every_flag_of_lmi_serve_in_the_readme_exists() -> None:

@@ -4,10 +4,11 @@
 Like echo, but the prompt may be a command: ``segfault``, ``segfault at N`` (tokens), ``segfault after N``
 (tokens since it was started or resumed), ``raise``, ``die``, ``hang``, ``garbage`` (a chunk that cannot be sent).
 With an adapter it says the adapter's name, over and over. How the load of an adapter goes is in its ``fault.txt``:
-refuse, raise, segfault, only one (worker can), or slow: until that file is gone.
+refuse, raise, segfault, only one (worker can), slow: until that file is gone, or stubborn: and nobody can cancel it.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -113,6 +114,10 @@ class FaultyEngine(Engine):
             case "slow":
                 while fault.exists():
                     await asyncio.sleep(0.01)
+            case "stubborn":
+                while fault.exists():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(0.01)
         self.adapters[name] = [ord(letter) + self.config.offset for letter in name]
 
     async def unload_adapter(self, name):

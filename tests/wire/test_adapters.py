@@ -225,7 +225,8 @@ def test_a_load_that_is_asked_for_in_the_wrong_way_is_refused(
 
 
 def test_a_body_that_is_much_too_long_is_refused(server: ServerProcess) -> None:
-    refused(server.post(b'"' + b"x" * (1 << 17) + b'"', "/adapters"), 413, "request.too-large")
+    message = refused(server.post(b'"' + b"x" * (1 << 17) + b'"', "/adapters"), 413, "request.too-large")
+    assert "131074 bytes, the limit of this route is 65536" in message
 
 
 def test_the_list_comes_in_pages(server: ServerProcess) -> None:
@@ -233,8 +234,11 @@ def test_the_list_comes_in_pages(server: ServerProcess) -> None:
     assert ([each["name"] for each in page["adapters"]], page["next_page_token"]) == (["de"], "1")
     page = asked(server, "GET", "/adapters?limit=1&next_page_token=1").json()
     assert ([each["name"] for each in page["adapters"]], "next_page_token" in page) == (["fr"], False)
-    for query in ("limit=101", "limit=few", "next_page_token=3", "next_page_token=-1"):
-        refused(asked(server, "GET", f"/adapters?{query}"), 400, "request.invalid")
+    for query in ("limit=101", "limit=few", "next_page_token=3", "next_page_token=-1", f"limit={'9' * 5000}"):
+        message = refused(asked(server, "GET", f"/adapters?{query}"), 400, "request.invalid")
+        assert f"{query[:30]}" in message
+        assert len(message) < 200
+    assert len(asked(server, "GET", f"/adapters?limit={'0' * 5000}1").json()["adapters"]) == 1
 
 
 def test_a_model_that_is_not_there_has_no_adapters(server: ServerProcess) -> None:

@@ -33,11 +33,11 @@ def serve_vectors(tmp_path_factory: pytest.TempPathFactory) -> Serve:
     Distributions(folder).install("lmi-vectors", "lmi.backends", "vectors", code)
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 
-    def start(*options: str) -> AbstractContextManager[ServerProcess]:
+    def start(*options: str, **environ: str) -> AbstractContextManager[ServerProcess]:
         pairs = [
             part for each in ("rolling_batch=vectors", "heartbeat_interval=0.05", *options) for part in ("-o", each)
         ]
-        return serve(*pairs, environ={"PYTHONPATH": path})
+        return serve(*pairs, environ={"PYTHONPATH": path, **environ})
 
     return start
 
@@ -224,6 +224,27 @@ def test_a_generating_model_makes_no_vectors_and_says_so(generating: ServerProce
 
 def test_labels_are_no_vectors(labels: ServerProcess) -> None:
     assert refusal(labels, {"input": "abc"}, "/v1/embeddings")[:2] == (400, "request.wrong-task")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/invocations"])
+def test_an_adapter_is_no_word_for_the_base_model(vectors: ServerProcess, path: str) -> None:
+    asked = {"X-Amzn-SageMaker-Adapter-Identifier": "legal"}
+    answer = vectors.post({"input": "abc"}, path, headers=asked)
+    assert (answer.status_code, answer.json()["error"]) == (400, "request.unsupported")
+
+
+def test_a_body_may_be_as_large_as_the_model_takes_that_it_names(serve_vectors: Serve, tmp_path: Path) -> None:
+    for name, limit_bytes in (("small", 200), ("large", 2000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "serving.properties").write_text(f"max_request_size={limit_bytes}\n")
+    models = ",".join(f"{name}={tmp_path / name}" for name in ("small", "large"))
+    with serve_vectors("task=embed", SERVING_LOAD_MODELS=models) as server:
+        body = {"input": ["abc"] * 100}
+        assert server.post({**body, "model": "large"}, "/v1/embeddings").status_code == 200
+        for more, query in (({"model": "small"}, ""), ({}, "?model_name=small")):
+            status, code, message = refusal(server, {**body, **more}, f"/v1/embeddings{query}")
+            assert (status, code) == (413, "request.too-large")
+            assert "max_request_size is 200" in message
 
 
 @pytest.mark.parametrize(("text", "words"), [("wrong", "0 answers for 1 inputs"), ("nan", "not finite")])

@@ -20,6 +20,7 @@ from lmi.api import (
     ConfigError,
     Engine,
     EngineLoadError,
+    Launch,
     LmiError,
     ModelArtifacts,
     OutOfMemoryError,
@@ -40,7 +41,7 @@ from lmi.config import ModelOptions, Settings
 from lmi.config.model_entries import ModelEntry
 from lmi.config.settings import Setting
 from lmi.custom.extension import ModelExtension
-from lmi.custom.model_file import Kind, ModelFile
+from lmi.custom.model_file import Kind, ModelFile, uncalled_problems
 from lmi.custom.secure_mode import secure_problems
 from lmi.devices.copies import Copies
 from lmi.plugins import Plugins
@@ -91,9 +92,15 @@ class LoadPlan:
     warnings: tuple[Problem, ...] = ()
 
     @property
-    def serves_tasks(self) -> bool:
+    def serves_whole_requests(self) -> bool:
         """Whether requests reach the worker as they come, not as tokens."""
         return self.model_file is not None and self.model_file.kind is Kind.CUSTOM
+
+
+def ranks_to_start(made: LoadPlan) -> int:
+    """Processes that the core starts for one copy of a plan's model, where that is more than one; else 1."""
+    is_ranked = made.info.launch is Launch.CORE_MPI and not made.serves_whole_requests
+    return made.config.tensor_parallel_degree if is_ranked else 1
 
 
 def plan(
@@ -139,7 +146,8 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     assert choice is not None and parsed is not None  # noqa: S101 - nothing failed
     artifacts, is_seen = found.artifacts or ModelArtifacts(), found.artifacts is not None
     extension = None
-    known = secure_problems(artifacts, found.folder, found.given, found.environ)
+    task = task_of(artifacts, parsed.options.task)
+    known = secure_problems(artifacts, found.folder, found.given, found.environ) + uncalled_problems(file, task)
     if is_seen and (file is None or file.kind is not Kind.CUSTOM):
         extension = ModelExtension(file) if file is not None and file.runs_in_server else None
         known += [*found.copies.problems, *check(artifacts, found.files)]
@@ -154,7 +162,7 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     return LoadPlan(
         name=found.entry.name, version=found.entry.version, info=choice.info, reason=choice.reason,
         options=found.copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, files=found.files,
-        folder=found.folder, task=task_of(artifacts, parsed.options.task), target=found.target, settings=found.given,
+        folder=found.folder, task=task, target=found.target, settings=found.given,
         copies=found.copies, model_file=file, extension=extension, warnings=tuple(warnings),
     )  # fmt: skip
 
@@ -163,6 +171,20 @@ def load_engine(
     plugins: Plugins, backend_name: str, artifacts: ModelArtifacts, options: dict[str, Any], progress: Progress
 ) -> Engine:
     """Load the model in this process. A stepper comes back inside the core's scheduler, as an engine.
+
+    Args:
+        plugins, backend_name, artifacts, options, progress: as ``load_backend`` has them.
+    Raises:
+        EngineLoadError, OutOfMemoryError, PluginError: as ``load_backend`` does.
+    """
+    loaded = load_backend(plugins, backend_name, artifacts, options, progress)
+    return scheduled(plugins, backend_name, loaded, artifacts, options) if isinstance(loaded, Stepper) else loaded
+
+
+def load_backend(
+    plugins: Plugins, backend_name: str, artifacts: ModelArtifacts, options: dict[str, Any], progress: Progress
+) -> Engine | Stepper:
+    """Load the model in this process, as the backend gives it.
 
     Args:
         plugins: what this process has discovered.
@@ -193,15 +215,26 @@ def load_engine(
         what = artifacts.folder or "its engine"
         message = f"{backend_name} could not load {what}: {type(error).__name__}: {error}"
         raise EngineLoadError("engine.load-failed", message, "The traceback above names the line") from error
-    if isinstance(loaded, Stepper):
-        from lmi.scheduling.engine import StepperEngine
-
-        return StepperEngine(loaded, artifacts.eos_token_ids, max_batch_size=config.max_rolling_batch_size)
-    if isinstance(loaded, Engine):
+    if isinstance(loaded, Engine | Stepper):
         return loaded
     raise PluginError(
         "plugin.hook-failed", f"lmi_load_engine of {backend_name} gave {loaded!r}, neither an Engine nor a Stepper"
     )
+
+
+def scheduled(
+    plugins: Plugins, backend_name: str, stepper: Stepper, artifacts: ModelArtifacts, options: dict[str, Any]
+) -> Engine:
+    """A stepper inside the core's scheduler.
+
+    Args:
+        plugins, backend_name, artifacts, options: as ``load_backend`` has them.
+        stepper: what it gave, or what stands for it.
+    """
+    from lmi.scheduling.engine import StepperEngine
+
+    config = plugins.config_type(backend_name).model_validate(options)
+    return StepperEngine(stepper, artifacts.eos_token_ids, max_batch_size=config.max_rolling_batch_size)
 
 
 def _absent_library(error: Exception, info: BackendInfo) -> str:

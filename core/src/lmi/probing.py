@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the engine library that a worker would find is one that its backend can drive.
 
-``lmi check`` has it found out by a process like a worker: under the same Python, with the same variables. A worker
-finds the same out when it loads.
+``lmi check`` has it found out by a process like a worker: under the same Python, with the same variables, where
+``lmi.engine_check`` looks. A worker finds the same out when it loads.
 """
 
 from __future__ import annotations
@@ -16,31 +16,24 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 import lmi
-from lmi.api import (
-    BackendConfig,
-    BackendInfo,
-    EngineLoadError,
-    LmiError,
-    PluginError,
-    Problem,
-    Severity,
-)
+from lmi.api import BackendConfig, BackendInfo, EngineLoadError, LmiError, Problem, Severity
 from lmi.api.backend import CONTRACT_VERSION
 from lmi.checking import problems_of
 from lmi.custom.model_file import Kind
+from lmi.engine_check import ANSWER, QUESTION
 from lmi.plugins import Plugins
 from lmi.plugins.libraries import library_problems
 from lmi.resolution import Resolution
+from lmi.versions import other_contract
 
 LIMIT_S = 300.0
 """What importing an engine library may take; one on a cold network disk takes minutes."""
 
-_QUESTION, _ANSWER, _OUTPUT = "question.json", "answer.json", "output.txt"
+_OUTPUT = "output.txt"
 _NO_CORE, _OTHER_CORE = 96, 97
 _CLOSE_S = 5.0
 _N_TOLD_LINES = 3
@@ -54,9 +47,9 @@ try:
 except ImportError:
     sys.exit({_NO_CORE})
 try:
-    from lmi.probing import main
+    from lmi.engine_check import main
 except ModuleNotFoundError as error:
-    if error.name != "lmi.probing":
+    if error.name != "lmi.engine_check":
         raise
     sys.exit({_OTHER_CORE})
 main(sys.argv[1])
@@ -110,15 +103,15 @@ def ask(
     }
     with tempfile.TemporaryDirectory(prefix="lmi-engine-") as name:
         folder = Path(name)
-        (folder / _QUESTION).write_text(json.dumps(question), "utf-8")
+        (folder / QUESTION).write_text(json.dumps(question), "utf-8")
         code = _run([python, "-c", _PROGRAM, name], folder / _OUTPUT, environ, limit_s)
         if code is None:
             return [_late(python, limit_s, folder / _OUTPUT)]
         if code in (_NO_CORE, _OTHER_CORE):
             raise _wrong_core(python, info, is_there=code == _OTHER_CORE)
-        if code or not (folder / _ANSWER).is_file():
+        if code or not (folder / ANSWER).is_file():
             raise _died(python, info, code, folder / _OUTPUT)
-        answer = json.loads((folder / _ANSWER).read_text("utf-8"))
+        answer = json.loads((folder / ANSWER).read_text("utf-8"))
     if answer["contract_version"] != CONTRACT_VERSION:
         raise other_contract(python, answer["core_version"], answer["contract_version"])
     return msgspec.convert(answer["problems"], list[Problem])
@@ -170,15 +163,6 @@ def _died(python: str, info: BackendInfo, code: int, output: Path) -> EngineLoad
     return EngineLoadError("engine.import-died", message, "A worker would end like that, too")
 
 
-def other_contract(python: str, core_version: str, contract_version: int) -> EngineLoadError:
-    """The error for a Python whose lmi-core does not understand this one."""
-    message = (
-        f"the worker's lmi-core {core_version} ({python}) speaks contract {contract_version}, "
-        f"this server's {lmi.__version__} speaks {CONTRACT_VERSION}"
-    )
-    return EngineLoadError("worker.other-contract", message, "Install the same lmi-core in both environments")
-
-
 def _last_words(output: Path) -> str:
     lines = [line.strip() for line in output.read_text("utf-8", errors="replace").splitlines()]
     told = [line for line in lines if line][-_N_TOLD_LINES:]
@@ -190,34 +174,3 @@ def _placed(problems: list[Problem], found: Resolution) -> list[Problem]:
     setting = found.given.get(_PYTHON)
     source = f"{_PYTHON}={setting.value}, {setting.source}" if setting is not None else ""
     return [msgspec.structs.replace(problem, source=problem.source or source) for problem in problems]
-
-
-def main(folder: str) -> None:
-    """Answer the question in a folder; to be called in a process of its own, which it ends."""
-    question = json.loads((Path(folder) / _QUESTION).read_text("utf-8"))
-    answer: dict[str, Any] = {"contract_version": CONTRACT_VERSION, "core_version": lmi.__version__, "problems": []}
-    if question["contract_version"] == CONTRACT_VERSION:
-        try:
-            answer["problems"] = msgspec.to_builtins(_asked(question["backend"], question["options"]))
-        except LmiError as error:
-            answer["problems"] = msgspec.to_builtins(problems_of(error))
-    (Path(folder) / _ANSWER).write_text(json.dumps(answer), "utf-8")
-    sys.stdout.flush()
-    os._exit(0)  # an engine's threads need not end
-
-
-def _asked(backend_name: str, options: dict[str, Any]) -> list[Problem]:
-    plugins = Plugins.discover(only_backend=backend_name)
-    hook = plugins.hooks(backend_name).lmi_check_engine
-    problems = library_problems(plugins.backends[backend_name])
-    if any(problem.severity is Severity.ERROR for problem in problems):
-        return problems
-    config = plugins.config_type(backend_name).model_validate(options)
-    try:
-        answers = hook(config=config)
-    except LmiError:
-        raise
-    except (Exception, SystemExit) as error:
-        message = f"lmi_check_engine failed for {backend_name}: {type(error).__name__}: {error}"
-        raise PluginError("plugin.hook-failed", message, "This is a fault of the plugin, not of the model") from error
-    return problems + [problem for answer in answers for problem in answer]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,12 +20,13 @@ from lmi.artifacts.places.finding import fetched
 from lmi.checking import problems_of
 from lmi.config.typed import config_error
 from lmi.devices.sharing import shared_devices
-from lmi.loading import LoadPlan, plan
+from lmi.loading import LoadPlan, plan, ranks_to_start
 from lmi.memory import too_little_memory
 from lmi.plugins import Plugins
 from lmi.plugins.fit import cannot_load_yet
 from lmi.reading import Start
 from lmi.requirements import install, requirement_files
+from lmi.workers.mpi.launch import mpirun_of
 
 
 class ProgressOfModels(Protocol):
@@ -126,11 +128,13 @@ def refuse_start(made: LoadPlan, plugins: Plugins, *, is_here: bool = True) -> N
         plugins: what is installed.
         is_here: whether the plan is for this machine, whose free memory counts.
     Raises:
-        EngineLoadError: the backend cannot load models yet.
+        EngineLoadError: the backend cannot load models yet, or there is nothing to start its ranks with.
         ConfigError: there is less memory than the model is said to need.
     """
     if not made.info.is_loadable:
         raise cannot_load_yet(made.info, made.reason, made.artifacts, made.target, plugins.backends.values())
+    if is_here and (n_ranks := ranks_to_start(made)) > 1:
+        mpirun_of(made.options.python_executable or sys.executable, n_ranks, {**os.environ, **made.options.env})
     problems = too_little_memory(made.options, made.settings, made.target) if is_here else []
     if problems:
         raise config_error(problems)

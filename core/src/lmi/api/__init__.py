@@ -30,6 +30,7 @@ from lmi.api.backend import (
 from lmi.api.config import BackendConfig, Conflict, dtype_name, option
 from lmi.api.engine import (
     Decode,
+    Draft,
     Engine,
     EngineLimits,
     EngineStats,
@@ -61,6 +62,7 @@ from lmi.api.errors import (
     UnsupportedError,
 )
 from lmi.api.hookspecs import hookimpl
+from lmi.api.machine import Ranks, copy_of, free_memory_bytes, memory_share_bytes, n_cores, n_quota_cores, ranks_of
 from lmi.api.merging import merging_problems
 from lmi.api.refusing import refuse_engine
 from lmi.api.requests import (
@@ -80,15 +82,16 @@ from lmi.api.texts import TextRequest, TextResult, TextToken
 
 __all__ = [
     "ABILITIES", "Accelerator", "Adapter", "ArtifactError", "ArtifactFormat", "BackendConfig", "BackendInfo",
-    "CONTRACT_VERSION", "Capability", "ConfigError", "Conflict", "Constraint", "DeadlineError", "Decode", "Engine",
-    "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "ExistsError", "Finish",
-    "FinishReason", "GenerationRequest", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts", "ModelShape",
-    "NotFoundError", "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill",
-    "Problem", "ProblemsError", "Progress", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
-    "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",
-    "SupportsClassification", "SupportsEmbedding", "SupportsTasks", "TASK_NAMES", "Target", "Task", "TaskPart",
-    "TaskRequest", "TextRequest", "TextResult", "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError",
-    "UnsupportedError", "Usage", "adapter_problem", "adapter_problems", "adapters_of", "context_problems",
-    "degree_problems", "dtype_name", "hookimpl", "merging_problems", "option", "quantization_of", "refuse_engine",
-    "shape_of", "task_named", "task_of", "task_of_model", "unserved_adapters",
+    "CONTRACT_VERSION", "Capability", "ConfigError", "Conflict", "Constraint", "DeadlineError", "Decode", "Draft",
+    "Engine", "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "ExistsError",
+    "Finish", "FinishReason", "GenerationRequest", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts",
+    "ModelShape", "NotFoundError", "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError",
+    "Prefill", "Problem", "ProblemsError", "Progress", "Ranks", "RefusedError", "RequestError", "Resume",
+    "STEPPER_CAPABILITIES", "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits",
+    "SupportsAdapters", "SupportsClassification", "SupportsEmbedding", "SupportsTasks", "TASK_NAMES", "Target",
+    "Task", "TaskPart", "TaskRequest", "TextRequest", "TextResult", "TextToken", "TokenChunk", "TokenLogprob",
+    "TooLargeError", "UnsupportedError", "Usage", "adapter_problem", "adapter_problems", "adapters_of",
+    "context_problems", "copy_of", "degree_problems", "dtype_name", "free_memory_bytes", "hookimpl",
+    "memory_share_bytes", "merging_problems", "n_cores", "n_quota_cores", "option", "quantization_of", "ranks_of",
+    "refuse_engine", "shape_of", "task_named", "task_of", "task_of_model", "unserved_adapters",
 ]

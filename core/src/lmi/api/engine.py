@@ -39,6 +39,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         kv_used_tokens: cache tokens held by running requests.
         kv_total_tokens: cache tokens there are; 0 where the engine does not tell.
         n_steps: steps since the start; a number that stands still while requests run means a hang.
+        n_guessed_tokens: ids that a draft model guessed since the start.
+        n_accepted_tokens: those of them that were right.
     """
 
     n_running: int = 0
@@ -46,6 +48,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     kv_used_tokens: int = 0
     kv_total_tokens: int = 0
     n_steps: int = 0
+    n_guessed_tokens: int = 0
+    n_accepted_tokens: int = 0
 
 
 class Engine(ABC):
@@ -166,10 +170,15 @@ class Stepper(ABC):
     """A model that computes one step when told to; the core schedules, samples and streams.
 
     Every call comes from one thread, never two at once. Constructed means loaded and ready.
+
+    Attributes:
+        limits: what it can do in a step.
+        draft: a model that guesses for this one; None for no speculation.
     Source: Orca (OSDI 2022), iteration-level scheduling.
     """
 
     limits: StepperLimits
+    draft: Draft | None = None
 
     @abstractmethod
     def step(self, batch: StepBatch) -> StepOutput:
@@ -191,3 +200,22 @@ class Stepper(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the device; calling it twice is fine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A small model that guesses the next ids, which a larger one then reads all at once.
+
+    The core has the larger one's ids: a guess is kept where it is what that one says, so that the output is the same
+    with guesses and without.
+
+    Args:
+        stepper: of the small model, with the vocabulary and at least the slots of the larger one; closed with it.
+        n_tokens: guesses at a time.
+        is_logged: whether the share of right guesses goes to the log once in a while.
+    Source: Leviathan et al. 2023; Chen et al. 2023, speculative decoding.
+    """
+
+    stepper: Stepper
+    n_tokens: int
+    is_logged: bool = False

@@ -58,6 +58,14 @@ class ModelOptions(BaseModel):
     mpi_mode: bool = option(
         False, description="The same as engine=MPI: one process a rank under mpirun, where the backend wants it."
     )
+    mpi_hostfile: str | None = option(
+        None,
+        description="File with the machines of one copy and their slots, as mpirun reads it, this machine first. Set "
+        "it to split a model over several machines.",
+    )
+    mpi_arguments: str = option(
+        "", description="Further arguments of mpirun, as on a command line, for a network or a binding of your own."
+    )
     device: Literal["auto", "cpu", "cuda", "neuron"] = option(
         "auto", description="The kind of device to use; auto takes the accelerator if there is one."
     )

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 
-from lmi.api import TASK_NAMES, BackendConfig, BackendInfo, Problem, Severity, Task, task_named
+from lmi.api import TASK_NAMES, BackendConfig, BackendInfo, Launch, Problem, Severity, Task, task_named
 from lmi.config.batching import UNDECIDED, turned_off_by
 from lmi.config.modes import MPI, PYTHON, deciding, mode_of
 from lmi.config.names import did_you_mean
@@ -65,6 +66,35 @@ def mode_is_taken(
             f"tensor_parallel_degree={config.tensor_parallel_degree} runs under engine=MPI only",
             hint=f"Set engine=MPI or take the line {said.key}={said.value} out, or set tensor_parallel_degree=1",
             source=source,
+        )
+
+
+def ranks_are_started(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """Options of mpirun are for copies that it starts, and can be read."""
+    asked = [name for name in ("mpi_hostfile", "mpi_arguments") if getattr(options, name)]
+    n_ranks = config.tensor_parallel_degree
+    if asked and (info.launch is not Launch.CORE_MPI or n_ranks == 1):
+        starts = f"{info.name} starts " + (
+            "its processes by itself"
+            if info.launch is not Launch.CORE_MPI
+            else "one process where tensor_parallel_degree is 1"
+        )
+        yield Problem(
+            code="config.conflict",
+            message=f"{' and '.join(asked)} are for mpirun, and {starts}",
+            hint="Take them out, or use a backend of engine=MPI with tensor_parallel_degree=2 or more",
+            source=sources(settings, *(f"option.{name}" for name in asked)),
+        )
+    try:
+        shlex.split(options.mpi_arguments)
+    except ValueError as error:
+        yield Problem(
+            code="config.invalid-value",
+            message=f"'option.mpi_arguments' is '{options.mpi_arguments}', which is no command line: {error}",
+            hint="Close every quotation mark",
+            source=sources(settings, "option.mpi_arguments"),
         )
 
 
@@ -202,6 +232,6 @@ ANY_MODEL: tuple[Rule, ...] = (workers_in_order,)
 """Rules that hold for a model's own function, too."""
 
 RULES: tuple[Rule, ...] = (
-    *ANY_MODEL, mode_is_taken, batches_beside_rolling, rolling_size_beside_batches, streaming, stop_words,
-    task_is_served, old_values,
+    *ANY_MODEL, mode_is_taken, ranks_are_started, batches_beside_rolling, rolling_size_beside_batches, streaming,
+    stop_words, task_is_served, old_values,
 )  # fmt: skip

@@ -46,7 +46,7 @@ async def answer_task(context: Context, model: Model, exchange: Exchange, scope:
         raise
     finally:
         running.end()
-        context.metrics.count_task(model.name, outcome, time.monotonic() - running.flight.started_s)
+        context.metrics.count_without_tokens(model.name, outcome, time.monotonic() - running.flight.started_s)
 
 
 async def _send(exchange: Exchange, running: _Running) -> None:

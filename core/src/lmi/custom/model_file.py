@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from lmi.api import ArtifactError, Problem, Severity
+from lmi.api import ArtifactError, Problem, Severity, Task
 from lmi.api.errors import counted
 from lmi.config.names import did_you_mean
 from lmi.config.settings import Setting, Settings
 from lmi.custom.secure_mode import script_problems
-from lmi.custom.source import FILE_NAME, WORKER_HOOKS, Source, read_source
+from lmi.custom.source import FILE_NAME, GENERATION_HOOKS, WORKER_HOOKS, Source, read_source
 
 BESIDE = frozenset({FILE_NAME, "requirements.txt"})
 """Files beside serving.properties that are no model."""
@@ -103,6 +103,29 @@ def find_model_file(folder: Path | None, settings: Settings, environ: Mapping[st
     if entry is not None and is_default:
         spent.add(ENTRY_POINT)
     return Found(file, without(settings, spent), tuple(warnings))
+
+
+def uncalled_problems(file: ModelFile | None, task: Task) -> list[Problem]:
+    """What of a model's own file would never be called: most of it, where the model generates no text.
+
+    Args:
+        file: the model's own, if it has one.
+        task: what the model is served for.
+    """
+    if file is None or file.kind is not Kind.EXTENSION or task is Task.GENERATE:
+        return []
+    uncalled = [hook for hook in file.hooks if hook in GENERATION_HOOKS]
+    uncalled += [f"the output formatter {file.formatter}"] if file.formatter else []
+    if not uncalled:
+        return []
+    return [
+        Problem(
+            code="script.not-called",
+            message=f"{file.name} has {', '.join(uncalled)}: called for generated text, and this model {task.does}",
+            hint=f"Take that out of {file.name}, or do it in front of the server",
+            path=file.path,
+        )
+    ]
 
 
 def without(settings: Settings, keys: set[str]) -> Settings:

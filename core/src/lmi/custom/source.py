@@ -20,6 +20,10 @@ SERVER_HOOKS = frozenset({
     "lmi_register_routes",
 })  # fmt: skip
 WORKER_HOOKS = frozenset({"lmi_load_engine", "lmi_generate_batch"})
+GENERATION_HOOKS = frozenset({
+    "lmi_filter_request", "lmi_filter_text", "lmi_parse_request", "lmi_format_response", "lmi_generate_batch",
+})  # fmt: skip
+"""Hooks that are called for text that is generated, and for no other request."""
 PACKAGE_HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith(_PREFIX)) - SERVER_HOOKS - WORKER_HOOKS
 """Hooks that only make sense in an installed package: they are called before a model is known."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from lmi.api import Accelerator, BackendInfo, Problem, Severity, Target
 from lmi.api.errors import counted
+from lmi.api.machine import COPY
 from lmi.config.options import ModelOptions
 from lmi.config.settings import Settings
 from lmi.config.typed import config_error
@@ -17,8 +18,6 @@ from lmi.plugins.fit import elsewhere
 from lmi.target import DEGREE, Part, devices_of, split_text, too_few_devices
 
 THREADS = "OMP_NUM_THREADS"
-SHARE = "LMI_COPY"
-"""Tells a copy on CPU which it is of how many, from 0: ``1/4``, so that each can keep to cores of its own."""
 _KEYS = ("minWorkers", "maxWorkers")
 
 
@@ -60,7 +59,7 @@ class Copies:
         """
         if self.accelerator is Accelerator.CPU:
             n_copies = max(self.n_min, self.n_max)
-            share = {SHARE: f"{index % n_copies}/{n_copies}"} if n_copies > 1 else {}
+            share = {COPY: f"{index % n_copies}/{n_copies}"} if n_copies > 1 else {}
             return {cuda.VISIBLE: "", **share}
         devices = self.slice_of(index)
         if not devices:

@@ -7,8 +7,9 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+import msgspec
 
 from lmi.api import (
     Engine,
@@ -17,18 +18,16 @@ from lmi.api import (
     EngineStats,
     GenerationRequest,
     LmiError,
-    StepOutput,
     Stepper,
     TokenChunk,
     TokenLogprob,
 )
 from lmi.scheduling.active import ActiveRequest
 from lmi.scheduling.admission import check_request
+from lmi.scheduling.choosing import Chooser
 from lmi.scheduling.scheduler import Plan, Scheduler
+from lmi.scheduling.speculation import Speculation, Trail, joined
 from lmi.scheduling.streams import Delivery, Stream, deliver
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,8 @@ class StepperEngine(Engine):
             max_batch_size=self._scheduler.n_slots,
             vocab_size=stepper.limits.vocab_size,
         )
-        self._chooser = _Chooser(stepper)
+        self._chooser = Chooser(stepper.limits)
+        self._speculation = Speculation(stepper.draft, stepper.limits) if stepper.draft is not None else None
         # (stream, True) arrives, (stream, False) leaves. Appending to a deque needs no lock; the event ends a sleep.
         self._inbox: deque[tuple[Stream, bool]] = deque()
         self._wake = threading.Event()
@@ -85,7 +85,11 @@ class StepperEngine(Engine):
                 self._send(stream, False)
 
     def stats(self) -> EngineStats:
-        return self._scheduler.stats()
+        stats, speculation = self._scheduler.stats(), self._speculation
+        if speculation is None:
+            return stats
+        n_guessed, n_accepted = speculation.n_guessed, speculation.n_accepted
+        return msgspec.structs.replace(stats, n_guessed_tokens=n_guessed, n_accepted_tokens=n_accepted)
 
     async def check_health(self) -> None:
         self._refuse_if_ended()
@@ -118,6 +122,8 @@ class StepperEngine(Engine):
             self._death = error
         self._fail_all()
         try:
+            if self._speculation is not None:
+                self._speculation.close()
             self.stepper.close()
         except Exception:
             log.exception("The stepper could not be closed.")
@@ -132,8 +138,11 @@ class StepperEngine(Engine):
         self._wake.clear()  # before the inbox is read: what comes later sets it again
         self._take_inbox()
         plan = self._scheduler.plan()
-        for slot in self._scheduler.take_released():
+        released = self._scheduler.take_released()
+        for slot in released:
             self.stepper.release(slot)
+        if self._speculation is not None:
+            self._speculation.release(released)
         if plan is not None:
             self._step(plan)
         elif self._scheduler.has_work:
@@ -151,15 +160,39 @@ class StepperEngine(Engine):
                 self._scheduler.remove(stream.active)
 
     def _step(self, plan: Plan[Stream]) -> None:
+        if self._speculation is not None:
+            self._speculation.guess(plan, self._scheduler.kv_used_tokens)
+        trails = {active: Trail.of(plan, row, active) for row, active in plan.sampled} if plan.guesses else {}
         output = self.stepper.step(plan.batch)
         self._scheduler.commit(plan)
         self._chooser.score_prompts(plan, output)
-        ids, scores = self._chooser.choose(plan, output)
         deliveries: list[Delivery] = []
-        for (_, active), token_id, score in zip(plan.sampled, ids, scores, strict=True):
-            deliveries.append((active.owner, self._advance(active, token_id, score)))
-        for stream in deliver(deliveries):
+        sampled = plan.sampled
+        while sampled:
+            ids, scores = self._chooser.choose(plan, output, sampled)
+            items = [
+                self._advance(active, token_id, score)
+                for (_, active), token_id, score in zip(sampled, ids, scores, strict=True)
+            ]
+            deliveries += [(active.owner, item) for (_, active), item in zip(sampled, items, strict=True)]
+            if not trails:
+                break
+            going = [trails[active].next(item) for (_, active), item in zip(sampled, items, strict=True)]
+            sampled = [each for each in going if each is not None]
+        self._forget_wrong(trails.values())
+        for stream in deliver(joined(deliveries) if trails else deliveries):
             self._scheduler.remove(stream.active)
+
+    def _forget_wrong(self, trails: Iterable[Trail]) -> None:
+        """Keep in the caches what guesses were right."""
+        for trail in trails:
+            if not trail.guesses or self._speculation is None:
+                continue
+            if trail.active.slot == trail.slot:  # else it ended, and its slot is forgotten altogether
+                self._scheduler.keep(trail.active, trail.n_accepted)
+                if trail.n_accepted < len(trail.guesses):
+                    self.stepper.truncate(trail.slot, trail.active.n_cached)
+            self._speculation.accept(trail.slot, trail.n_ids, trail.n_accepted)
 
     def _advance(
         self, active: ActiveRequest[Stream], token_id: int, score: TokenLogprob | None
@@ -181,75 +214,6 @@ class StepperEngine(Engine):
             finish=finish,
             usage=None if finish is None else active.usage,
         )
-
-
-class _Chooser:
-    """Turns a step's output into one id a request; torch is needed only if the stepper returns logits."""
-
-    def __init__(self, stepper: Stepper) -> None:
-        self._limits = stepper.limits
-        if not stepper.limits.samples_on_device:
-            from lmi.scheduling.sampling import Sampler
-
-            self._sampler = Sampler(stepper.limits.vocab_size)
-
-    def choose(self, plan: Plan[Stream], output: StepOutput) -> tuple[list[int], list[TokenLogprob | None]]:
-        """The ids of ``plan.sampled`` (-1 where the logits leave no choice) and the log probabilities asked for."""
-        places = [place for place, _ in plan.sampled]
-        scores: list[TokenLogprob | None] = [None] * len(places)
-        if not places:
-            return [], scores
-        if self._limits.samples_on_device:
-            ids = self._device_ids(plan, output)
-            return [ids[place] for place in places], scores
-        logits = self._logits(plan, output)
-        if len(places) < plan.n_rows:
-            logits = logits[places]
-        ids = self._sampler.sample(logits, [active.owner.row for _, active in plan.sampled])
-        self._score(logits, ids, plan, scores)
-        return ids, scores
-
-    def _score(
-        self, logits: torch.Tensor, ids: list[int], plan: Plan[Stream], scores: list[TokenLogprob | None]
-    ) -> None:
-        asked = [active.request.sampling.n_logprobs for _, active in plan.sampled]
-        wanted = [i for i, n in enumerate(asked) if n is not None and ids[i] >= 0]
-        if wanted:
-            rows = logits if len(wanted) == len(ids) else logits[wanted]
-            found = self._sampler.score(rows, [ids[i] for i in wanted], [asked[i] or 0 for i in wanted])
-            for i, score in zip(wanted, found, strict=True):
-                scores[i] = score
-
-    def score_prompts(self, plan: Plan[Stream], output: StepOutput) -> None:
-        """Add the log probabilities of the prompt ids that this step has logits for."""
-        for first, n_rows, active in plan.scored:
-            scores = active.prompt_logprobs
-            if scores is not None:
-                ids = active.ids[len(scores) : len(scores) + n_rows]
-                n_top = active.request.sampling.n_prompt_logprobs or 0
-                logits = self._logits(plan, output)[first : first + n_rows]
-                scores += self._sampler.score(logits, ids, [n_top] * n_rows)
-
-    def _logits(self, plan: Plan[Stream], output: StepOutput) -> torch.Tensor:
-        if output.logits is not None and not hasattr(output.logits, "is_floating_point"):
-            text = f"the stepper returned logits as {type(output.logits).__module__}.{type(output.logits).__qualname__}"
-            raise EngineDeadError("engine.wrong-output", text, "Return a torch.Tensor of floats; torch.from_numpy(...)")
-        if output.logits is not None and not output.logits.is_floating_point():
-            text = f"the stepper returned logits of {output.logits.dtype}"
-            raise EngineDeadError("engine.wrong-output", text, "Return floats")
-        wanted = (plan.n_rows, self._limits.vocab_size)
-        shape = None if output.logits is None else tuple(output.logits.shape)
-        if output.logits is None or shape != wanted:
-            text = f"the stepper returned logits of shape {shape}; the step asked for {wanted}"
-            raise EngineDeadError("engine.wrong-output", text, "This is a fault in the backend.")
-        return output.logits
-
-    def _device_ids(self, plan: Plan[Stream], output: StepOutput) -> list[int]:
-        n_ids = None if output.ids is None else len(output.ids)
-        if output.ids is None or n_ids != plan.n_rows:
-            text = f"the stepper returned {n_ids} ids; the step asked for {plan.n_rows}"
-            raise EngineDeadError("engine.wrong-output", text, "This is a fault in the backend.")
-        return output.ids
 
 
 def _dead(cause: BaseException) -> EngineDeadError:

@@ -35,6 +35,7 @@ class Plan(Generic[Owner]):
         sampled: (row of the logits, request) for each request that gets a token.
         scored: (first row, number of rows, request): rows that give prompt log probabilities.
         n_rows: rows of the logits.
+        guesses: by slot, the ids that follow in its decode; the rows after that in ``sampled`` are for them.
     """
 
     batch: StepBatch
@@ -43,6 +44,23 @@ class Plan(Generic[Owner]):
     sampled: list[tuple[int, ActiveRequest[Owner]]] = field(default_factory=list)
     scored: list[tuple[int, int, ActiveRequest[Owner]]] = field(default_factory=list)
     n_rows: int = 0
+    guesses: dict[int, list[int]] = field(default_factory=dict)
+
+    def guess(self, guesses: dict[int, list[int]]) -> None:
+        """Let decodes read guesses, too, each with a row of logits of its own.
+
+        Args:
+            guesses: by slot.
+        """
+        self.guesses = guesses
+        n_decodes = len(self.decodes)
+        self.n_rows -= n_decodes
+        del self.sampled[len(self.sampled) - n_decodes :]
+        for place, active in enumerate(self.decodes):
+            ids = [active.ids[-1], *guesses.get(active.slot, ())]
+            self.batch.decodes[place] = Decode(slot=active.slot, ids=ids, start=active.n_cached, n_logits=len(ids))
+            self.sampled.append((self.n_rows, active))
+            self.n_rows += len(ids)
 
 
 class Scheduler(Generic[Owner]):
@@ -124,6 +142,11 @@ class Scheduler(Generic[Owner]):
             active.n_cached += 1
         self.kv_used_tokens += len(plan.decodes)
         self.n_steps += 1
+
+    def keep(self, active: ActiveRequest[Owner], n_tokens: int) -> None:
+        """Take note that so many guesses in a running request's cache are its ids."""
+        active.n_cached += n_tokens
+        self.kv_used_tokens += n_tokens
 
     def _vacate(self, active: ActiveRequest[Owner]) -> None:
         heapq.heappush(self._free, active.slot)

@@ -10,15 +10,19 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from lmi.api.errors import RequestError, TooLargeError
+from lmi.api.errors import RequestError
 from lmi.config.names import did_you_mean
 from lmi.serving.adapter_checks import adapter_folder, adapter_name, refuse_wrong
+from lmi.serving.bodies import decoded
+from lmi.serving.streaming import whole_body
 
 if TYPE_CHECKING:
     from lmi.serving.context import Context
 
 _MOST_BODY_BYTES = 64 << 10
 _MOST_LISTED = 100
+_MOST_SHOWN = 40
+"""Characters of a wrong value that are told."""
 _FIELDS = ("name", "src")
 _WITHOUT_EFFECT = {"preload": "true", "pin": "false"}
 """Options of other servers, with the value that says what is done here anyway."""
@@ -50,7 +54,7 @@ class AdapterRoutes:
     async def load(self, request: Request) -> JSONResponse:
         """Load an adapter from a folder of this machine; the answer comes when requests may name it."""
         model = self._context.model(request.path_params.get("model"))
-        fields = {**_fields(await _body(request)), **request.query_params}
+        fields = {**await _fields(request), **request.query_params}
         _refuse_unknown(fields)
         name, folder = adapter_name(fields["name"]), adapter_folder(fields["src"], model.plan.artifacts)
         check = partial(refuse_wrong, self._context.plugins, model.plan, name, folder)
@@ -77,22 +81,11 @@ def adapter_routes(context: Context) -> APIRouter:
     return router
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_BODY_BYTES:
-            raise TooLargeError(
-                "request.too-large", f"the body has more than {_MOST_BODY_BYTES} bytes", "Send name and src alone"
-            )
-    return body
-
-
-def _fields(body: bytes) -> dict[str, Any]:
-    try:
-        fields = msgspec.json.decode(body) if body.strip() else {}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError("request.malformed-json", f"the body is not JSON: {error}") from None
+async def _fields(request: Request) -> dict[str, Any]:
+    body = await whole_body(
+        request.receive, _MOST_BODY_BYTES, named="of this route", hint="Send name and src alone"
+    )  # fmt: skip
+    fields = decoded(body) if body.strip() else {}
     if not isinstance(fields, dict):
         raise RequestError("request.invalid", "the body must be a JSON object", 'Send {"name": NAME, "src": FOLDER}')
     return fields
@@ -118,6 +111,9 @@ def _refuse_unknown(fields: dict[str, Any]) -> None:
 
 def _number(request: Request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name, str(default))
-    if not text.isdecimal() or int(text) > most:
-        raise RequestError("request.invalid", f"{name}={text} is no number from 0 to {most}", f"Leave {name} out")
-    return int(text)
+    digits = (text.lstrip("0") or "0") if text.isdecimal() else ""
+    # Thousands of digits are more than Python makes a number of.
+    if not digits or len(digits) > len(str(most)) or int(digits) > most:
+        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+        raise RequestError("request.invalid", f"{name}={shown} is no number from 0 to {most}", f"Leave {name} out")
+    return int(digits)

@@ -7,10 +7,10 @@ The journal is what counts: every worker loads what stands in it before it takes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -18,32 +18,37 @@ from typing import Any
 from lmi.api.adapters import FOLDER, adapters_of
 from lmi.api.backend import BackendInfo, Capability, Task
 from lmi.api.errors import (
-    EngineDeadError,
+    DeadlineError,
     EngineLoadError,
     ExistsError,
     LmiError,
     NotFoundError,
     NotReadyError,
-    OutOfMemoryError,
-    RequestError,
     UnsupportedError,
+    counted,
 )
 from lmi.api.requests import SamplingParams
 from lmi.config.names import did_you_mean
 from lmi.loading import LoadPlan
+from lmi.serving.adapter_copies import load_on_all, unload_from_all
 from lmi.serving.capabilities import refuse_undeclared
 from lmi.threads import in_own_thread
-from lmi.workers.adapters import not_loadable
 from lmi.workers.pool import WorkerPool
-from lmi.workers.worker import Worker
+from lmi.workers.worker import Worker, WorkerState
 
 _LOG = logging.getLogger(__name__)
+_LIMIT = "option.model_loading_timeout"
 _LOOK_INTERVAL_S = 0.02
+_TRIED = "It is tried again now and then; or mend its files, remove it (DELETE) and load it again"
+_LEFT = "It is not tried again: mend its files, remove it (DELETE) and load it again"
 _NOTHING = SamplingParams(max_tokens=1)
 
 
 class AdapterState(str, Enum):
-    """LOADING until all ready workers have it; DRAINING while its last requests run; then UNLOADING, and it is gone."""
+    """LOADING until all ready workers have it; DRAINING while its last requests run; then UNLOADING, and it is gone.
+
+    One whose load took too long is UNLOADING until the workers have given it up.
+    """
 
     LOADING = "loading"
     LOADED = "loaded"
@@ -56,6 +61,9 @@ class _Entry:
     name: str
     path: str
     state: AdapterState
+    is_checked: bool = False
+    failure: LmiError | None = None
+    """Why no worker loads it any more: one did not survive it."""
     removal: asyncio.Task[None] | None = None
 
 
@@ -75,7 +83,7 @@ class AdapterJournal:
         self._n_holds: Counter[str] = Counter()
         self._entries: dict[str, _Entry] = {}
         can = Capability.ADAPTERS in plan.info.capabilities and plan.task is Task.GENERATE
-        if can and plan.config.serves_adapters and not plan.serves_tasks:
+        if can and plan.config.serves_adapters and not plan.serves_whole_requests:
             for name in (each.name for each in adapters_of(plan.artifacts) if each.name):
                 path = str(plan.artifacts.path / FOLDER / name)
                 self._entries[name] = _Entry(name, path, AdapterState.LOADED)
@@ -85,7 +93,8 @@ class AdapterJournal:
     def wanted(self) -> dict[str, str]:
         """What a worker must hold before it takes requests, name -> path: also what running requests still need."""
         states = (AdapterState.LOADED, AdapterState.DRAINING)
-        return {entry.name: entry.path for entry in self._entries.values() if entry.state in states}
+        entries = (entry for entry in self._entries.values() if entry.state in states and entry.failure is None)
+        return {entry.name: entry.path for entry in entries}
 
     def described(self) -> list[dict[str, Any]]:
         """All of them by name, as they are shown to operators."""
@@ -101,13 +110,36 @@ class AdapterJournal:
 
     def _describe(self, entry: _Entry) -> dict[str, Any]:
         failure = self._failure(entry)
-        shown = {"name": entry.name, "src": entry.path, "state": "failed" if failure else entry.state.value}
-        return {**shown, "requests": self._n_using(entry.name), **({"failure": str(failure)} if failure else {})}
+        is_lost = failure is not None and not self._pool().may_serve(entry.name)
+        shown = {"name": entry.name, "src": entry.path, "state": "failed" if is_lost else entry.state.value}
+        more = {"waits_for": self._awaited(entry), "failure": str(failure) if failure is not None else None}
+        return {**shown, "requests": self._n_using(entry.name), **{key: value for key, value in more.items() if value}}
 
     def _failure(self, entry: _Entry) -> LmiError | None:
-        """Why a worker goes on without it: its files were gone when the worker was restarted."""
-        found = (worker.adapters.failures.get(entry.name) for worker in self._pool().workers)
-        return next((error for error in found if error is not None), None)
+        """Why a copy goes on without it, or all: its files were gone, or unfit, when a worker was restarted."""
+        found = (worker.adapters.failures.get(entry.name) for worker in self._ready())
+        return entry.failure or next((error for error in found if error is not None), None)
+
+    def _awaited(self, entry: _Entry) -> list[str]:
+        """What a load waits for, where it is known."""
+        if entry.state not in (AdapterState.LOADING, AdapterState.UNLOADING):
+            return []
+        if not entry.is_checked:
+            return ["the check of its files"]
+        loading = [worker for worker in self._pool().workers if entry.name in worker.adapters.loading]
+        return [f"worker {each.label} ({counted(len(each.flights), 'request')} there)" for each in loading]
+
+    def note(self, worker: Worker) -> None:
+        """Learn what became of a worker: an adapter whose load it did not survive is given to no other one."""
+        pool = self._pool()
+        if worker.state is not WorkerState.DEAD or worker.is_retired or pool.is_closing or pool.limits is None:
+            return
+        for name in worker.adapters.loading & self.wanted().keys():
+            entry = self._entries[name]
+            message = f"worker {worker.label} did not survive the load of adapter {name!r} from {entry.path}"
+            reason = worker.error or f"it {worker.reason}"
+            entry.failure = EngineLoadError("adapter.not-loadable", f"{message}: {reason}", _LEFT)
+            _LOG.error("no worker loads it any more: %s", entry.failure)
 
     def _n_using(self, name: str) -> int:
         return self._pool().n_using(name) + self._n_holds[name]
@@ -123,7 +155,7 @@ class AdapterJournal:
             NotFoundError: there is none of that name, or it is being removed.
             NotReadyError: it is being loaded.
             UnsupportedError: this model serves no adapters.
-            EngineLoadError: it was lost when a worker was restarted.
+            EngineLoadError: no worker has it any more.
         """
         if not name:
             return
@@ -133,11 +165,10 @@ class AdapterJournal:
             raise NotReadyError("adapter.loading", f"adapter {name!r} is being loaded", "Send the request again")
         if entry.state is not AdapterState.LOADED:
             raise NotFoundError("adapter.unknown", f"adapter {name!r} is being removed", self._others(name))
-        if failure := self._failure(entry):
-            hint = f"Remove it (DELETE), and load it again when its files are back in {entry.path}"
-            raise EngineLoadError("adapter.not-loadable", failure.message, hint)
+        if not self._pool().may_serve(name) and (failure := self._failure(entry)) is not None:
+            raise EngineLoadError("adapter.not-loadable", failure.message, _LEFT if entry.failure else _TRIED)
 
-    @contextmanager
+    @contextlib.contextmanager
     def held(self, name: str) -> Iterator[None]:
         """Keep an adapter where it is for the length of a block, for a request that runs as one after the other."""
         self._n_holds[name] += 1
@@ -187,6 +218,7 @@ class AdapterJournal:
         Raises:
             ExistsError: the name is taken.
             RequestError: a worker could not load it; none has it now.
+            DeadlineError: it took longer than a model may load; the workers are about to give it up.
             NotReadyError: no worker is ready.
             UnsupportedError: this model serves no adapters.
             EngineDeadError, OutOfMemoryError: a worker did not survive it; none has it now.
@@ -200,14 +232,38 @@ class AdapterJournal:
                 "Take another name, or remove it first (DELETE)",
             )
         self._entries[name] = entry = _Entry(name, path, AdapterState.LOADING)
+        load = asyncio.get_running_loop().create_task(self._load(entry, check))
+        try:
+            await asyncio.wait({load}, timeout=self._plan.options.model_loading_timeout)
+            if not load.done():
+                raise self._too_slow(entry)
+            load.result()
+        finally:
+            if not load.done():  # or nobody waits for it any more
+                load.cancel()
+                entry.state = AdapterState.UNLOADING
+                entry.removal = asyncio.get_running_loop().create_task(self._give_up(entry, load))
+                entry.removal.add_done_callback(_seen)
+
+    async def _load(self, entry: _Entry, check: Callable[[], None]) -> None:
         try:
             await in_own_thread(check)
-            await self._load_everywhere(entry)
-        except BaseException:
-            del self._entries[name]
-            raise
-        entry.state = AdapterState.LOADED
-        _LOG.info("adapter %r of model %r was loaded from %s", name, self._plan.name, path)
+            entry.is_checked = True
+            await load_on_all(self._ready, entry.name, entry.path, self._plan.name)
+            # Nothing waits between the last load and this: a worker that is ready from now on has it.
+            entry.state = AdapterState.LOADED
+        finally:
+            if entry.state is AdapterState.LOADING:
+                del self._entries[entry.name]
+        _LOG.info("adapter %r of model %r was loaded from %s", entry.name, self._plan.name, entry.path)
+
+    def _too_slow(self, entry: _Entry) -> DeadlineError:
+        limit_s, setting = self._plan.options.model_loading_timeout, self._plan.settings.get(_LIMIT)
+        limit = f"{_LIMIT}={limit_s:g} ({setting.source if setting is not None else 'the default'})"
+        message = f"adapter {entry.name!r} was not loaded from {entry.path} within {limit_s:g} s, the limit {limit}"
+        awaited = " and ".join(self._awaited(entry))
+        message += f"; it waited for {awaited}" if awaited else ""
+        return DeadlineError("adapter.load-timeout", message, f"Load it when less is going on, or raise {_LIMIT}")
 
     async def remove(self, name: str) -> None:
         """Refuse new requests for an adapter, wait for those that run, and unload it. Others may wait for the same.
@@ -225,13 +281,18 @@ class AdapterJournal:
             entry.removal = asyncio.get_running_loop().create_task(self._remove(entry))
         await asyncio.shield(entry.removal)  # it goes on when the one who asked for it has left
 
+    async def _give_up(self, entry: _Entry, load: asyncio.Task[None]) -> None:
+        """Wait until the workers have ended a load that was broken off, and unload what some have loaded by then."""
+        await asyncio.gather(load, return_exceptions=True)
+        await self._remove(entry)
+
     async def _remove(self, entry: _Entry) -> None:
         # A request ends, dies, waits and resumes in many places; looking now and then needs to know none of them.
         while self._n_using(entry.name):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_INTERVAL_S)
         entry.state = AdapterState.UNLOADING
         try:
-            errors = await self._unload(entry.name, self._ready())
+            errors = await unload_from_all(entry.name, self._ready())
         finally:
             del self._entries[entry.name]
         _LOG.info("adapter %r of model %r was removed", entry.name, self._plan.name)
@@ -242,47 +303,11 @@ class AdapterJournal:
                 "Restart the server to free its memory",
             )
 
-    async def _load_everywhere(self, entry: _Entry) -> None:
-        tried: list[Worker] = []
-        # Again, because a further worker may have become ready meanwhile; it has loaded only what stood in the journal.
-        while new := [worker for worker in self._ready() if worker not in tried]:
-            tried += new
-            loads = (worker.adapters.load(entry.name, entry.path) for worker in new)
-            results = await asyncio.gather(*loads, return_exceptions=True)
-            errors = [error for error in results if isinstance(error, BaseException)]
-            if errors:
-                await self._unload(entry.name, tried)
-                raise _refusal(entry, new[results.index(errors[0])], errors[0])
-        if not tried:
-            raise NotReadyError(
-                "model.loading", f"no worker of model {self._plan.name!r} is ready", "Wait until /ping answers 200"
-            )
-
-    async def _unload(self, name: str, workers: Sequence[Worker]) -> list[BaseException]:
-        """Unload it wherever it is; what living workers said against it."""
-        unloads = (worker.adapters.unload(name) for worker in workers)
-        results = await asyncio.gather(*unloads, return_exceptions=True)
-        failed = [
-            (worker, error)
-            for worker, error in zip(workers, results, strict=True)
-            if isinstance(error, BaseException) and worker.takes_requests
-        ]
-        for worker, error in failed:
-            _LOG.error("worker %s keeps adapter %r: %s", worker.label, name, error)
-        return [error for _, error in failed]
-
     def _ready(self) -> list[Worker]:
         return [worker for worker in self._pool().workers if worker.takes_requests]
 
 
-def _refusal(entry: _Entry, worker: Worker, error: BaseException) -> BaseException:
-    """What the one who asked for a load is told."""
-    if not isinstance(error, LmiError):
-        return error
-    if not worker.takes_requests:
-        message = f"worker {worker.label} did not survive the load of adapter {entry.name!r} from {entry.path}"
-        return EngineDeadError("engine.died", message, "See the server's log; nothing was changed")
-    if isinstance(error, OutOfMemoryError):
-        return not_loadable(entry.name, entry.path, error)
-    told = not_loadable(entry.name, entry.path, error)
-    return RequestError("adapter.not-loadable", told.message, told.hint)
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take the error of a task that nobody may wait for; it was logged where it was found."""
+    if not task.cancelled():
+        task.exception()

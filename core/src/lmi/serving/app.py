@@ -17,7 +17,8 @@ from lmi.serving.adapter_routes import adapter_routes
 from lmi.serving.context import Context
 from lmi.serving.errors import body_of, headers_of, status_of
 from lmi.serving.health import health_routes
-from lmi.serving.lmi import EmbeddingsRoute, InvocationRoute
+from lmi.serving.lmi import InvocationRoute
+from lmi.serving.openai import EmbeddingsRoute
 
 _ROUTES = ("/invocations", "/predictions/{model}", "/v1/embeddings", "/ping", "/health", "/metrics")
 """What most clients call; /docs does not show the first three, whose bodies FastAPI does not read."""

@@ -34,6 +34,9 @@ _HONOURED = frozenset(
 )
 """Fields of SamplingParams that mean something in a beam search; the others change or draw from probabilities."""
 
+_N_SILENT_IDS = 16
+"""Ids without a character of their own that may stand within a stop sequence: special ones, parts of characters."""
+
 
 class Beams:
     """The answers to one request while they are searched for.
@@ -94,9 +97,7 @@ class Beams:
             LmiError: a step failed.
         """
         if self.request.answer is not None:
-            generation = self._generation(0)
-            generation.give(self.request.answer)
-            return [Choice(generation=generation, result=await generation.result())]
+            return [await self._given(index, self.request.answer) for index in range(self.n_answers)]
         try:
             with self._model.adapters.held(self._engine_request.adapter):  # between two steps nothing uses it
                 while not self._search.is_over:
@@ -144,6 +145,12 @@ class Beams:
             sampling=SamplingParams(max_tokens=1, n_logprobs=n_logprobs, n_prompt_logprobs=n_prompt_logprobs),
             deadline_s=deadline_s,
         )
+
+    async def _given(self, index: int, answer: str) -> Choice:
+        """An answer that an extension gave."""
+        generation = self._generation(index)
+        generation.give(answer)
+        return Choice(generation=generation, result=await generation.result())
 
     async def _choice(self, index: int, beam: Beam) -> Choice:
         """The answer of one sequence: its ids take the way that those of an engine take."""
@@ -234,7 +241,7 @@ async def admit_beams(
     _refuse_other_probabilities(request.sampling, settings.n_beams, asked_as)
     has_stopped = None
     if request.stop_sequences:
-        has_stopped = partial(_has_stopped, model, request.stop_sequences)
+        has_stopped = partial(_has_stopped, model, request)
     search = BeamSearch(settings, engine_request.sampling, model.plan.artifacts.eos_token_ids, has_stopped)
     return Beams(model, request, engine_request, search, n_answers, keeps_tokens=keeps_tokens)
 
@@ -252,7 +259,12 @@ def _refuse_other_probabilities(sampling: SamplingParams, n_beams: int, asked_as
         )
 
 
-def _has_stopped(model: Model, stop_sequences: tuple[str, ...], ids: list[int]) -> bool:
-    text = OutputText(model.tokenizer.decoder(), stop_sequences)
-    text.add(ids)
+def _has_stopped(model: Model, request: TextRequest, ids: list[int]) -> bool:
+    """Whether a sequence ends with a stop sequence; without its last id it does not.
+
+    Only its end is looked at: every candidate of every step is, in the server's event loop.
+    """
+    n_looked_at = max(map(len, request.stop_sequences)) + _N_SILENT_IDS
+    text = OutputText(model.tokenizer.decoder(shows_special=request.shows_special), request.stop_sequences)
+    text.add(ids[-n_looked_at:])
     return text.stop_sequence is not None

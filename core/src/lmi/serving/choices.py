@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import msgspec
 
 from lmi.api.errors import DeadlineError, LmiError, RequestError
 from lmi.api.requests import GenerationRequest
-from lmi.api.texts import TextRequest, TextResult, TextToken
+from lmi.api.texts import TextRequest, TextResult
 from lmi.serving.capabilities import as_field
 from lmi.serving.generation import Generation
 
@@ -99,29 +99,6 @@ class Choices:
         for choice in choices:
             choice.generation.prompt_logprobs = self.generations[0].prompt_logprobs
         return choices[: self.n_answers]
-
-    async def stream(self) -> AsyncGenerator[tuple[int, list[TextToken]], None]:
-        """The tokens of all candidates as they come, each time with the index of the candidate they belong to.
-
-        The last time for an index, ``generations[index].finish_reason`` is set.
-
-        Raises:
-            LmiError: a candidate failed; what came before stands.
-        """
-        waiting = {asyncio.ensure_future(each.next()): index for index, each in enumerate(self.generations)}
-        try:
-            while waiting:
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in sorted(done, key=lambda task: waiting[task]):
-                    index = waiting.pop(task)
-                    tokens = task.result()
-                    generation = self.generations[index]
-                    if not generation.finish_reason:
-                        waiting[asyncio.ensure_future(generation.next())] = index
-                    yield index, tokens
-        finally:
-            for task in waiting:
-                task.cancel()
 
     @staticmethod
     async def _complete(generation: Generation) -> Choice | DeadlineError:

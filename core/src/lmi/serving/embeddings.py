@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vectors and labels over HTTP: ``POST /v1/embeddings``, and ``/invocations`` of a model that makes them.
+"""Vectors and labels over HTTP, in LMI's form and in OpenAI's.
 
 Source: OpenAI's embeddings; LMI's and text-embeddings-inference's list of vectors, and the latter's labels.
 """
@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.types import Scope
 
-from lmi.api import RequestError, Task
-from lmi.serving.prompt_bodies import EmbeddingBody, LabelInvocation, VectorInvocation, VectorParameters, read_body
-from lmi.serving.prompts import Numbers, numbers_of, prompts_of
+from lmi.api import Task
+from lmi.serving.bodies import decoded
 from lmi.serving.streaming import ClientGoneError, Exchange
+from lmi.serving.vector_bodies import EmbeddingBody, LabelInvocation, VectorInvocation, VectorParameters, read_body
+from lmi.serving.vectors import Numbers, numbers_of, prompts_of
 
 if TYPE_CHECKING:
     from lmi.serving.context import Context
@@ -31,35 +31,22 @@ _N_AT_ONCE = 64
 """Vectors that are written before others get their turn."""
 
 
-async def answer_embeddings(context: Context, exchange: Exchange, scope: Scope) -> None:
-    """Answer a request in OpenAI's form; a single model is taken whatever name the request gives.
+async def answer_embeddings(context: Context, model: Model, exchange: Exchange, data: Any) -> None:
+    """Answer a request in OpenAI's form, to a model that makes vectors.
 
     Raises:
         LmiError: it cannot be served.
     """
-    wanted = exchange.wanted_model
-    limits_bytes = [model.plan.options.max_request_size for model in context.models.values()]
-    data = _decoded(await exchange.body(max(limits_bytes))) if limits_bytes else None
-    named = data.get("model") if isinstance(data, dict) else None
-    if wanted is None and isinstance(named, str) and (named in context.models or len(context.models) > 1):
-        wanted = named
-    model = context.model(wanted)
-    if model.plan.task is not Task.EMBED or model.plan.serves_tasks:
-        raise RequestError(
-            "request.wrong-task",
-            f"/v1/embeddings is for models that make vectors; model {model.name!r} {_does(model)}",
-            "Send it to another model, or serve this one with option.task=text-embedding, if it was made for that",
-        )
     await _counted(context, model, _openai(model, exchange, data))
 
 
-async def answer_prompts(context: Context, model: Model, exchange: Exchange, body: bytes) -> None:
+async def answer_vectors(context: Context, model: Model, exchange: Exchange, body: bytes) -> None:
     """Answer a request to a model that makes vectors or labels, in LMI's form, or in OpenAI's where it has ``input``.
 
     Raises:
         LmiError: it cannot be served.
     """
-    data = _decoded(body)
+    data = decoded(body)
     if model.plan.task is Task.CLASSIFY:
         work = _labels(model, exchange, data)
     elif isinstance(data, dict) and "input" in data and "inputs" not in data:
@@ -78,12 +65,12 @@ async def _counted(context: Context, model: Model, work: Any) -> None:
         outcome = "cancelled"
         raise
     finally:
-        context.metrics.count_task(model.name, outcome, time.monotonic() - started_s, n_tokens)
+        context.metrics.count_without_tokens(model.name, outcome, time.monotonic() - started_s, n_tokens)
 
 
 async def _vectors(model: Model, exchange: Exchange, data: Any) -> int:
     """One vector an input, in a list, also of a single one."""
-    body: VectorInvocation = read_body(VectorInvocation, data, model=model.name, task=model.plan.task)
+    body = read_body(VectorInvocation, data, model=model.name, task=model.plan.task)
     prompts = await prompts_of(model, body.inputs, body.parameters)
     vectors = await _embedded(model, exchange, prompts, body.parameters)
     await exchange.answer(await _listed(map(_encode, vectors)))
@@ -91,7 +78,7 @@ async def _vectors(model: Model, exchange: Exchange, data: Any) -> int:
 
 
 async def _openai(model: Model, exchange: Exchange, data: Any) -> int:
-    body: EmbeddingBody = read_body(EmbeddingBody, data, model=model.name, task=model.plan.task)
+    body = read_body(EmbeddingBody, data, model=model.name, task=model.plan.task)
     prompts = await prompts_of(model, body.input, body, named="input")
     vectors = await _embedded(model, exchange, prompts, body)
     is_base64 = body.encoding_format == "base64"
@@ -113,7 +100,7 @@ async def _embedded(model: Model, exchange: Exchange, prompts: list[list[int]], 
 
 async def _labels(model: Model, exchange: Exchange, data: Any) -> int:
     """The labels of each input, the most likely first; those of a single text are not in a further list."""
-    body: LabelInvocation = read_body(LabelInvocation, data, model=model.name, task=model.plan.task)
+    body = read_body(LabelInvocation, data, model=model.name, task=model.plan.task)
     prompts = await prompts_of(model, body.inputs, body.parameters)
     found = await numbers_of(model, Task.CLASSIFY, exchange, prompts)
     names = label_names(model.plan.artifacts.config, len(found[0]))
@@ -150,14 +137,3 @@ def _base64(vector: list[float]) -> str:
     if sys.byteorder == "big":
         numbers.byteswap()
     return base64.b64encode(numbers).decode()
-
-
-def _does(model: Model) -> str:
-    return "answers by a function of its own" if model.plan.serves_tasks else model.plan.task.does
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError("request.malformed-json", f"the body is not JSON: {error}") from None

@@ -88,6 +88,8 @@ def _describe(model: Model) -> dict[str, Any]:
                 "kv_used_tokens": worker.stats.kv_used_tokens,
                 "kv_total_tokens": worker.stats.kv_total_tokens,
                 "n_steps": worker.stats.n_steps,
+                "n_guessed_tokens": worker.stats.n_guessed_tokens,
+                "n_accepted_tokens": worker.stats.n_accepted_tokens,
                 "s_since_step": round(model.pool.stalled_s(worker), 3),
             }
             for worker in model.pool.workers

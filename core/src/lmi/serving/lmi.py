@@ -7,14 +7,12 @@ Source: the LMI input and output schema, as DJL Serving 0.26 to 0.29 speaks it.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from lmi.api.backend import Task
-from lmi.api.errors import EngineDeadError, LmiError, RequestError, UnsupportedError
+from lmi.api.errors import UnsupportedError
 from lmi.api.texts import TextRequest, TextResult
 from lmi.custom.answer import answer_task
 from lmi.custom.formatter import Formatter
@@ -22,58 +20,34 @@ from lmi.serving.adapter_choice import asked_adapter
 from lmi.serving.answers import answer_of_choices, encoder, growing_answer, line_writer, whole_answer
 from lmi.serving.beam_search import BeamSettings
 from lmi.serving.beams import Beams, admit_beams
+from lmi.serving.bodies import decoded, validated
 from lmi.serving.choices import Choices, admit_choices
-from lmi.serving.embeddings import answer_embeddings, answer_prompts
+from lmi.serving.embeddings import answer_vectors
 from lmi.serving.generation import Generation
-from lmi.serving.invocation import Invocation, parse, parse_decoded
+from lmi.serving.invocation import Invocation
 from lmi.serving.parameters import Parameters
+from lmi.serving.route import InferenceRoute
 from lmi.serving.streaming import JSON_LINES, ClientGoneError, Exchange
 
 if TYPE_CHECKING:
     from lmi.custom.extension import ModelExtension
-    from lmi.serving.context import Context
     from lmi.serving.models import Model
 
-__all__ = ["Invocation", "InvocationRoute", "Parameters", "parse", "parse_decoded"]
 
-_LOG = logging.getLogger(__name__)
-
-
-class InvocationRoute:
-    """``POST /invocations`` and ``POST /predictions/{model}``, as an ASGI application.
-
-    Args:
-        context: the server's models and hooks.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
-        try:
-            await self._answer(exchange, scope)
-        except ClientGoneError:
-            pass
-        except LmiError as error:
-            await exchange.fail(error)
-        except Exception as error:
-            _LOG.exception("request %s failed", exchange.request_id)
-            await exchange.fail(EngineDeadError("server.error", f"{type(error).__name__}: {error}"))
-        finally:
-            exchange.unwatch()
+class InvocationRoute(InferenceRoute):
+    """``POST /invocations`` and ``POST /predictions/{model}``."""
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         named = scope.get("path_params", {})
         model = self._context.model(named.get("model") or exchange.wanted_model, named.get("version"))
         body = await exchange.body(model.plan.options.max_request_size)
-        if model.plan.serves_tasks:
+        if model.plan.serves_whole_requests:
             await answer_task(self._context, model, exchange, scope, body)
             return
         query = scope.get("query_string", b"")
         if model.plan.task is not Task.GENERATE:
             model.adapters.refuse_unknown(asked_adapter(None, exchange.headers, query))
-            await answer_prompts(self._context, model, exchange, body)
+            await answer_vectors(self._context, model, exchange, body)
             return
         invocation = self._parse(body, exchange, model.plan.extension)
         adapter = asked_adapter(invocation.adapters, exchange.headers, query)
@@ -131,16 +105,11 @@ class InvocationRoute:
         )
 
     def _parse(self, body: bytes, exchange: Exchange, own: ModelExtension | None) -> Invocation:
+        data = decoded(body)
         translators = [own.parses_request if own else None, self._context.parses_request]
-        if translators == [None, None]:
-            return parse(body)
-        try:
-            decoded = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError("request.malformed-json", f"the body is not JSON: {error}") from None
-        answers = (each(body=decoded, headers=exchange.headers) for each in translators if each is not None)
+        answers = (each(body=data, headers=exchange.headers) for each in translators if each is not None)
         translated = next((answer for answer in answers if answer is not None), None)
-        return parse_decoded(decoded if translated is None else translated)
+        return validated(Invocation, data if translated is None else translated)
 
     async def _whole(
         self, exchange: Exchange, generation: Generation, parameters: Parameters, formatter: Formatter | None
@@ -225,10 +194,3 @@ class InvocationRoute:
             tokens = await generation.next()
         generation.n_writes += 1
         await exchange.write(write(tokens), is_last=True)
-
-
-class EmbeddingsRoute(InvocationRoute):
-    """``POST /v1/embeddings``, as an ASGI application."""
-
-    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
-        await answer_embeddings(self._context, exchange, scope)

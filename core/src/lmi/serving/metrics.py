@@ -74,7 +74,7 @@ class Metrics:
         if adapter := generation.request.adapter:
             self._adapter_requests.labels(name, adapter, outcome).inc()
 
-    def count_task(self, name: str, outcome: str, duration_s: float, n_prompt_tokens: int = 0) -> None:
+    def count_without_tokens(self, name: str, outcome: str, duration_s: float, n_prompt_tokens: int = 0) -> None:
         """Count one request that produced no tokens: vectors, labels, or the answer of a model's own function."""
         self._prompt_tokens.labels(name).inc(n_prompt_tokens)
         self._requests.labels(name, outcome).inc()
@@ -118,6 +118,8 @@ class _Workers(Collector):
             "kv_used_tokens": ("lmi_kv_used_tokens", "Cache tokens in use"),
             "kv_total_tokens": ("lmi_kv_total_tokens", "Cache tokens there are"),
             "n_steps": ("lmi_engine_steps", "Steps of the engine since its start"),
+            "n_guessed_tokens": ("lmi_draft_guessed_tokens", "Tokens that a draft model guessed since the start"),
+            "n_accepted_tokens": ("lmi_draft_accepted_tokens", "Guesses of a draft model that were right"),
         }
         for field, (name, text) in fields.items():
             gauge = GaugeMetricFamily(name, text, labels=["model", "worker"])

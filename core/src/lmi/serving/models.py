@@ -21,7 +21,7 @@ from lmi.serving.adapters import AdapterJournal
 from lmi.serving.capabilities import as_field, refuse_undeclared
 from lmi.serving.generation import Generation
 from lmi.serving.tokenizer import Tokenizer
-from lmi.serving.words import forbid, last_tokens
+from lmi.serving.words import cut_prompt, forbid
 from lmi.workers.pool import WorkerPool
 from lmi.workers.worker import Worker, WorkerState
 
@@ -71,14 +71,19 @@ class Model:
         self._backends = backends or {}
         self.failure: LmiError | None = None
         self.is_draining = False
+        self._on_progress = on_progress
         self._on_failed = on_failed
         self.adapters = AdapterJournal(plan, lambda: self.pool, self._backends)
         self.pool = WorkerPool(
             plan,
-            on_state=lambda worker: on_progress(self, worker),
+            on_state=self._moved,
             on_failed=self._failed,
             adapters=self.adapters.wanted,
         )
+
+    def _moved(self, worker: Worker) -> None:
+        self.adapters.note(worker)
+        self._on_progress(self, worker)
 
     def _failed(self, error: LmiError, worker: Worker) -> None:
         self.failure = error
@@ -179,7 +184,7 @@ class Model:
         else:
             prompt_ids = self.tokenizer.encode(request.prompt)
         if request.n_last_prompt_tokens is not None:
-            prompt_ids = last_tokens(self.tokenizer, prompt_ids, request.n_last_prompt_tokens)
+            prompt_ids = cut_prompt(self.tokenizer, prompt_ids, request.n_last_prompt_tokens)
         if request.bad_words:
             request.sampling = forbid(request.sampling, request.bad_words, self.tokenizer)
         refuse_undeclared(self.plan.info, request.sampling, request.adapter, self._backends, asked_as)

@@ -33,7 +33,10 @@ _ASKED_AS = {
 }
 """Field of SamplingParams -> parameters that ask for it."""
 
-_CHECKED = frozenset({"n", "best_of", "num_beams", "spaces_between_special_tokens", *_ASKED_AS["constraint"]})
+_OF_BEAMS = ("length_penalty", "early_stopping")
+_CHECKED = frozenset(
+    {"n", "best_of", "num_beams", "spaces_between_special_tokens", *_OF_BEAMS, *_ASKED_AS["constraint"]}
+)
 """Parameters that may be wrong although each is within its bounds."""
 
 _MOST_SHOWN_CHARS = 80
@@ -98,6 +101,8 @@ class Parameters(BaseModel):
             )
         if not self.is_single:
             self._check_sequences()
+        if not self.is_beam_search:
+            self._check_no_beams()
         constraints = [name for name in _ASKED_AS["constraint"] if getattr(self, name) is not None]
         if len(constraints) > 1:
             raise RequestError("request.invalid", f"{' and '.join(constraints)} exclude each other", "Keep one of them")
@@ -115,6 +120,17 @@ class Parameters(BaseModel):
                 "request.invalid",
                 f"n={self.n} answers of {limit}={most}: there are not as many",
                 f"Raise {limit} to {self.n} at least, or lower n",
+            )
+
+    def _check_no_beams(self) -> None:
+        plain = type(self).model_fields
+        names = [name for name in _OF_BEAMS if getattr(self, name) != plain[name].default]
+        if names:
+            asked = " and ".join(f"{name}={getattr(self, name)!r}" for name in names)
+            raise RequestError(
+                "request.invalid",
+                f"{asked}: of use in a beam search only, and num_beams is {self.num_beams}",
+                "Set num_beams to 2 or more, or leave it out",
             )
 
     @property

@@ -186,7 +186,7 @@ class Server:
 
     def _start_model(self, plan: LoadPlan, tokenizer: Tokenizer) -> None:
         context, own = self._context, plan.extension
-        if plan.serves_tasks:
+        if plan.serves_whole_requests:
             for warning in unheard_hooks(context):
                 _LOG.warning("%s", warning)
         elif plan.task is not Task.GENERATE:
@@ -264,7 +264,9 @@ def ready_text(model: Model, url: str, *, is_only: bool) -> str:
         where, call = f"{route} on {url}", f"--unix-socket {shlex.quote(path)} http://localhost{route}"
     more = ', "parameters": {"max_new_tokens": 24}' if model.plan.task is Task.GENERATE else ""
     body = f'{{"inputs": "The capital of France is"{more}}}'
-    sent = "--data-binary @FILE" if model.plan.serves_tasks else f"-H 'content-type: application/json' -d '{body}'"
+    sent = f"-H 'content-type: application/json' -d '{body}'"
+    if model.plan.serves_whole_requests:
+        sent = "--data-binary @FILE"
     return f"model {model.name!r} is ready: {where}\ntry: curl -s {call} {sent}"
 
 
@@ -272,7 +274,7 @@ def failure_digest(error: LmiError, worker: Worker | None) -> str:
     """The last lines of a start that failed: cause, evidence, remedy."""
     lines = ["", "LMI could not start", f"  cause:    {error.without_hint()}"]
     if worker is not None and worker.exit is not None:
-        lines.append(f"  evidence: worker {worker.label} {worker.exit}, in stage {worker.stage!r}; its last lines:")
+        lines.append(f"  evidence: worker {worker.label} {worker.reason}, in stage {worker.stage!r}; its last lines:")
         lines += [f"            {line}" for line in worker.exit.last_lines]
     remedy = error.hint or ("Read the worker's lines above" if worker is not None else "")
     if remedy:

@@ -21,6 +21,8 @@ from lmi.serving.errors import body_of, headers_of, status_of
 JSON = b"application/json"
 JSON_LINES = b"application/jsonlines"
 _DRAINED_BYTES = 1 << 30
+_LIMIT = "max_request_size"
+_LESS = f"Send less, or raise {_LIMIT}"
 _WATCH_AFTER_S = 0.02
 _LONGEST_ID = 128
 _ID_PREFIX = secrets.token_hex(4)
@@ -29,6 +31,49 @@ _ids = itertools.count(1)
 
 class ClientGoneError(LmiError):
     """The client closed its connection; nobody reads the answer."""
+
+
+async def whole_body(receive: Receive, limit_bytes: int, *, named: str = _LIMIT, hint: str = _LESS) -> bytes:
+    """The whole body of a request.
+
+    Args:
+        receive: as ASGI gives it.
+        limit_bytes: most it may have.
+        named, hint: what the limit is called, and what to do about it.
+    Raises:
+        TooLargeError: it is longer than the limit; what came of it is dropped, never collected.
+        ClientGoneError: the client left before the end.
+    """
+    parts: list[bytes] = []
+    n_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError("client.gone", "the client closed the connection while sending")
+        part = message.get("body", b"")
+        n_bytes += len(part)
+        if n_bytes <= limit_bytes:
+            parts.append(part)
+        elif n_bytes > _DRAINED_BYTES:
+            break
+        if not message.get("more_body", False):
+            break
+    refuse_too_large(n_bytes, limit_bytes, named=named, hint=hint)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def refuse_too_large(n_bytes: int, limit_bytes: int, *, named: str = _LIMIT, hint: str = _LESS) -> None:
+    """Refuse a body that is longer than its limit.
+
+    Args:
+        n_bytes: what it has.
+        limit_bytes, named, hint: as in ``whole_body``.
+    Raises:
+        TooLargeError: with both numbers.
+    """
+    if n_bytes > limit_bytes:
+        message = f"the body has {n_bytes} bytes, the limit {named} is {limit_bytes}"
+        raise TooLargeError("request.too-large", message, hint)
 
 
 class Exchange:
@@ -61,33 +106,8 @@ class Exchange:
         return asked or self.headers.get("model_name") or None
 
     async def body(self, limit_bytes: int) -> bytes:
-        """The whole request body.
-
-        Raises:
-            TooLargeError: it is longer than the limit; what came of it is dropped, never collected.
-            ClientGoneError: the client left before the end.
-        """
-        parts: list[bytes] = []
-        n_bytes = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError("client.gone", "the client closed the connection while sending")
-            part = message.get("body", b"")
-            n_bytes += len(part)
-            if n_bytes <= limit_bytes:
-                parts.append(part)
-            elif n_bytes > _DRAINED_BYTES:
-                break
-            if not message.get("more_body", False):
-                break
-        if n_bytes > limit_bytes:
-            raise TooLargeError(
-                "request.too-large",
-                f"the body has {n_bytes} bytes, the limit max_request_size is {limit_bytes}",
-                "Send less, or raise max_request_size",
-            )
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        """The whole request body, as ``whole_body`` reads it."""
+        return await whole_body(self._receive, limit_bytes)
 
     def watch(self, on_gone: Callable[[LmiError], None]) -> None:
         """Call ``on_gone`` as soon as the client closes its connection."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request says in text and an engine takes as ids: the prompt's end, and words that must not come."""
+"""What a request says in text and an engine takes as ids: a prompt that is cut, and words that must not come."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import msgspec
 
@@ -11,25 +12,28 @@ from lmi.api.requests import SamplingParams
 from lmi.serving.tokenizer import Tokenizer
 
 
-def last_tokens(tokenizer: Tokenizer, ids: list[int], n_tokens: int) -> list[int]:
-    """A prompt cut to so many tokens from its left; what the tokenizer puts before every text stays.
+def cut_prompt(tokenizer: Tokenizer, prompt: list[int], n_tokens: int, direction: str = "left") -> list[int]:
+    """A prompt of at most so many tokens; what its tokenizer puts before and behind every text stays.
 
     Args:
-        tokenizer: the one that made the ids.
-        ids: the whole prompt.
-        n_tokens: most that are left, at least 1.
-    Source: transformers' ``truncation_side="left"``.
+        tokenizer: what made the prompt; ids that none made are cut as they are.
+        prompt: the whole of it.
+        n_tokens: most that are left, at least 1. Where not even the special tokens find room, they are cut, too.
+        direction: the side that is cut off, ``left`` or ``right``.
+    Source: the truncation of HuggingFace's tokenizers.
     """
-    if len(ids) <= n_tokens:
-        return ids
-    n_kept = 0
-    for special, token_id in zip(tokenizer.encode(""), ids, strict=False):
-        if special != token_id:
-            break
-        n_kept += 1
-    if n_kept >= n_tokens:
-        return ids[-n_tokens:]
-    return [*ids[:n_kept], *ids[len(ids) - (n_tokens - n_kept) :]]
+    if len(prompt) <= n_tokens:
+        return prompt
+    special = tokenizer.encode("")
+    n_before = _n_alike(special, prompt)
+    n_behind = _n_alike(reversed(special[n_before:]), reversed(prompt[n_before:]))
+    end = len(prompt) - n_behind
+    n_kept = n_tokens - n_before - n_behind
+    if n_kept < 0:
+        n_before, end, n_kept = 0, len(prompt), n_tokens
+    text = prompt[n_before:end]
+    kept = text[:n_kept] if direction == "right" else text[len(text) - n_kept :]
+    return [*prompt[:n_before], *kept, *prompt[end:]]
 
 
 def forbid(sampling: SamplingParams, words: Sequence[str], tokenizer: Tokenizer) -> SamplingParams:
@@ -51,3 +55,8 @@ def forbid(sampling: SamplingParams, words: Sequence[str], tokenizer: Tokenizer)
         bad_token_ids=(*sampling.bad_token_ids, *(each for each in alone if each not in sampling.bad_token_ids)),
         bad_word_ids=(*sampling.bad_word_ids, *(ids for ids in sequences if len(ids) > 1)),
     )
+
+
+def _n_alike(ids: Iterable[int], others: Iterable[int]) -> int:
+    """How many ids are the same from the first one on."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))

@@ -12,6 +12,7 @@ from typing import TypeVar
 from lmi.api import EngineDeadError, StepBatch, StepOutput, Stepper
 from lmi.testing.kit import Kit
 from lmi.testing.live import TIME_SCALE, Answer, LiveEngine
+from lmi.testing.remote import RemoteEngine
 from lmi.testing.rules import StalledError, rule
 
 DEATH_IS_KNOWN_WITHIN_S = 5.0
@@ -116,6 +117,9 @@ async def _kill(kit: Kit, engine: LiveEngine) -> None:
         outcome = kit.case.kill_engine(engine.engine)
         if inspect.isawaitable(outcome):
             await outcome
+        return
+    if isinstance(engine.engine, RemoteEngine):
+        engine.engine.kill_rank()
         return
     stepper = engine.stepper
     assert stepper is not None, "say in the case how this engine dies: BackendCase(kill_engine=...)"

@@ -26,6 +26,7 @@ from lmi.api import (
 )
 from lmi.loading import LoadPlan, load_engine
 from lmi.plugins import Plugins
+from lmi.testing.remote import RemoteEngine, has_ranks
 from lmi.testing.rules import StalledError
 from lmi.threads import in_own_thread
 
@@ -105,8 +106,11 @@ class LiveEngine:
         def load() -> Engine:
             return load_engine(plugins, plan.info.name, plan.artifacts, options, self._on_progress)
 
+        async def start_ranks() -> Engine:
+            return await RemoteEngine(plan, self._on_progress).ready()
+
         try:
-            self.engine: Engine = self.call(lambda: in_own_thread(load), load_s)
+            self.engine: Engine = self.call(start_ranks if has_ranks(plan) else lambda: in_own_thread(load), load_s)
         except BaseException:
             self._end()
             raise

@@ -3,26 +3,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any
 
 from lmi.api.abilities import SupportsAdapters
-from lmi.api.backend import Progress
 from lmi.api.engine import Engine
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, OutOfMemoryError, PluginError
-from lmi.workers.wire import ErrorReport, Load
+from lmi.workers.wire import ErrorReport, Load, Loading
+
+RETRY_S = 30.0
+"""How long a worker leaves an adapter alone that it could not load."""
 
 _LOG = logging.getLogger(__name__)
 
 
-async def load_adapters(engine: Engine, load: Load, progress: Progress) -> dict[str, ErrorReport]:
+async def load_adapters(engine: Engine, load: Load, send: Callable[[Loading], None]) -> dict[str, ErrorReport]:
     """Load the adapters a worker starts with, one after the other.
 
     Args:
         engine: loaded, and idle.
         load: says which, and whether the model can do without.
-        progress: told which one is loaded.
+        send: tells the server which one is loaded.
     Returns:
         What could not be loaded, and why; always empty where the model cannot do without.
     Raises:
@@ -39,7 +44,7 @@ async def load_adapters(engine: Engine, load: Load, progress: Progress) -> dict[
         )
     lost: dict[str, ErrorReport] = {}
     for number, (name, path) in enumerate(load.adapters.items()):
-        progress(f"load adapter {name}", number / len(load.adapters))
+        send(Loading(f"load adapter {name}", number / len(load.adapters), name))
         try:
             await engine.load_adapter(name, path)
         except EngineDeadError:
@@ -83,11 +88,24 @@ class HeldAdapters:
         """Name -> path of what is loaded."""
         self.failures: dict[str, LmiError] = {}
         """Name -> why it is not, of those that were wanted when the worker started."""
+        self.loading: Set[str] = set()
+        """Those whose load has begun and not ended; of a worker that is dead, what it did not survive."""
+        self._doubtful: set[str] = set()
+        """Those whose load or unload failed or was broken off: the engine is asked what it has."""
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._tried_s = 0.0
+        self._is_trying = False
 
     def begin(self, asked: Mapping[str, str], lost: Mapping[str, ErrorReport]) -> None:
         """The worker has loaded what it was asked to, but for some."""
         self.paths = {name: path for name, path in asked.items() if name not in lost}
         self.failures = {name: report.error() for name, report in lost.items()}
+        self.loading = set()
+        self._tried_s = time.monotonic()
+
+    def hold(self, names: Set[str]) -> bool:
+        """Whether the worker has all of these."""
+        return names <= self.paths.keys()
 
     async def load(self, name: str, path: str) -> None:
         """Load one; what may be left under its name, because it could not be unloaded, goes first.
@@ -95,20 +113,18 @@ class HeldAdapters:
         Raises:
             LmiError: the worker could not.
         """
-        await self.unload(name)
-        await self._call("load_adapter", name, path)
-        self.paths[name] = path
+        async with self._locks[name]:
+            await self._load(name, path)
 
     async def unload(self, name: str) -> None:
-        """Unload one; nothing happens where the worker has none of that name.
+        """Unload one, after its load if that was given up; nothing happens where the worker has none of that name.
 
         Raises:
             LmiError: the worker could not.
         """
-        self.failures.pop(name, None)
-        if name in self.paths:
-            await self._call("unload_adapter", name)
-            self.paths.pop(name, None)
+        async with self._locks[name]:
+            self.failures.pop(name, None)
+            await self._unload(name)
 
     async def follow(self, wanted: Callable[[], Mapping[str, str]], show: Callable[[str], None]) -> None:
         """Load and unload until the worker holds what is wanted, which may change meanwhile.
@@ -133,10 +149,72 @@ class HeldAdapters:
             if name is None:
                 return
             show(f"load adapter {name}")
-            try:
-                await self.load(name, now[name])
-            except EngineDeadError:
+            async with self._locks[name]:
+                await self._try(name, now[name])
+
+    @property
+    def has_to_retry(self) -> bool:
+        """Whether it is time to try those again that could not be loaded."""
+        return bool(self.failures) and not self._is_trying and time.monotonic() - self._tried_s >= RETRY_S
+
+    async def retry(self, wanted: Callable[[], Mapping[str, str]]) -> None:
+        """Try those again that could not be loaded and are still wanted.
+
+        Args:
+            wanted: name -> path.
+        Raises:
+            EngineDeadError: the worker died.
+        """
+        self._is_trying = True
+        try:
+            for name in list(self.failures):
+                async with self._locks[name]:  # it may be removed meanwhile
+                    path = wanted().get(name)
+                    if name in self.failures and path is not None:
+                        await self._try(name, path)
+        finally:
+            self._is_trying, self._tried_s = False, time.monotonic()
+
+    async def _try(self, name: str, path: str) -> None:
+        """Load one, or keep why it cannot be.
+
+        Raises:
+            EngineDeadError: the worker died.
+        """
+        try:
+            await self._load(name, path)
+        except LmiError as error:
+            if _is_death(error):
                 raise
-            except LmiError as error:
-                self.failures[name] = not_loadable(name, now[name], error)
-                _LOG.error("the model goes on without an adapter: %s", self.failures[name])
+            self.failures[name] = not_loadable(name, path, error)
+            _LOG.error("the model goes on without an adapter: %s", self.failures[name])
+
+    async def _load(self, name: str, path: str) -> None:
+        await self._unload(name)
+        self.loading = {*self.loading, name}
+        try:
+            await self._call("load_adapter", name, path)
+        except BaseException as error:
+            self._doubtful.add(name)
+            if not _is_death(error):
+                self.loading = self.loading - {name}
+            raise
+        self.loading = self.loading - {name}
+        self.paths[name] = path
+        self.failures.pop(name, None)
+
+    async def _unload(self, name: str) -> None:
+        is_held = name in self.paths
+        if name in self._doubtful:
+            is_held = name in await self._call("list_adapters")
+            self._doubtful.discard(name)
+        if is_held:
+            self._doubtful.add(name)
+            await self._call("unload_adapter", name)
+            self._doubtful.discard(name)
+        self.paths.pop(name, None)
+
+
+def _is_death(error: BaseException) -> bool:
+    """Whether an engine died of a call; any exception that is no LmiError crosses the wire as ``engine.failed``."""
+    return isinstance(error, EngineDeadError) and error.code != "engine.failed"

@@ -148,8 +148,8 @@ class CallFlight(Flight):
         )
 
 
-class PromptsFlight(CallFlight):
-    """Prompts that a call of an ability turns into numbers. What it does can be done again, on any worker.
+class VectorsFlight(CallFlight):
+    """Prompts that a call of an ability turns into a list of numbers each. It can be made again, on any worker.
 
     Args:
         request_id, ability, method, on_error, deadline_s: as in CallFlight.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import faulthandler
 import inspect
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import msgspec
@@ -29,6 +29,7 @@ from lmi.threads import in_own_thread
 from lmi.workers import generate
 from lmi.workers.adapters import load_adapters
 from lmi.workers.drive import Drive, GenerateBatch
+from lmi.workers.process import signal_at_parents_death
 from lmi.workers.wire import (
     Call,
     CancelCall,
@@ -51,7 +52,6 @@ EXIT_ENGINE_DEAD = 70
 """The engine died or could not be loaded; the reason went over the wire (sysexits.h: EX_SOFTWARE)."""
 
 _LOG = logging.getLogger(__name__)
-_PR_SET_PDEATHSIG = 1
 _LAST_WORDS_S = 5.0
 
 
@@ -59,9 +59,9 @@ class WorkerMain:
     """State of one worker process."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[int] = self._loop.create_future()
-        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[int] = self.loop.create_future()
+        self._closed: asyncio.Future[None] = self.loop.create_future()
         self._engine: Engine | None = None
         self._drive: Drive | None = None
         self._keep: set[asyncio.Task[None]] = set()
@@ -71,7 +71,7 @@ class WorkerMain:
         )
 
     async def run(self, socket_path: str) -> int:
-        await self._loop.create_unix_connection(lambda: self.channel, socket_path)
+        await self.loop.create_unix_connection(lambda: self.channel, socket_path)
         self.channel.send(Hello(CONTRACT_VERSION, lmi.__version__, os.getpid(), sys.executable))
         code = await self._done
         self.channel.close()
@@ -100,33 +100,41 @@ class WorkerMain:
             self._spawn(self._close())
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._loop.create_task(coroutine)
+        task: asyncio.Task[None] = self.loop.create_task(coroutine)
         self._keep.add(task)
         task.add_done_callback(self._keep.discard)
         return task
 
     async def _load(self, load: Load) -> None:
         def progress(stage: str, fraction: float | None = None) -> None:
-            self._loop.call_soon_threadsafe(self.channel.send, Loading(stage, fraction))
+            self.loop.call_soon_threadsafe(self.channel.send, Loading(stage, fraction))
 
         try:
-            engine, generate_batch = await in_own_thread(lambda: _build(load, progress))
+            engine, generate_batch = await in_own_thread(lambda: self.build(load, progress))
             self._engine = engine
-            lost_adapters = await load_adapters(engine, load, progress)
+            lost_adapters = await load_adapters(engine, load, self.channel.send)
             self._drive = Drive(
                 engine,
                 generate_batch,
                 send=self.channel.send_stream,
                 fail=lambda request_id, report: self.channel.send(Failed(request_id, report)),
-                on_dead=self._die,
+                on_dead=self.die,
             )
             abilities = [name for name, protocol in ABILITIES.items() if isinstance(engine, protocol)]
             self.channel.send(Ready(engine.limits, abilities, lost_adapters))
         except (Exception, SystemExit) as error:
             _LOG.exception("the engine could not be loaded")
-            self._die(error)
+            self.die(error)
             return
         await self._beat(engine, load.heartbeat_interval_s)
+
+    def build(self, load: Load, progress: Progress) -> tuple[Engine, GenerateBatch]:
+        """Load the engine, and find what generates on it; called in a thread of its own.
+
+        Raises:
+            Exception: whatever stopped it.
+        """
+        return _build(load, progress)
 
     async def _beat(self, engine: Engine, interval_s: float) -> None:
         try:
@@ -137,7 +145,7 @@ class WorkerMain:
         except Exception as error:
             if not isinstance(error, EngineDeadError):
                 _LOG.exception("the engine cannot say how it is")
-            self._die(error)
+            self.die(error)
 
     def _start_call(self, call: Call) -> None:
         def ended(task: asyncio.Task[None]) -> None:
@@ -166,7 +174,7 @@ class WorkerMain:
                 self.channel.send(Reply(call.call_id, await result))
         except Exception as error:
             if call.ability in REPEATABLE and isinstance(error, EngineDeadError | OutOfMemoryError):
-                self._die(error)  # like a generation's: what was called goes on in another worker
+                self.die(error)  # like a generation's: what was called goes on in another worker
             else:
                 self.channel.send(Reply(call.call_id, error=ErrorReport.of(error)))
 
@@ -176,7 +184,8 @@ class WorkerMain:
                 await self._engine.close()
         self._finish(0)
 
-    def _die(self, error: BaseException) -> None:
+    def die(self, error: BaseException) -> None:
+        """Tell the server why this worker ends, and end."""
         if self._done.done():
             return
         self.channel.send(Dying(ErrorReport.of(error)))
@@ -221,14 +230,9 @@ def _arguments(method: Any, values: list[Any]) -> list[Any]:
 def _die_with_server() -> None:
     """Ask the kernel to kill this process when the server is gone, even if the event loop is stuck (Linux only)."""
     server_pid = os.getppid()
-    _signal_at_parents_death(signal.SIGKILL)
+    signal_at_parents_death(signal.SIGKILL)
     if os.getppid() != server_pid:
         os._exit(0)
-
-
-def _signal_at_parents_death(number: signal.Signals) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _guard_children() -> None:
@@ -242,7 +246,7 @@ def _guard_children() -> None:
         return
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-        _signal_at_parents_death(signal.SIGUSR1)
+        signal_at_parents_death(signal.SIGUSR1)
         if os.getppid() == worker_pid:
             signal.sigwait({signal.SIGUSR1})
         os.killpg(worker_pid, signal.SIGKILL)
@@ -250,7 +254,8 @@ def _guard_children() -> None:
         os._exit(0)
 
 
-def main() -> None:
+def prepare_process() -> None:
+    """Tie this process to the one that started it, and its children to itself; before there are threads."""
     _die_with_server()
     _guard_children()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -258,8 +263,16 @@ def main() -> None:
     faulthandler.enable()
     logging.basicConfig(level=os.environ.get("LMI_LOG_LEVEL", "INFO").upper(), format="%(message)s", stream=sys.stderr)
 
+
+def run_worker(make: Callable[[], WorkerMain]) -> None:
+    """Serve the engine until the server says that it is enough; this process ends with it.
+
+    Args:
+        make: called inside the event loop.
+    """
+
     async def run() -> None:
-        code = await WorkerMain().run(sys.argv[1])
+        code = await make().run(sys.argv[1])
         sys.stdout.flush()
         sys.stderr.flush()
         # Leaving the loop would wait for threads: of engine libraries, or of a load that was broken off.
@@ -271,6 +284,11 @@ def main() -> None:
         asyncio.run(run())
     else:
         uvloop.run(run())
+
+
+def main() -> None:
+    prepare_process()
+    run_worker(WorkerMain)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The copies of one model: keeping them alive, and which one answers."""
+"""The copies of one model: keeping them alive, and what they have to do."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import shlex
 import shutil
 import sys
 import tempfile
@@ -14,25 +16,25 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from lmi.api.backend import Resume
 from lmi.api.engine import EngineLimits
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, NotReadyError, OverloadedError
+from lmi.api.machine import GROUP
 from lmi.api.requests import FinishReason
-from lmi.loading import LoadPlan
+from lmi.loading import LoadPlan, ranks_to_start
 from lmi.workers.flight import Flight, TaskFlight
-from lmi.workers.suspects import Suspects
+from lmi.workers.mpi.launch import MpiProgram
+from lmi.workers.program import Program
+from lmi.workers.queue import RequestQueue
 from lmi.workers.wire import Load
 from lmi.workers.worker import Worker, WorkerState
 
 _LOG = logging.getLogger(__name__)
 _DEATHS_WINDOW_S = 600.0
 _LONGEST_PAUSE_S = 30.0
-_N_QUEUED_AHEAD = 8
-"""Requests a worker gets beyond its slots, so that a slot that becomes free never waits for the server."""
 
 
 class WorkerPool:
-    """Keeps the wanted number of workers alive and hands requests to them.
+    """Keeps the wanted number of workers alive and gives them requests.
 
     Args:
         plan: everything decided before a worker starts.
@@ -61,10 +63,10 @@ class WorkerPool:
         self._n_started = 0
         self._failure: LmiError | None = None
         self._deaths_s: deque[float] = deque()
-        self._waiting: deque[list[Flight]] = deque()
-        self._suspects = Suspects(plan.info)
+        self._queue = RequestQueue(plan.info, self.workers, self.is_stalled)
         self._copies: dict[int, asyncio.Task[None]] = {}
         self._closing: asyncio.Task[None] | None = None
+        self._retries: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------------ keeping alive
 
@@ -128,15 +130,26 @@ class WorkerPool:
         return Worker(
             label=f"{plan.name}/{index}",
             load=load,
-            python=plan.options.python_executable or sys.executable,
-            environ={**plan.options.env, **plan.copies.environ_of(index)},
+            program=self._program(),
+            environ={**plan.options.env, **plan.copies.environ_of(index), GROUP: self._folder.name},
             devices=plan.copies.label_of(index),
             socket_path=self._folder / f"{self._n_started}.sock",
             on_state=self._state_changed,
-            on_cleared=self._cleared,
-            on_room=self._room,
+            on_cleared=self._queue.end_trial,
+            on_room=self._queue.look,
             adapters=self._adapters,
         )
+
+    def _program(self) -> Program:
+        """What a worker runs as: one process, or one a rank."""
+        plan, options = self.plan, self.plan.options
+        python, n_ranks = options.python_executable or sys.executable, ranks_to_start(plan)
+        if n_ranks == 1:
+            return Program(python)
+        return MpiProgram(
+            python, n_ranks, hostfile=options.mpi_hostfile or "", arguments=shlex.split(options.mpi_arguments),
+            forwarded=("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONUNBUFFERED", *options.env),
+        )  # fmt: skip
 
     async def _limit_load(self, worker: Worker) -> None:
         """End a load that overruns its limit."""
@@ -154,12 +167,15 @@ class WorkerPool:
             worker.kill()
 
     def tend(self) -> None:
-        """Stop copies not needed any more, kill those that have hung, end what is late; called every second or so.
+        """Stop copies not needed any more, kill those that have hung, end what is late or cannot be answered any more.
 
-        A worker has hung when it has live requests and made no step for twice the stall limit; its requests go on.
+        Called every second or so. A worker has hung when it has live requests and made no step for twice the stall
+        limit; its requests go on.
         """
         self._retire()
         self._end_expired()
+        self._end_lost()
+        self._retry_adapters()
         for worker in self.workers:
             if self.stalled_s(worker) > 2 * self.plan.options.stall_timeout:
                 worker.error = EngineDeadError(
@@ -182,7 +198,6 @@ class WorkerPool:
 
     def _end_expired(self) -> None:
         """End requests whose deadline passed where no worker's own clock does it: waiting, or on one that hangs."""
-        waiting = [flight for group in self._waiting for flight in group if flight.is_expired]
         hanging = [
             flight
             for worker in self.workers
@@ -190,10 +205,39 @@ class WorkerPool:
             for flight in worker.flights.values()
             if flight.is_expired
         ]
-        for flight in [*waiting, *hanging]:
+        for flight in hanging:
             self.cancel(flight)
-        for flight in [*waiting, *hanging, *self._suspects.take_expired()]:
+        for flight in [*hanging, *self._queue.take(lambda flight: flight.is_expired)]:
             flight.end(FinishReason.DEADLINE)
+
+    def _end_lost(self) -> None:
+        """End requests that wait for an adapter that no worker has any more, nor will have."""
+        for flight in self._queue.take(lambda flight: not self.may_serve(flight.request.adapter)):
+            name = flight.request.adapter
+            message = f"no worker of model {self.plan.name!r} has adapter {name!r} any more"
+            hint = f"GET /models/{self.plan.name}/adapters/{name} says why"
+            flight.on_error(EngineLoadError("adapter.not-loadable", message, hint))
+
+    def _retry_adapters(self) -> None:
+        for worker in self.workers:
+            if worker.takes_requests and worker.adapters.has_to_retry:
+                task = asyncio.get_running_loop().create_task(self._retry(worker))
+                self._retries.add(task)
+                task.add_done_callback(self._retries.discard)
+
+    async def _retry(self, worker: Worker) -> None:
+        with contextlib.suppress(EngineDeadError):  # its end is noticed elsewhere
+            await worker.adapters.retry(self._adapters)
+        self._queue.hand_out()
+
+    def may_serve(self, adapter: str) -> bool:
+        """Whether a worker has an adapter, or may have it when it is ready; always for the model itself."""
+        if not adapter or any(each.takes_requests and adapter in each.adapters.paths for each in self.workers):
+            return True
+        if adapter not in self._adapters():
+            return False
+        is_coming = any(not each.takes_requests and adapter not in each.adapters.failures for each in self.workers)
+        return is_coming or len(self._copies) > len(self.workers)
 
     def is_stalled(self, worker: Worker) -> bool:
         return self.stalled_s(worker) > self.plan.options.stall_timeout
@@ -208,7 +252,8 @@ class WorkerPool:
     def _state_changed(self, worker: Worker) -> None:
         if worker.state is WorkerState.READY:
             self.limits = worker.limits
-            self._dispatch()
+            self._queue.n_slots = 0 if worker.limits is None else worker.limits.max_batch_size
+            self._queue.hand_out()
         self._on_worker_state(worker)
 
     def _died(self, worker: Worker) -> None:
@@ -217,14 +262,14 @@ class WorkerPool:
         self._deaths_s.append(now_s)
         while now_s - self._deaths_s[0] > _DEATHS_WINDOW_S:
             self._deaths_s.popleft()
-        reason = worker.error or EngineDeadError("engine.died", f"worker {worker.label} {worker.exit}")
-        _LOG.error("worker %s (pid %s) %s: %s", worker.shown, worker.pid, worker.exit, reason)
+        reason = worker.error or EngineDeadError("engine.died", f"worker {worker.label} {worker.reason}")
+        _LOG.error("worker %s (pid %s) %s: %s", worker.shown, worker.pid, worker.reason, reason)
         is_over_budget = len(self._deaths_s) > self.plan.options.retry_threshold
-        self._suspects.add(list(worker.flights.values()), reason)
+        self._queue.add_suspects(list(worker.flights.values()), reason)
         worker.flights.clear()
         if self.limits is None or (is_over_budget and not any(each.takes_requests for each in self.workers)):
             self._give_up(reason, worker)
-        self._dispatch()
+        self._queue.hand_out()
 
     def _give_up(self, reason: LmiError, worker: Worker) -> None:
         if self._failure is not None:
@@ -240,9 +285,7 @@ class WorkerPool:
         running = [flight for worker in self.workers for flight in worker.flights.values()]
         for flight in running:
             self.cancel(flight)
-        waiting = list(itertools.chain(*self._waiting))
-        self._waiting.clear()
-        for flight in [*running, *self._suspects.take_all(), *waiting]:
+        for flight in [*running, *self._queue.take(lambda flight: True)]:
             flight.on_error(error)
 
     # ------------------------------------------------------------------------------------------------------ requests
@@ -259,13 +302,7 @@ class WorkerPool:
             OverloadedError: job_queue_size requests wait already.
         """
         self.check_room(0 if is_admitted else len(flights))
-        worker = None if self._suspects or self._waiting else self._freest()
-        if worker is not None:
-            worker.submit(flights)
-        elif is_admitted:
-            self._waiting.appendleft(flights)
-        else:
-            self._waiting.append(flights)
+        self._queue.submit(flights, is_first=is_admitted)
 
     def check_room(self, n_requests: int) -> None:
         """Raise what ``submit`` would for so many requests; start a further copy where many wait."""
@@ -275,7 +312,7 @@ class WorkerPool:
         if self.is_closing:
             raise NotReadyError("model.draining", f"model {name!r} is shutting down", "Send it to another server")
         n_slots = 0 if self.limits is None else self.limits.max_batch_size
-        n_waiting = sum(map(len, self._waiting)) + sum(max(0, len(w.flights) - n_slots) for w in self.workers)
+        n_waiting = self._queue.n_waiting + sum(max(0, len(w.flights) - n_slots) for w in self.workers)
         if n_requests and n_waiting + n_requests > self.plan.options.job_queue_size:
             raise OverloadedError(
                 "queue.full",
@@ -290,55 +327,13 @@ class WorkerPool:
         """Stop a request wherever it is; its slot is free within a step."""
         if flight.worker is not None:
             flight.worker.cancel(flight)
-        elif not self._suspects.remove(flight):
-            for group in self._waiting:
-                if flight in group:
-                    group.remove(flight)
+        else:
+            self._queue.remove(flight)
         if flight.worker is None:
-            self._room()
+            self._queue.look()
 
     def n_using(self, adapter: str) -> int:
         """Requests that wait or run with an adapter."""
         running = (worker.flights.values() for worker in self.workers)
-        flights = itertools.chain(*running, *self._waiting, self._suspects)
+        flights = itertools.chain(*running, self._queue)
         return sum(flight.request.adapter == adapter for flight in flights)
-
-    def _freest(self) -> Worker | None:
-        """The worker with the fewest reserved tokens of those that have room; one that stalls only if all do."""
-        # What cannot resume waits here, where no worker's death can take it along.
-        n_ahead = 0 if self.plan.info.resume is Resume.NEVER else _N_QUEUED_AHEAD
-        most = 0 if self.limits is None else self.limits.max_batch_size + n_ahead
-        ready = [
-            worker
-            for worker in self.workers
-            if worker.takes_requests and len(worker.flights) < most and not self._suspects.has_for_itself(worker)
-        ]
-        if len(ready) > 1:
-            ready.sort(key=lambda worker: (self.is_stalled(worker), worker.n_reserved_tokens))
-        return ready[0] if ready else None
-
-    def _dispatch(self) -> None:
-        """Hand out suspects one at a time, then what waits."""
-        while (suspect := self._suspects.next) is not None:
-            idle = (w for w in self.workers if w.takes_requests and not w.flights)
-            worker = next(idle, None) if suspect.is_alone else self._freest()
-            if worker is None:
-                return
-            self._suspects.start_trial()
-            worker.submit([suspect])
-        while self._waiting and not self._suspects:
-            worker = self._freest()
-            if worker is None:
-                return
-            group = self._waiting.popleft()
-            if group:
-                worker.submit(group)
-
-    def _room(self) -> None:
-        """A request ended somewhere: what waits may go on."""
-        if self._suspects or self._waiting:
-            asyncio.get_running_loop().call_soon(self._dispatch)
-
-    def _cleared(self, flight: Flight) -> None:
-        self._suspects.end_trial(flight)
-        asyncio.get_running_loop().call_soon(self._dispatch)

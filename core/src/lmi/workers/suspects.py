@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lmi.api.backend import BackendInfo, Resume
 from lmi.api.errors import EngineDeadError, LmiError, OutOfMemoryError
@@ -43,13 +43,14 @@ class Suspects:
         return iter(self._queue)
 
     @property
-    def next(self) -> Flight | None:
-        """The suspect to try now; None while one is on trial."""
-        return self._queue[0] if self._queue and self._trial is None else None
+    def to_try(self) -> Sequence[Flight]:
+        """Those of which one may be tried now, in order; none while one is on trial."""
+        return tuple(self._queue) if self._trial is None else ()
 
-    def start_trial(self) -> None:
-        """Put the next suspect on trial; the caller submits it."""
-        self._trial = flight = self._queue.popleft()
+    def start_trial(self, flight: Flight) -> None:
+        """Put a suspect on trial; the caller submits it."""
+        self._queue.remove(flight)
+        self._trial = flight
         flight.is_on_trial = True
         flight.n_trial_ids_left = _TRIAL_IDS[min(flight.n_deaths, len(_TRIAL_IDS)) - 1]
 
@@ -69,17 +70,14 @@ class Suspects:
             return True
         return False
 
-    def take_all(self) -> list[Flight]:
-        """Forget all that are not on trial, and return them."""
-        flights = list(self._queue)
-        self._queue.clear()
-        return flights
-
-    def take_expired(self) -> list[Flight]:
-        """Forget those whose deadline has passed, and return them."""
-        expired = [flight for flight in self._queue if flight.is_expired]
-        self._queue = deque(flight for flight in self._queue if not flight.is_expired)
-        return expired
+    def take(self, which: Callable[[Flight], bool]) -> list[Flight]:
+        """Forget those that are not on trial and for which this is true, and return them."""
+        taken: list[Flight] = []
+        left: deque[Flight] = deque()
+        for flight in self._queue:
+            (taken if which(flight) else left).append(flight)
+        self._queue = left
+        return taken
 
     def add(self, flights: Sequence[Flight], reason: LmiError) -> None:
         """Take the requests of a dead worker: finish, fail or queue each."""

@@ -69,8 +69,11 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class Loading(msgspec.Struct, frozen=True, tag=True):
+    """How far the load is; ``adapter`` is the one that is being loaded, if it is one."""
+
     stage: str
     fraction: float | None = None
+    adapter: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

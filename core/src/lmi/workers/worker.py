@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lmi
 from lmi.api.backend import CONTRACT_VERSION
 from lmi.api.engine import EngineLimits, EngineStats
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, OutOfMemoryError, RequestError
+from lmi.versions import other_contract
 from lmi.workers.adapters import HeldAdapters
 from lmi.workers.flight import CallFlight, Flight
 from lmi.workers.process import Exit, Process
+from lmi.workers.program import Program
 from lmi.workers.wire import (
     Call,
     CancelCall,
@@ -40,8 +41,6 @@ from lmi.workers.wire import (
 
 _CLOSE_S = 5.0
 _LAST_WORDS_S = 1.0
-_PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from lmi.workers.main import main; main()"
-"""Not ``-m``: the current folder, which may be a model's, must not be imported from."""
 
 
 class WorkerState(str, Enum):
@@ -56,8 +55,8 @@ class Worker:
     Args:
         label: for logs, ``model/0``.
         load: what it loads.
-        python: the interpreter it runs under.
-        environ: its environment.
+        program: what is started.
+        environ: its environment, beside what the program needs.
         devices: the devices it has, for logs: ``cuda:0,1``; empty on CPU.
         socket_path: where it connects to; in a folder only this user can enter.
         on_state: called when it became ready, made progress or died.
@@ -71,7 +70,7 @@ class Worker:
         *,
         label: str,
         load: Load,
-        python: str,
+        program: Program,
         environ: Mapping[str, str],
         socket_path: Path,
         on_state: Callable[[Worker], None],
@@ -87,18 +86,19 @@ class Worker:
         self.fraction: float | None = None
         self.limits: EngineLimits | None = None
         self.abilities: list[str] = []
-        self.adapters = HeldAdapters(partial(self._result_of, "adapters"))
+        self.adapters = HeldAdapters(partial(self.call, "adapters"))
         self.stats = EngineStats()
         self.flights: dict[str, Flight] = {}
         self.n_reserved_tokens = 0
         self.exit: Exit | None = None
+        self.reason = "could not be started"
         self.error: LmiError | None = None
         self.is_retired = False
         self.idle_since_s = time.monotonic()
         self.last_step_s = time.monotonic()
         self.last_beat_s = time.monotonic()
         self._load = load
-        self._python = python
+        self._program = program
         self._environ = environ
         self._socket_path = socket_path
         self._on_state = on_state
@@ -125,14 +125,17 @@ class Worker:
         """Start the process and return when it ended."""
         listener = await self._loop.create_unix_server(lambda: self._channel, str(self._socket_path))
         try:
-            command = [self._python, "-c", _PROGRAM, str(self._socket_path)]
-            environ = {**os.environ, **self._environ, "PYTHONUNBUFFERED": "1"}
+            given = {**os.environ, **self._environ, "PYTHONUNBUFFERED": "1"}
+            environ = self._program.environ(given, self._socket_path.parent)
+            command = self._program.command(self._socket_path, environ)
             try:
-                self._process = await Process.start(command, label=self.shown, environ=environ)
+                self._process = await Process.start(
+                    command, label=self.shown, environ=environ, is_asked_to_end=self._program.is_asked_to_end
+                )
             except (FileNotFoundError, PermissionError) as error:
                 raise EngineLoadError(
                     "worker.no-python",
-                    f"{self._python!r} cannot be started: {error}",
+                    f"{self._program.python!r} cannot be started: {error}",
                     "Correct option.pythonExecutable",
                 ) from error
             exit_ = await self._process.wait()
@@ -157,10 +160,12 @@ class Worker:
 
     def _ended(self, exit_: Exit | None) -> None:
         self.exit = exit_
+        if exit_ is not None:
+            self.reason = self._program.reason(exit_)
         if exit_ is not None and exit_.is_out_of_memory and self.error is None:
             self.error = OutOfMemoryError(
                 "engine.out-of-memory",
-                f"worker {self.label} was {exit_}",
+                f"worker {self.label} was {self.reason}",
                 "Lower option.max_rolling_batch_size or the memory the backend may use, or take a larger machine",
             )
         self.state = WorkerState.DEAD
@@ -168,7 +173,7 @@ class Worker:
         self._channel.close()
         for future in self._calls.values():
             if not future.done():
-                future.set_exception(EngineDeadError("engine.died", f"worker {self.label} {exit_}"))
+                future.set_exception(EngineDeadError("engine.died", f"worker {self.label} {self.reason}"))
         self._on_state(self)
 
     def _on_disconnect(self, _: Exception | None) -> None:
@@ -187,6 +192,8 @@ class Worker:
             self._channel.send(Close())
             await asyncio.wait([self._end], timeout=_CLOSE_S)
         self.kill()
+        if self._program.is_asked_to_end and self._process is not None:
+            await asyncio.wait([self._end], timeout=_CLOSE_S)
 
     @property
     def takes_requests(self) -> bool:
@@ -272,17 +279,25 @@ class Worker:
         return flight
 
     async def call(self, ability: str, method: str, *args: Any) -> Any:
-        """Call a method of an ability in the worker and return its result."""
-        if not self.takes_requests:
-            raise EngineDeadError("engine.died", f"worker {self.label} is {self.state.value}")
-        return await self._result_of(ability, method, *args)
+        """Call a method of an ability in the worker, whose model has loaded, and return its result.
 
-    async def _result_of(self, ability: str, method: str, *args: Any) -> Any:
+        When this is cancelled, so is the call; and this ends when that has.
+
+        Raises:
+            EngineDeadError: the worker is gone, or goes meanwhile.
+            LmiError: what the method raised.
+        """
         if not self._channel.is_open:
             raise EngineDeadError("engine.died", f"worker {self.label} is gone")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._calls[self._call(ability, method, *args)] = future
-        return await future
+        call_id = self._call(ability, method, *args)
+        self._calls[call_id] = future
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._channel.send(CancelCall(call_id))
+            await asyncio.wait([future, self._disconnected], return_when=asyncio.FIRST_COMPLETED)
+            raise
 
     def _call(self, ability: str, method: str, *args: Any) -> int:
         self._n_calls += 1
@@ -334,8 +349,9 @@ class Worker:
                 future = self._calls.pop(call_id, None)
                 if future is not None and not future.done():
                     future.set_result(result) if report is None else future.set_exception(report.error())
-            case Loading(stage, fraction):
+            case Loading(stage, fraction, adapter):
                 self.stage, self.fraction = stage, fraction
+                self.adapters.loading = {adapter} - {""}
                 self._on_state(self)
             case Ready(limits, abilities, lost_adapters):
                 self.limits, self.abilities = limits, abilities
@@ -368,12 +384,7 @@ class Worker:
 
     def _greet(self, hello: Hello) -> None:
         if hello.contract_version != CONTRACT_VERSION:
-            self.error = EngineLoadError(
-                "worker.other-contract",
-                f"the worker's lmi-core {hello.core_version} ({hello.python}) speaks contract "
-                f"{hello.contract_version}, this server's {lmi.__version__} speaks {CONTRACT_VERSION}",
-                "Install the same lmi-core in both environments",
-            )
+            self.error = other_contract(hello.python, hello.core_version, hello.contract_version)
             self.kill()
             return
         self._channel.send(self._load)

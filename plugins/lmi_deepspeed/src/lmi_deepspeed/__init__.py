@@ -10,7 +10,6 @@ from lmi.api import (
     BackendConfig,
     BackendInfo,
     EngineLibrary,
-    EngineLoadError,
     Launch,
     ModelArtifacts,
     OldValue,
@@ -20,6 +19,7 @@ from lmi.api import (
     Stepper,
     Target,
     hookimpl,
+    ranks_of,
 )
 from lmi_deepspeed.memory import FAMILIES, MEMORY
 
@@ -44,7 +44,6 @@ def lmi_describe_backend() -> BackendInfo:
         quantizations=("smoothquant", "dynamic_int8"),
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
-        is_loadable=False,
         engine_libraries=(
             EngineLibrary(distribution="deepspeed", versions=">=0.19.8,<0.20"),
             EngineLibrary(distribution="torch", versions=">=2.6,<3"),
@@ -76,12 +75,14 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 @hookimpl
 def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
     import importlib
+    import os
 
+    from lmi_hf.machine import prepare_threads
+
+    n_threads = prepare_threads(0, "auto")
     progress("import deepspeed")
     for name in ("torch", "transformers", "deepspeed"):  # the core names the one that is absent
         importlib.import_module(name)
-    raise EngineLoadError(
-        "engine.not-implemented",
-        "backend deepspeed reads and checks its configuration; loading comes with a later version",
-        "Serve this model with another backend: option.rolling_batch=hf takes most options as they are",
-    )
+    from lmi_deepspeed.engine import load_stepper
+
+    return load_stepper(artifacts, cast("DeepSpeedConfig", config), ranks_of(os.environ), n_threads, progress)

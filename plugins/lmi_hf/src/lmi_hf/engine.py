@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmi.api import ArtifactFormat, EngineLoadError, LmiError, ModelArtifacts, Progress, Stepper
@@ -54,6 +56,55 @@ def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, pr
         EngineLoadError: transformers refused the model; the cause is kept.
         OutOfMemoryError: it does not fit.
     """
+    return stepper_of(
+        artifacts,
+        lambda: load_model(artifacts, config, progress),
+        Wishes(
+            max_slots=config.max_rolling_batch_size,
+            max_context_tokens=config.max_model_len,
+            chunk_tokens=config.max_rolling_batch_prefill_tokens,
+            tokens_beside=config.prefill_tokens_beside_decodes,
+            cache_bytes=config.kv_cache_memory_bytes,
+        ),
+        n_threads,
+        progress,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """Sizes that options ask for; 0 takes what suits model and device.
+
+    Args:
+        max_slots: sequences at the same time.
+        max_context_tokens: prompt plus output of one.
+        chunk_tokens: of prompts, in one step.
+        tokens_beside: of prompts, in a step that also decodes.
+        cache_bytes: for keys and values.
+    """
+
+    max_slots: int
+    max_context_tokens: int = 0
+    chunk_tokens: int = 0
+    tokens_beside: int = 0
+    cache_bytes: int = 0
+
+
+def stepper_of(
+    artifacts: ModelArtifacts, load: Callable[[], Any], wishes: Wishes, n_threads: int, progress: Progress
+) -> Stepper:
+    """What steps the model that ``load`` returns.
+
+    Args:
+        artifacts: the model.
+        load: returns it, in evaluation mode.
+        wishes: sizes.
+        n_threads: processor threads of this process.
+        progress: told the stages.
+    Raises:
+        EngineLoadError: it could not be loaded; the cause is kept.
+        OutOfMemoryError: it does not fit.
+    """
     import torch
 
     from lmi_hf.stepping import StepperOptions, build_stepper
@@ -62,14 +113,14 @@ def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, pr
     torch.set_num_threads(n_threads)
     with out_of_memory_named():
         try:
-            model = load_model(artifacts, config, progress)
+            model = load()
         except (LmiError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
             hint = "The log above has the whole traceback; lmi check looks at the files"
             message = f"transformers could not load {artifacts.folder}: {type(error).__name__}: {error}"
             raise EngineLoadError("engine.load-failed", message, hint) from error
-    stepper = build_stepper(model, StepperOptions(**_sizes(model, artifacts, config)), progress)
+    stepper = build_stepper(model, StepperOptions(**_sizes(model, artifacts, wishes)), progress)
     limits = stepper.limits
     log.info(
         "%s in %s on %s, %d threads: %d sequences, %d tokens each, %d cache tokens",
@@ -84,16 +135,16 @@ def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, pr
     return stepper
 
 
-def _sizes(model: Any, artifacts: ModelArtifacts, config: HFConfig) -> dict[str, Any]:
-    """The fields of StepperOptions, where an option of 0 means what suits model and device."""
+def _sizes(model: Any, artifacts: ModelArtifacts, wishes: Wishes) -> dict[str, Any]:
+    """The fields of StepperOptions."""
     is_cpu = next(model.parameters()).device.type == "cpu"
     own_limit = context_limit(model) or artifacts.max_context_tokens or _UNKNOWN_CONTEXT_TOKENS
-    chunk = config.max_rolling_batch_prefill_tokens or (_CPU_PREFILL_TOKENS if is_cpu else _CUDA_PREFILL_TOKENS)
-    beside = config.prefill_tokens_beside_decodes or (_CPU_TOKENS_BESIDE if is_cpu else _CUDA_TOKENS_BESIDE)
+    chunk = wishes.chunk_tokens or (_CPU_PREFILL_TOKENS if is_cpu else _CUDA_PREFILL_TOKENS)
+    beside = wishes.tokens_beside or (_CPU_TOKENS_BESIDE if is_cpu else _CUDA_TOKENS_BESIDE)
     return {
-        "max_slots": config.max_rolling_batch_size,
-        "max_context_tokens": min(config.max_model_len or own_limit, own_limit),
-        "cache_bytes": config.kv_cache_memory_bytes,
+        "max_slots": wishes.max_slots,
+        "max_context_tokens": min(wishes.max_context_tokens or own_limit, own_limit),
+        "cache_bytes": wishes.cache_bytes,
         "prefill_chunk_tokens": chunk,
         "prefill_tokens_beside_decodes": min(beside, chunk),
     }
@@ -103,11 +154,7 @@ def load_model(artifacts: ModelArtifacts, config: HFConfig, progress: Progress) 
     """Return the model, in evaluation mode, on its device, with any adapter merged."""
     import transformers
 
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    is_adapter = artifacts.format is ArtifactFormat.ADAPTER
-    source = base_location(artifacts) if is_adapter else artifacts.folder
-    progress("read configuration")
-    model_config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+    model_config = read_config(artifacts, progress, trust_remote_code=config.trust_remote_code)
     arguments: dict[str, Any] = {
         "config": model_config,
         "dtype": choose_dtype(config.dtype, model_config),
@@ -121,14 +168,61 @@ def load_model(artifacts: ModelArtifacts, config: HFConfig, progress: Progress) 
     if config.quantization in ("bitsandbytes4", "bitsandbytes8"):
         key = "load_in_4bit" if config.quantization == "bitsandbytes4" else "load_in_8bit"
         arguments["quantization_config"] = transformers.BitsAndBytesConfig(**{key: True})  # type: ignore[no-untyped-call]
+    return load_pretrained(artifacts, arguments, progress, is_quantized=config.quantization is not None)
+
+
+def read_config(artifacts: ModelArtifacts, progress: Progress, *, trust_remote_code: bool) -> Any:
+    """The model's configuration in transformers; for an adapter that of its base model."""
+    progress("read configuration")
+    return config_of(_source(artifacts), trust_remote_code=trust_remote_code)
+
+
+def config_of(source: str, *, trust_remote_code: bool) -> Any:
+    """A configuration in transformers, from a folder or the hub."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+
+def load_pretrained(
+    artifacts: ModelArtifacts, arguments: dict[str, Any], progress: Progress, *, is_quantized: bool
+) -> Any:
+    """Return a causal language model, in evaluation mode, with any adapter merged.
+
+    Args:
+        artifacts: the model.
+        arguments: of transformers' ``from_pretrained``.
+        progress: told the stages.
+        is_quantized: whether weights are compressed, which take no adapter in.
+    """
     progress("load weights")
-    model = transformers.AutoModelForCausalLM.from_pretrained(source, **arguments)
-    if is_adapter:
+    model = model_of(_source(artifacts), arguments)
+    if artifacts.format is ArtifactFormat.ADAPTER:
         progress("merge adapter")
-        model = _merge_adapter(model, artifacts, is_quantized=config.quantization is not None)
+        model = _merge_adapter(model, artifacts, is_quantized=is_quantized)
+        model.train(False)
+        model.requires_grad_(False)
+    return model
+
+
+def model_of(source: str, arguments: dict[str, Any]) -> Any:
+    """A causal language model, in evaluation mode, from a folder or the hub.
+
+    Args:
+        source: where it is.
+        arguments: of transformers' ``from_pretrained``.
+    """
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, **arguments)
     model.train(False)
     model.requires_grad_(False)
     return model
+
+
+def _source(artifacts: ModelArtifacts) -> str:
+    return base_location(artifacts) if artifacts.format is ArtifactFormat.ADAPTER else artifacts.folder
 
 
 def choose_dtype(name: str, model_config: Any) -> torch.dtype:
@@ -188,4 +282,17 @@ def _merge_adapter(model: Any, artifacts: ModelArtifacts, *, is_quantized: bool)
     return adapted.get_base_model() if is_quantized else adapted.merge_and_unload()
 
 
-__all__ = ["choose_device_map", "choose_dtype", "context_limit", "import_libraries", "load_model", "load_stepper"]
+__all__ = [
+    "Wishes",
+    "choose_device_map",
+    "choose_dtype",
+    "config_of",
+    "context_limit",
+    "import_libraries",
+    "load_model",
+    "load_pretrained",
+    "load_stepper",
+    "model_of",
+    "read_config",
+    "stepper_of",
+]

@@ -70,7 +70,7 @@ def lmi_check_engine(config: BackendConfig) -> Sequence[Problem]:
     from lmi_vllm.guard import find_problems
     from lmi_vllm.starting import engine_arguments
 
-    arguments = engine_arguments(ModelArtifacts(), VLLMConfig.model_validate(config.model_dump()), {})
+    arguments = engine_arguments(ModelArtifacts(), VLLMConfig.model_validate(config.model_dump()))
     return find_problems(lmi_describe_backend(), arguments)
 
 

@@ -42,22 +42,21 @@ def choose_cache_size(config: VLLMConfig, artifacts: ModelArtifacts, free_bytes:
     Args:
         config: says how many sequences there may be, and how long.
         artifacts: the model.
-        free_bytes: memory that can be used.
-        n_copies: of the model, which share it.
+        free_bytes: memory that this copy can use.
+        n_copies: of the model, which share the machine.
     Raises:
         OutOfMemoryError: the weights alone are more than what is free.
     """
     weight_bytes = _weight_bytes(config, artifacts)
-    share_bytes = free_bytes // n_copies
-    if weight_bytes > share_bytes:
+    if weight_bytes > free_bytes:
         raise OutOfMemoryError(
             "engine.out-of-memory",
-            f"the weights take {_text(weight_bytes)}, and {_text(share_bytes)} of memory are free"
+            f"the weights take {_text(weight_bytes)}, and {_text(free_bytes)} of memory are free"
             + (f" for each of {n_copies} copies" if n_copies > 1 else ""),
             "Take a larger machine or a smaller model, or end other processes",
         )
     beside = MEMORY.host_bytes + _RANK_BYTES * (config.n_devices - 1)
-    left_bytes = max(0, share_bytes - weight_bytes - beside) // config.n_devices
+    left_bytes = max(0, free_bytes - weight_bytes - beside) // config.n_devices
     n_tokens = _longest(config, artifacts)
     one_bytes = _token_bytes(config, artifacts) * math.ceil(n_tokens / _BLOCK_TOKENS) * _BLOCK_TOKENS
     all_bytes = one_bytes * config.max_rolling_batch_size

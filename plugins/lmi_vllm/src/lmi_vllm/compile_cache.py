@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,14 +38,22 @@ def choose_compile_cache(folder: str | None, environ: Mapping[str, str]) -> tupl
         )
     note = ""
     if reason:  # nobody asked for this one, so it stops no start
-        note, root = f"; {root} cannot be written", Path(tempfile.gettempdir()) / f"lmi-vllm-{os.getuid()}"
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note, root = f"; {root} cannot be written", _temporary()
     wanted = {ROOT: str(root), **{name: str(root / part) for name, part in _PARTS.items()}}
     # A folder that the option names beats a variable, which may be the image's.
     chosen = {name: value for name, value in wanted.items() if folder or not environ.get(name)}
     n_bytes, is_warm = _content(root)
     state = f"{n_bytes / (1 << 20):.1f} MiB, {'warm' if is_warm else 'nothing compiled yet'}"
     return chosen, f"Compile cache: {root} ({state}{note}; option.compile_cache names another folder)"
+
+
+def _temporary() -> Path:
+    """A folder that only this user can write, and another worker may have filled: code is loaded from it."""
+    folder = Path(tempfile.gettempdir()) / f"lmi-vllm-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    is_private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if is_private else Path(tempfile.mkdtemp(prefix="lmi-vllm-"))
 
 
 def _refusal(folder: Path) -> str:

@@ -19,5 +19,4 @@ CASE = BackendCase(
     model="llama-wide",  # vLLM's kernels for CPU take no heads of 16
     hot_temperature=2.0,
     kill_engine=_kill_core,
-    known_failures={"K-bad_word_ids": "SamplingParams.bad_words takes words, and the ids of this rule write none"},
 )

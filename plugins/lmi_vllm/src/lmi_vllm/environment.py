@@ -7,13 +7,13 @@ What somebody has set already is never changed, but for the folder that ``option
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
-from lmi.api import ModelArtifacts
+from lmi.api import ModelArtifacts, copy_of, memory_share_bytes
 from lmi_vllm import machine
-from lmi_vllm.cache_size import choose_cache_size
+from lmi_vllm.cache_size import CacheSize, choose_cache_size
 from lmi_vllm.compile_cache import choose_compile_cache
 from lmi_vllm.config import VLLMConfig
-from lmi_vllm.starting import CACHE_BYTES
 from lmi_vllm.threads import choose_threads
 
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
@@ -27,11 +27,22 @@ _ALWAYS = {
 }
 
 
-def prepare(config: VLLMConfig, artifacts: ModelArtifacts) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What was chosen for this machine.
+
+    Args:
+        lines: for the log: each choice, and why.
+        cache_bytes: for the keys and values of each rank; None where the options, a variable or the device decide.
+    """
+
+    lines: tuple[str, ...]
+    cache_bytes: int | None = None
+
+
+def prepare(config: VLLMConfig, artifacts: ModelArtifacts) -> Prepared:
     """Set the variables that this process, and those that vLLM starts, shall have.
 
-    Returns:
-        Lines for the log: each choice, and why.
     Raises:
         EngineLoadError: the folder for compiled code cannot be written.
         OutOfMemoryError: the weights do not fit into memory.
@@ -42,14 +53,22 @@ def prepare(config: VLLMConfig, artifacts: ModelArtifacts) -> list[str]:
     if config.lmcache_config_file:
         _set_unset({"LMCACHE_CONFIG_FILE": config.lmcache_config_file})
     if not machine.runs_on_cpu(os.environ):
-        return [line]
+        return Prepared(lines=(line,))
     variables, threads = choose_threads(config.n_devices, os.environ)
     os.environ.update(variables)
-    return [line, _choose_cache(config, artifacts), threads, _choose_compilation(config)]
+    size = _choose_cache(config, artifacts)
+    return Prepared(lines=(line, size.line, threads, _choose_compilation(config)), cache_bytes=size.n_bytes or None)
 
 
-def _choose_cache(config: VLLMConfig, artifacts: ModelArtifacts) -> str:
-    """Who says how large the cache is; LMI, where nobody does."""
+def _choose_cache(config: VLLMConfig, artifacts: ModelArtifacts) -> CacheSize:
+    """How large the cache is, or who else says so."""
+    said = _said_elsewhere(config)
+    if said:
+        return CacheSize(n_bytes=0, line=said)
+    return choose_cache_size(config, artifacts, memory_share_bytes(), copy_of(os.environ)[1])
+
+
+def _said_elsewhere(config: VLLMConfig) -> str:
     if config.kv_cache_memory_bytes is not None:
         return f"KV cache: {config.kv_cache_memory_bytes} bytes, as option.kv_cache_memory_bytes says"
     if os.environ.get(CACHE_SPACE):
@@ -57,12 +76,7 @@ def _choose_cache(config: VLLMConfig, artifacts: ModelArtifacts) -> str:
     if config.gpu_memory_utilization is not None:
         share = config.gpu_memory_utilization
         return f"KV cache: what weights leave of {share:.0%} of memory, as option.gpu_memory_utilization={share} says"
-    if getattr(config, "num_gpu_blocks_override", None) and os.environ.get(CACHE_BYTES):
-        return f"KV cache: {os.environ[CACHE_BYTES]} bytes, as {CACHE_BYTES} says"
-    _, n_copies = machine.copy_of(os.environ)
-    size = choose_cache_size(config, artifacts, machine.free_memory_bytes(), n_copies)
-    os.environ[CACHE_BYTES] = str(size.n_bytes)
-    return size.line
+    return ""
 
 
 def _choose_compilation(config: VLLMConfig) -> str:

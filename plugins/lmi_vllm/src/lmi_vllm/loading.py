@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import re
 
 from lmi.api import (
     BackendInfo,
@@ -20,15 +19,10 @@ from lmi.api import (
 from lmi_vllm.config import VLLMConfig
 from lmi_vllm.environment import prepare
 from lmi_vllm.guard import find_problems
-from lmi_vllm.messages import LastWords, Messages
+from lmi_vllm.messages import LastWords, Messages, first_line, is_out_of_memory
 from lmi_vllm.starting import engine_arguments
 
 _LOG = logging.getLogger(__name__)
-
-_NO_MEMORY = re.compile(
-    r"out of memory|OutOfMemory|Cannot allocate memory|No available memory|KV cache is needed|Free memory on device",
-    re.IGNORECASE,
-)
 
 
 def load(info: BackendInfo, artifacts: ModelArtifacts, config: VLLMConfig, progress: Progress) -> Engine:
@@ -41,15 +35,17 @@ def load(info: BackendInfo, artifacts: ModelArtifacts, config: VLLMConfig, progr
         EngineLoadError: vLLM lacks what is called here, or with the last errors that its processes logged.
         OutOfMemoryError: with the same.
     """
-    for line in prepare(config, artifacts):
+    prepared = prepare(config, artifacts)
+    for line in prepared.lines:
         _LOG.info("%s", line)
     messages = Messages(progress)
     messages.listen()
     try:
         progress("import vllm")
-        arguments = engine_arguments(artifacts, config)
+        arguments = engine_arguments(artifacts, config, prepared.cache_bytes)
         refuse_engine(info.name, find_problems(info, arguments))
-        from lmi_vllm.engine import AdapterEngine, VLLMEngine
+        from lmi_vllm.adapter_engine import AdapterEngine
+        from lmi_vllm.engine import VLLMEngine
         from lmi_vllm.pooling import ENGINES
 
         task = task_of(artifacts, config.task)
@@ -67,8 +63,8 @@ def _explained(error: Exception, words: LastWords, folder: str) -> LmiError:
     """What went wrong, in the words of the process in which it did: vLLM's own exception says "see above"."""
     reason = str(error).strip() or type(error).__name__
     if words.text and words.text not in reason:
-        reason = f"{words.text} ({reason.splitlines()[0]})"
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(reason):
+        reason = f"{words.text} ({first_line(error)})"
+    if is_out_of_memory(error, words.text):
         return OutOfMemoryError(
             "engine.out-of-memory",
             f"vLLM could not load {folder}: {reason}",

@@ -10,16 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/{}"
-_QUOTA = "/sys/fs/cgroup/cpu.max"
-_OLD_QUOTA = ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
-)
 
 
 def runs_on_cpu(environ: Mapping[str, str]) -> bool:
@@ -44,20 +34,6 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def free_memory_bytes() -> int:
-    """Memory that can be used without swapping or reaching the container's limit."""
-    fields = {line.split(":")[0]: line.split()[1] for line in _read("/proc/meminfo").splitlines() if ":" in line}
-    available = int(fields.get("MemAvailable", 0)) * 1024
-    for limit_file, usage_file, stat_file in _CGROUPS:
-        limit, usage = _read(limit_file).strip(), _read(usage_file).strip()
-        if limit.isdigit() and usage.isdigit():
-            pairs = (line.split() for line in _read(stat_file).splitlines())
-            # What the kernel keeps of files counts as used, and is given up when it is needed.
-            files = sum(int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == "inactive_file")
-            available = min(available, int(limit) - int(usage) + files)
-    return max(0, available)
-
-
 def cores() -> list[int]:
     """One logical processor of each core that this process may run on; of a core with two, the last, as vLLM takes."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
@@ -68,31 +44,11 @@ def cores() -> list[int]:
     return sorted(found.values())
 
 
-def n_quota_cores() -> int:
-    """Cores whose time the container may use; 0 where it is not limited."""
-    parts = _read(_QUOTA).split() or [_read(path).strip() for path in _OLD_QUOTA]
-    if len(parts) == 2 and parts[0].isdigit() and parts[1].isdigit() and int(parts[1]):
-        return max(1, int(parts[0]) // int(parts[1]))
-    return 0
-
-
 def n_memory_nodes() -> int:
     """NUMA nodes whose memory this process may use."""
     line = next((line for line in _read("/proc/self/status").splitlines() if line.startswith("Mems_allowed_list:")), "")
     ranges = [part.partition("-") for part in line.partition(":")[2].strip().split(",") if part]
     return max(1, sum(int(last or first) - int(first) + 1 for first, _, last in ranges))
-
-
-def copy_of(environ: Mapping[str, str]) -> tuple[int, int]:
-    """Which copy of the model this process is, from 0, and how many share the machine.
-
-    Args:
-        environ: LMI_COPY, which the server sets where there are several: ``1/4``.
-    """
-    index, _, number = environ.get("LMI_COPY", "").partition("/")
-    if index.isdigit() and number.isdigit() and int(index) < int(number):
-        return int(index), int(number)
-    return 0, 1
 
 
 def _read(path: str) -> str:

@@ -28,6 +28,10 @@ _WORD_CHARS = 300
 _BURST_S = 10.0
 _DUMPS = "Dumping "
 """How the records begin that show vLLM's whole configuration and state."""
+_NO_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|Cannot allocate memory|No available memory|KV cache is needed|Free memory on device",
+    re.IGNORECASE,
+)
 _HEADER = struct.Struct(">L")
 
 _STAGES = tuple(
@@ -44,6 +48,21 @@ _STAGES = tuple(
     )
 )
 """Texts of vLLM 0.32's log -> the stage that they begin. A text that changed costs a stage, nothing else."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_out_of_memory(error: BaseException, words: str = "") -> bool:
+    """Whether memory ran out, as far as texts tell: vLLM's processes send no more.
+
+    Args:
+        error: what was raised.
+        words: what was logged.
+    """
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(f"{error} {words}") is not None
 
 
 class LastWords:
@@ -136,9 +155,12 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         while len(header := self.rfile.read(_HEADER.size)) == _HEADER.size:
-            content = io.BytesIO(self.rfile.read(_HEADER.unpack(header)[0]))
+            (n_bytes,) = _HEADER.unpack(header)
+            content = self.rfile.read(n_bytes)
+            if len(content) < n_bytes:  # killed in the middle of it
+                return
             with contextlib.suppress(pickle.UnpicklingError):
-                self.server.take(logging.makeLogRecord(_PlainValues(content).load()))
+                self.server.take(logging.makeLogRecord(_PlainValues(io.BytesIO(content)).load()))
 
 
 def _logging_config(address: str, level: str) -> dict[str, object]:

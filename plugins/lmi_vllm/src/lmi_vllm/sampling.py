@@ -9,22 +9,23 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.envs import VLLM_MAX_BAD_WORDS_TOTAL_TOKENS, VLLM_MAX_NUM_BAD_WORDS
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from lmi.api import Constraint, Finish, FinishReason, GenerationRequest, LmiError, RequestError, TokenLogprob
+from lmi_vllm.messages import first_line
 
 _NEVER = -math.inf
 
 
-def sampling_params(request: GenerationRequest, eos_token_ids: Collection[int], tokenizer: Any) -> SamplingParams:
+def sampling_params(request: GenerationRequest, eos_token_ids: Collection[int]) -> SamplingParams:
     """What vLLM is asked for: ids only, as they come; lengths are those that are left after the resumed ids.
 
     Args:
         request: one sequence.
         eos_token_ids: what ends it, unless it ignores that; empty leaves it to vLLM.
-        tokenizer: vLLM's.
     Raises:
         RequestError: vLLM refuses a value; it is named.
     """
@@ -45,7 +46,7 @@ def sampling_params(request: GenerationRequest, eos_token_ids: Collection[int], 
             presence_penalty=asked.presence_penalty,
             frequency_penalty=asked.frequency_penalty,
             logit_bias=bias or None,
-            bad_words=_bad_words(asked.bad_word_ids, tokenizer),
+            _bad_words_token_ids=_bad_words(asked.bad_word_ids),
             stop_token_ids=stop_token_ids,
             ignore_eos=asked.ignore_eos or bool(eos_token_ids),
             seed=_seed(asked.seed, n_resumed),
@@ -61,26 +62,27 @@ def sampling_params(request: GenerationRequest, eos_token_ids: Collection[int], 
         raise refused(error) from error
 
 
-def _bad_words(sequences: Sequence[tuple[int, ...]], tokenizer: Any) -> list[str]:
-    """The words that ids write: vLLM takes words, and finds the ids itself, with and without a blank before them.
+def _bad_words(sequences: Sequence[tuple[int, ...]]) -> list[list[int]] | None:
+    """Sequences of ids that must not come, in the field that vLLM keeps them in.
+
+    Its public ``bad_words`` takes texts, and of a word after a blank it knows only forms of as many tokens as the word
+    alone has: it would let others pass.
 
     Raises:
-        ValueError: vLLM would find others.
+        ValueError: there are more than vLLM has room for; its engine would not survive them.
     """
-    words: list[str] = []
-    for ids in sequences:
-        word = str(tokenizer.decode(list(ids)))
-        if tuple(tokenizer.encode(word, add_special_tokens=False)) != ids:
-            raise ValueError(f"bad_word_ids={list(ids)} is not how its tokenizer writes {word!r}")
-        if word.strip() not in words:
-            words.append(word.strip())
-    return words
+    n_tokens = sum(map(len, sequences))
+    if len(sequences) > VLLM_MAX_NUM_BAD_WORDS or n_tokens > VLLM_MAX_BAD_WORDS_TOTAL_TOKENS:
+        raise ValueError(
+            f"bad_words come to {len(sequences)} sequences of {n_tokens} tokens; it takes {VLLM_MAX_NUM_BAD_WORDS} of "
+            f"{VLLM_MAX_BAD_WORDS_TOTAL_TOKENS} (the variables VLLM_MAX_NUM_BAD_WORDS, VLLM_MAX_BAD_WORDS_TOTAL_TOKENS)"
+        )
+    return [list(ids) for ids in sequences] or None
 
 
 def refused(error: Exception) -> RequestError:
     """vLLM's refusal of a request."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return RequestError("request.invalid", f"vLLM refuses the request: {lines[0]}")
+    return RequestError("request.invalid", f"vLLM refuses the request: {first_line(error)}")
 
 
 def _seed(seed: int | None, n_resumed: int) -> int | None:

@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from typing import Any
 
 from lmi.api import ModelArtifacts
 from lmi_vllm.arguments import read_arguments
 from lmi_vllm.config import VLLMConfig
 from lmi_vllm.tasks import task_arguments
-
-CACHE_BYTES = "LMI_KV_CACHE_BYTES"
-"""Variable in which ``environment.prepare`` leaves the size of the cache that it chose."""
 
 GPU_SHARE = 0.9
 """LMI's default of ``gpu_memory_utilization``; vLLM's is another one."""
@@ -62,15 +57,13 @@ _ALWAYS = ("max_rolling_batch_size", "max_logprobs")
 _LMCACHE = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
 
 
-def engine_arguments(
-    artifacts: ModelArtifacts, config: VLLMConfig, environ: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def engine_arguments(artifacts: ModelArtifacts, config: VLLMConfig, cache_bytes: int | None = None) -> dict[str, Any]:
     """The keywords of ``vllm.engine.arg_utils.AsyncEngineArgs`` for a model.
 
     Args:
         artifacts: the model, on this machine.
         config: the options.
-        environ: what ``environment.prepare`` left: the size of the cache, where the options leave it open.
+        cache_bytes: for the cache, where the options leave it open; as ``environment.prepare`` chose it.
     """
     names = {**OWN_NAMES, **{name: name for name in read_arguments()}}
     fields = type(config).model_fields
@@ -80,7 +73,7 @@ def engine_arguments(
         value = getattr(config, option)
         if option in _ALWAYS or value != fields[option].default:
             arguments[name] = value
-    arguments.update(_sizes(config, os.environ if environ is None else environ))
+    arguments.update(_sizes(config, cache_bytes))
     arguments.update(task_arguments(artifacts, config))
     for name in ("dtype", "lora_dtype"):
         if name in arguments:
@@ -108,9 +101,8 @@ def _merge_reasoning(arguments: dict[str, Any]) -> None:
     arguments["structured_outputs_config"] = {**moved, **constraints}
 
 
-def _sizes(config: VLLMConfig, environ: Mapping[str, str]) -> dict[str, Any]:
+def _sizes(config: VLLMConfig, cache_bytes: int | None) -> dict[str, Any]:
     """What the cache gets: what the options say, else what was chosen for this machine, else LMI's share of a GPU."""
     if config.kv_cache_memory_bytes is not None or config.gpu_memory_utilization is not None:
         return {}
-    chosen = environ.get(CACHE_BYTES, "")
-    return {"kv_cache_memory_bytes": int(chosen)} if chosen.isdigit() else {"gpu_memory_utilization": GPU_SHARE}
+    return {"gpu_memory_utilization": GPU_SHARE} if cache_bytes is None else {"kv_cache_memory_bytes": cache_bytes}

@@ -53,9 +53,9 @@ ARGUMENTS = ("vllm.engine.arg_utils", "AsyncEngineArgs")
 _ENGINE = "vllm.v1.engine.async_llm"
 
 _SAMPLING = (
-    "bad_words", "detokenize", "frequency_penalty", "ignore_eos", "logit_bias", "logprobs", "max_tokens", "min_p",
-    "min_tokens", "output_kind", "presence_penalty", "prompt_logprobs", "repetition_penalty", "seed", "skip_clone",
-    "stop_token_ids", "structured_outputs", "temperature", "top_k", "top_p",
+    "_bad_words_token_ids", "detokenize", "frequency_penalty", "ignore_eos", "logit_bias", "logprobs",
+    "max_tokens", "min_p", "min_tokens", "output_kind", "presence_penalty", "prompt_logprobs",
+    "repetition_penalty", "seed", "skip_clone", "stop_token_ids", "structured_outputs", "temperature", "top_k", "top_p",
 )  # fmt: skip
 
 SYMBOLS: tuple[Symbol, ...] = (
@@ -67,7 +67,6 @@ SYMBOLS: tuple[Symbol, ...] = (
     _call(_ENGINE, "AsyncLLM.encode", ("prompt", "pooling_params", "request_id")),
     _call(_ENGINE, "AsyncLLM.abort", ("request_id",)),
     _call(_ENGINE, "AsyncLLM.check_health"),
-    _call(_ENGINE, "AsyncLLM.get_tokenizer"),
     _call(_ENGINE, "AsyncLLM.add_lora", ("lora_request",)),
     _call(_ENGINE, "AsyncLLM.remove_lora", ("lora_id",)),
     _call(_ENGINE, "AsyncLLM.shutdown", keywords=("timeout",)),
@@ -78,6 +77,8 @@ SYMBOLS: tuple[Symbol, ...] = (
     _read("vllm.config", "CacheConfig", "block_size", "num_gpu_blocks"),
     # ------------------------------------------------------------------------------------------------ requests
     _call("vllm", "SamplingParams", keywords=_SAMPLING),
+    _read("vllm.envs", "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS"),
+    _read("vllm.envs", "VLLM_MAX_NUM_BAD_WORDS"),
     _read("vllm.sampling_params", "RequestOutputKind", "DELTA"),
     _call(
         "vllm.sampling_params", "StructuredOutputsParams",

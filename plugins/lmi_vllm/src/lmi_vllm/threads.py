@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from lmi.api import copy_of, n_quota_cores
 from lmi_vllm import machine
 
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
@@ -23,13 +24,13 @@ def choose_threads(n_ranks: int, environ: Mapping[str, str]) -> tuple[dict[str, 
         n_ranks: processes that compute, of this copy.
         environ: a binding or a number of threads that is set already holds.
     """
-    index, n_copies = machine.copy_of(environ)
+    index, n_copies = copy_of(environ)
     if environ.get(BIND):
         return {}, f"Threads: as {BIND}={environ[BIND]} says"
     given = environ.get(NUMBER, "").partition(",")[0]  # one number a nesting level
     if given.isdigit() and int(given):
         return {BIND: _NO_BINDING}, f"Threads: {given} for each rank, not bound to cores, as {NUMBER}={given} says"
-    cores, n_quota = machine.cores(), machine.n_quota_cores()
+    cores, n_quota = machine.cores(), n_quota_cores()
     if 0 < n_quota < len(cores):
         n_threads = str(max(1, n_quota // (n_copies * n_ranks)))
         line = f"Threads: {n_threads} for each rank, not bound, as the container has {n_quota} of {len(cores)} cores"

@@ -10,7 +10,6 @@ from lmi.api import (
     BackendConfig,
     BackendInfo,
     EngineLibrary,
-    EngineLoadError,
     Launch,
     ModelArtifacts,
     Problem,
@@ -19,6 +18,7 @@ from lmi.api import (
     Stepper,
     Target,
     hookimpl,
+    ranks_of,
 )
 from lmi_hf.memory import DIST_FAMILIES, DIST_MEMORY
 
@@ -49,7 +49,6 @@ def lmi_describe_backend() -> BackendInfo:
         quantizations=("awq", "gptq"),
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
-        is_loadable=False,
         engine_libraries=(
             EngineLibrary(distribution="torch", versions=">=2.6,<3"),
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
@@ -79,13 +78,15 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 
 @hookimpl
 def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
-    import importlib
+    import os
 
+    from lmi_hf.machine import prepare_threads
+
+    n_threads = prepare_threads(0, "auto")
     progress("import torch and transformers")
-    for name in ("torch", "transformers"):  # the core names the one that is absent
-        importlib.import_module(name)
-    raise EngineLoadError(
-        "engine.not-implemented",
-        "backend lmi-dist reads and checks its configuration; loading comes with a later version",
-        "Serve this model with another backend: option.rolling_batch=hf takes it on one device",
-    )
+    from lmi_hf.engine import import_libraries
+
+    import_libraries()
+    from lmi_hf.lmi_dist.engine import load_stepper
+
+    return load_stepper(artifacts, cast("DistConfig", config), ranks_of(os.environ), n_threads, progress)

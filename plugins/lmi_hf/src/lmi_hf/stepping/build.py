@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from lmi.api import OutOfMemoryError, Progress, Stepper, StepperLimits
-from lmi_hf.machine import available_memory_bytes
+from lmi.api import OutOfMemoryError, Progress, Stepper, StepperLimits, memory_share_bytes
 from lmi_hf.stepping.arena import Arena, LayerShape
 from lmi_hf.stepping.decoder import LlamaLoop
 from lmi_hf.stepping.packed import Forward, ModelForward, PackedStepper, out_of_memory_named, probe_shapes
@@ -205,7 +204,7 @@ def _limits(model: Any, options: StepperOptions, slots: int, context: int, capac
 def _cache_bytes(options: StepperOptions, device: torch.device) -> int:
     if options.cache_bytes:
         return options.cache_bytes
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_share_bytes()
     return int(free * _AUTO_CACHE_SHARE)
 
 

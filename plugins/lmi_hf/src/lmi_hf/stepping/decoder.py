@@ -93,6 +93,8 @@ class LlamaLoop:
             return False
         if len({(p.device, p.dtype) for p in model.parameters()}) != 1 or getattr(model, "hf_quantizer", None):
             return False
+        if any(hasattr(p, "device_mesh") for p in model.parameters()):
+            return False  # a part of each tensor is here, and only the model's own modules know what to add up
         linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
         if any(type(m) is not torch.nn.Linear or m._forward_hooks or m._forward_pre_hooks for m in linears):
             return False

@@ -6,24 +6,19 @@ Source: LMI's guide to text embedding; text-embeddings-inference (``truncate``, 
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from lmi.api import RequestError, Task
-from lmi.api.errors import sentences
+from lmi.serving.bodies import Body, complete, explained, names_of, object_of
 from lmi.serving.parameters import Parameters as GenerationParameters
 
 _LARGEST_ID = 2**31 - 1
 _N_INPUTS = 2048
 """Most inputs of one request. Source: OpenAI's reference."""
 _CLOSED = ConfigDict(extra="forbid", strict=True)
-_OF_GENERATION = {
-    "stream", "messages", "prompt", "max_tokens", "n", *GenerationParameters.model_fields,
-    *(field.alias for field in GenerationParameters.model_fields.values() if field.alias),
-}  # fmt: skip
+_OF_GENERATION = {"stream", "messages", "prompt", "max_tokens", *names_of(GenerationParameters)}
 
 
 class CutParameters(BaseModel):
@@ -64,16 +59,16 @@ class _Invocation(BaseModel):
     @classmethod
     def _gather(cls, data: Any) -> Any:
         """One text as a list, and parameters that stand beside ``inputs``, as HuggingFace's servers take them."""
-        data = _object(data)
+        data = object_of(data)
         if "is_single" in data:
-            raise PydanticCustomError("invalid", "is_single is not a parameter")
+            raise complete("is_single is not a parameter")
         given = data.get("parameters", {})
         if not isinstance(given, dict):
-            raise PydanticCustomError("invalid", "parameters must be an object")
+            raise complete("parameters must be an object")
         beside = {name: value for name, value in data.items() if name in cls.parameter_type.model_fields}
         twice = sorted(beside.keys() & given.keys())
         if twice:
-            raise PydanticCustomError("invalid", f"{twice[0]} is there twice, inside parameters and beside")
+            raise complete(f"{twice[0]} is there twice, inside parameters and beside")
         rest = {name: value for name, value in data.items() if name not in beside}
         if "inputs" in rest:
             inputs = _inputs("inputs", rest["inputs"], takes_ids=False)
@@ -106,11 +101,11 @@ class EmbeddingBody(VectorParameters):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, data: Any) -> Any:
-        data = _object(data)
+        data = object_of(data)
         return {**data, "input": _inputs("input", data["input"], takes_ids=True)} if "input" in data else data
 
 
-def read_body(kind: type[BaseModel], data: Any, *, model: str, task: Task) -> Any:
+def read_body(kind: type[Body], data: Any, *, model: str, task: Task) -> Body:
     """A body, as an object of its class.
 
     Args:
@@ -124,22 +119,17 @@ def read_body(kind: type[BaseModel], data: Any, *, model: str, task: Task) -> An
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _explained(error, kind, model, task) from None
-
-
-def _object(data: Any) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise PydanticCustomError("invalid", "the body must be a JSON object")
-    return data
+        beside = names_of(kind.parameter_type) if issubclass(kind, _Invocation) else ()
+        raise _of_generation(error, model, task) or explained(error, kind, beside) from None
 
 
 def _inputs(name: str, value: Any, *, takes_ids: bool) -> list[Any]:
     """The inputs as a list of texts, or of lists of ids."""
     whole = [value] if isinstance(value, str) or (takes_ids and _are_ids(value)) else value
     if isinstance(whole, list) and not whole:
-        raise PydanticCustomError("invalid", f"{name} is an empty list; give at least one text")
+        raise complete(f"{name} is an empty list; give at least one text")
     if isinstance(whole, list) and len(whole) > _N_INPUTS:
-        raise PydanticCustomError("invalid", f"{name} has {len(whole)} entries; a request takes {_N_INPUTS}")
+        raise complete(f"{name} has {len(whole)} entries; a request takes {_N_INPUTS}")
     if isinstance(whole, list) and all(isinstance(each, str) for each in whole):
         return whole
     if isinstance(whole, list) and takes_ids and all(map(_are_ids, whole)):
@@ -147,7 +137,7 @@ def _inputs(name: str, value: Any, *, takes_ids: bool) -> list[Any]:
     forms = (
         "a text, a list of texts, a list of token ids or a list of those" if takes_ids else "a text or a list of them"
     )
-    raise PydanticCustomError("invalid", f"{name} must be {forms}")
+    raise complete(f"{name} must be {forms}")
 
 
 def _are_ids(value: Any) -> bool:
@@ -158,38 +148,15 @@ def _are_ids(value: Any) -> bool:
     )
 
 
-def _explained(error: ValidationError, kind: type[BaseModel], model: str, task: Task) -> RequestError:
+def _of_generation(error: ValidationError, model: str, task: Task) -> RequestError | None:
+    """What is wrong where a name is one that models know which generate text."""
     details = error.errors(include_url=False, include_context=False)
     strangers = [str(detail["loc"][-1]) for detail in details if detail["type"] == "extra_forbidden"]
     foreign = [name for name in strangers if name in _OF_GENERATION]
-    if foreign:
-        return RequestError(
-            "request.wrong-task",
-            f"{', '.join(foreign)}: for models that generate text; model {model!r} {task.does}",
-            f"Leave it out, or send it to a model that {Task.GENERATE.does}",
-        )
-    known = _known(kind)
-    texts, hints = [], []
-    for detail in details:
-        field = ".".join(map(str, detail["loc"]))
-        if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-            texts.append(f"{field} is not a parameter")
-            hints.append(f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}")
-        elif detail["type"] == "missing":
-            texts.append(f"{field} is missing")
-        elif detail["type"] == "invalid":
-            texts.append(detail["msg"])
-        else:
-            texts.append(f"{field}={_shown(detail['input'])}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
-    return RequestError("request.invalid", "; ".join(texts), sentences(*dict.fromkeys(hints)))
-
-
-def _known(kind: type[BaseModel]) -> list[str]:
-    more = kind.parameter_type.model_fields if issubclass(kind, _Invocation) else ()
-    return [name for name in [*kind.model_fields, *more] if name != "is_single"]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    if not foreign:
+        return None
+    return RequestError(
+        "request.wrong-task",
+        f"{', '.join(foreign)}: for models that generate text; model {model!r} {task.does}",
+        f"Leave it out, or send it to a model that {Task.GENERATE.does}",
+    )

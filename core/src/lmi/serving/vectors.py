@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lmi.api import EngineLimits, LmiError, RequestError, Task
 from lmi.api.requests import FinishReason
-from lmi.serving.prompt_bodies import CutParameters
 from lmi.serving.streaming import Exchange
 from lmi.serving.tokenizer import Tokenizer
-from lmi.workers.flight import PromptsFlight
+from lmi.serving.vector_bodies import CutParameters
+from lmi.serving.words import cut_prompt
+from lmi.workers.flight import VectorsFlight
 
 if TYPE_CHECKING:
     from lmi.serving.models import Model
@@ -85,7 +86,7 @@ async def numbers_of(
 
     ability, method = _CALLS[task]
     deadline_s = model.plan.options.predict_timeout
-    flight = PromptsFlight(
+    flight = VectorsFlight(
         exchange.unique_id, ability, method, prompts, args, succeed, fail, deadline_s=deadline_s
     )  # fmt: skip
     model.pool.submit([flight])
@@ -97,29 +98,6 @@ async def numbers_of(
         if timer is not None:
             timer.cancel()
         model.pool.cancel(flight)  # nothing, where it has ended
-
-
-def cut_prompt(tokenizer: Tokenizer, prompt: list[int], n_tokens: int, direction: str) -> list[int]:
-    """A prompt cut to a length, with the special tokens that its tokenizer puts before and behind a text.
-
-    Args:
-        tokenizer: what made the prompt.
-        prompt: longer than ``n_tokens``.
-        n_tokens: how long it may be.
-        direction: the side that is cut off, ``right`` or ``left``.
-    """
-    special = tokenizer.encode("")
-    fits = (
-        n
-        for n in range(len(special), -1, -1)
-        if prompt[:n] == special[:n] and prompt[len(prompt) - len(special) + n :] == special[n:]
-    )
-    n_before = next(fits, None)
-    if n_before is None or len(special) >= n_tokens:
-        return prompt[:n_tokens] if direction == "right" else prompt[-n_tokens:]
-    n_behind, n_kept = len(special) - n_before, n_tokens - len(special)
-    text = prompt[n_before : len(prompt) - n_behind]
-    return [*special[:n_before], *(text[:n_kept] if direction == "right" else text[-n_kept:]), *special[n_before:]]
 
 
 def _n_chars(inputs: Sequence[str] | Sequence[list[int]]) -> int:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One adapter on all copies of a model: all of them load it, or none has it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from lmi.api.errors import EngineDeadError, LmiError, NotReadyError, OutOfMemoryError, RequestError
+from lmi.workers.adapters import not_loadable
+from lmi.workers.worker import Worker
+
+_LOG = logging.getLogger(__name__)
+
+
+async def load_on_all(ready: Callable[[], Sequence[Worker]], name: str, path: str, model: str) -> None:
+    """Load an adapter on every ready worker; nothing waits between the last load and the end of this.
+
+    Args:
+        ready: the workers that take requests.
+        name: of the adapter.
+        path: its folder.
+        model: its name, for messages.
+    Raises:
+        RequestError: a worker could not load it; none has it now.
+        NotReadyError: no worker is ready.
+        EngineDeadError, OutOfMemoryError: a worker did not survive it; none has it now.
+    """
+    tried: list[Worker] = []
+    # Again, because a further worker may have become ready meanwhile; it has loaded only what stood in the journal.
+    while new := [worker for worker in ready() if worker not in tried]:
+        tried += new
+        loads = (worker.adapters.load(name, path) for worker in new)
+        results = await asyncio.gather(*loads, return_exceptions=True)
+        errors = [error for error in results if isinstance(error, BaseException)]
+        if errors:
+            await unload_from_all(name, tried)
+            raise _refusal(name, path, new[results.index(errors[0])], errors[0])
+    if not tried:
+        raise NotReadyError("model.loading", f"no worker of model {model!r} is ready", "Wait until /ping answers 200")
+
+
+async def unload_from_all(name: str, workers: Sequence[Worker]) -> list[BaseException]:
+    """Unload an adapter wherever it is; what living workers said against it."""
+    unloads = (worker.adapters.unload(name) for worker in workers)
+    results = await asyncio.gather(*unloads, return_exceptions=True)
+    failed = [
+        (worker, error)
+        for worker, error in zip(workers, results, strict=True)
+        if isinstance(error, BaseException) and worker.takes_requests
+    ]
+    for worker, error in failed:
+        _LOG.error("worker %s keeps adapter %r: %s", worker.label, name, error)
+    return [error for _, error in failed]
+
+
+def _refusal(name: str, path: str, worker: Worker, error: BaseException) -> BaseException:
+    """What the one who asked for a load is told."""
+    if not isinstance(error, LmiError):
+        return error
+    if not worker.takes_requests:
+        message = f"worker {worker.label} did not survive the load of adapter {name!r} from {path}"
+        return EngineDeadError("engine.died", message, "See the server's log; nothing was changed")
+    told = not_loadable(name, path, error)
+    return (
+        told if isinstance(error, OutOfMemoryError) else RequestError("adapter.not-loadable", told.message, told.hint)
+    )

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A route that a model answers: its conversation, and what a client is told when it fails."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from starlette.types import Receive, Scope, Send
+
+from lmi.api.errors import EngineDeadError, LmiError
+from lmi.serving.streaming import ClientGoneError, Exchange
+
+if TYPE_CHECKING:
+    from lmi.serving.context import Context
+
+_LOG = logging.getLogger(__name__)
+
+
+class InferenceRoute(ABC):
+    """One schema's route, as an ASGI application.
+
+    Args:
+        context: the server's models and hooks.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._answer(exchange, scope)
+        except ClientGoneError:
+            pass
+        except LmiError as error:
+            await exchange.fail(error)
+        except Exception as error:
+            _LOG.exception("request %s failed", exchange.request_id)
+            await exchange.fail(EngineDeadError("server.error", f"{type(error).__name__}: {error}"))
+        finally:
+            exchange.unwatch()
+
+    @abstractmethod
+    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
+        """Answer one request.
+
+        Raises:
+            LmiError: it failed, which its client is told; what was sent before stands.
+        """

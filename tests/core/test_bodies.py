@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of a body that is wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from lmi.api import RequestError
+from lmi.serving.bodies import decoded, validated
+from lmi.serving.invocation import Invocation
+
+
+def refused(**parameters: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        validated(Invocation, {"inputs": "x", "parameters": parameters})
+    assert caught.value.code == "request.invalid"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1] 2", b'"\xff"', b"\x00", b'"\\ud800"', b"[" * 100_000, b'{"a":' * 100_000]
+)
+def test_what_is_no_json_is_refused_in_one_way(body: bytes) -> None:
+    with pytest.raises(RequestError, match=r"^request\.malformed-json: the body is not JSON: .+ at line 1 column"):
+        decoded(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b' {"a": [1, 2.5, null, true, "\\u00e4"]} ', {"a": [1, 2.5, None, True, "ä"]}),
+        (b"[Infinity, -Infinity, 1e999]", [math.inf, -math.inf, math.inf]),
+        (b"18446744073709551616", 2**64),
+    ],
+)
+def test_what_clients_send_as_json_is_read(body: bytes, value: Any) -> None:
+    assert decoded(body) == value
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field", "hint"),
+    [
+        ({"temprature": 1}, "parameters.temprature", "Did you mean 'temperature'?"),
+        ({"stpo": ["x"]}, "parameters.stpo", "Did you mean 'stop'?"),
+        ({"logprob": 1}, "parameters.logprob", "Did you mean 'logprobs'?"),
+        ({"bad_sequence": ["x"]}, "parameters.bad_sequence", "Did you mean 'bad_sequences'?"),
+        ({"grammar": {"type": "regex", "value": "a", "vlaue": "a"}}, "parameters.grammar.vlaue", "mean 'value'?"),
+        ({"grammar": {"type": "regex", "value": "a", "top_k": 1}}, "parameters.grammar.top_k", "Known: type, value."),
+    ],
+)
+def test_a_wrong_name_is_answered_with_a_name_that_may_stand_there(
+    parameters: dict[str, Any], field: str, hint: str
+) -> None:
+    error = refused(**parameters)
+    assert f"{field} is not a parameter" in error.message
+    assert error.hint.endswith(hint)
+
+
+def test_all_names_include_those_that_other_servers_have() -> None:
+    hint = refused(zzzzzz=1).hint
+    assert hint.startswith("Known: max_new_tokens, ")
+    assert "bad_words, bad_sequences, " in hint
+
+
+def test_of_very_many_wrong_names_some_are_told_and_the_others_counted() -> None:
+    error = refused(**{f"temperature{number}": 1 for number in range(20)})
+    assert error.message.count("is not a parameter") == 16
+    assert error.message.endswith("; and 4 more")
+
+
+def test_a_very_long_name_is_cut_short() -> None:
+    assert len(str(refused(**{"zz" * 5000: 1}).message)) < 200
