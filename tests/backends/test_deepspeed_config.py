@@ -15,6 +15,7 @@ from lmi.api import (
     EngineLoadError,
     ModelArtifacts,
     Problem,
+    Ranks,
     Severity,
     Target,
 )
@@ -284,7 +285,18 @@ def test_what_a_model_is_warned_about(target, options, code):
     assert (found.code, found.severity) == (code, Severity.WARNING)
 
 
-def test_loading_says_that_it_is_not_there_yet(monkeypatch):
-    monkeypatch.setattr("importlib.import_module", lambda name: None)
-    with pytest.raises(EngineLoadError, match=r"engine.not-implemented: backend deepspeed reads and checks"):
-        lmi_deepspeed.lmi_load_engine(model(), DeepSpeedConfig(), lambda stage, fraction=None: None)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"quantize": "dynamic_int8"}, "quantize=dynamic_int8"),
+        ({"task": "fill-mask"}, "task=fill-mask"),
+        ({"checkpoint": "ds.json"}, "checkpoint=ds.json"),
+        ({"save_mp_checkpoint_path": "/x", "enable_cuda_graph": True}, "enable_cuda_graph=True, save_mp_checkpoint"),
+    ],
+)
+def test_what_is_not_done_yet_is_refused_by_name_when_the_model_is_loaded(options, said):
+    pytest.importorskip("transformers")
+    from lmi_deepspeed.engine import load_stepper
+
+    with pytest.raises(EngineLoadError, match=rf"engine\.not-implemented: deepspeed does not do this yet: .*{said}"):
+        load_stepper(model(), DeepSpeedConfig(**options), Ranks(), 1, lambda stage, fraction=None: None)

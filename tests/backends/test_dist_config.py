@@ -15,6 +15,7 @@ from lmi.api import (
     EngineLoadError,
     ModelArtifacts,
     Problem,
+    Ranks,
     Severity,
     Target,
 )
@@ -311,7 +312,18 @@ def test_an_adapter_that_is_the_model_is_merged_into_its_base():
     assert [each.code for each in problems(adapter)] == ["adapter.rank", "adapter.base-not-checked"]
 
 
-def test_loading_says_that_it_is_not_there_yet(monkeypatch):
-    monkeypatch.setattr("importlib.import_module", lambda name: None)
-    with pytest.raises(EngineLoadError, match=r"engine.not-implemented: backend lmi-dist reads and checks"):
-        lmi_dist.lmi_load_engine(model(), DistConfig(), lambda stage, fraction=None: None)
+@pytest.mark.parametrize(
+    ("options", "n_ranks", "said"),
+    [
+        ({"enable_lora": True}, 1, "enable_lora=true"),
+        ({"load_format": "npcache"}, 1, "load_format=npcache"),
+        ({"quantize": "gptq"}, 2, "quantize=gptq with several ranks"),
+    ],
+)
+def test_what_is_not_done_yet_is_refused_by_name_when_the_model_is_loaded(options, n_ranks, said):
+    pytest.importorskip("transformers")
+    from lmi_hf.lmi_dist.engine import load_stepper
+
+    ranks = Ranks(size=n_ranks, local_size=n_ranks)
+    with pytest.raises(EngineLoadError, match=rf"engine\.not-implemented: lmi-dist does not do this yet: {said}"):
+        load_stepper(model(), DistConfig(**options), ranks, 1, lambda stage, fraction=None: None)

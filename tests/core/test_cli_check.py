@@ -73,7 +73,7 @@ def test_warnings_are_told_beside_errors(run, tmp_path):
 
 
 def test_a_backend_that_cannot_load_yet_would_not_start(run, tmp_path):
-    found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=deepspeed", "--devices", "cuda:4")
+    found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=tnx", "--devices", "neuron:4")
     assert (found.exit_code, found.stdout.count("engine.not-implemented")) == (1, 1)
 
 

@@ -11,8 +11,6 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Sequence
-from typing import Any
 
 import mpi4py  # type: ignore[import-not-found,unused-ignore]
 
@@ -59,6 +57,18 @@ class RankGroup:
     @property
     def is_on_one_machine(self) -> bool:
         return len(set(self.hosts)) == 1
+
+    def set_variables(self, address: str, port: int) -> None:
+        """Tell engine libraries their rank, as torch.distributed and its like read it from variables.
+
+        Args:
+            address, port: where rank 0 listens for the others.
+        """
+        os.environ.update(
+            RANK=str(self.rank), WORLD_SIZE=str(self.size), LOCAL_RANK=str(self.local_rank),
+            LOCAL_WORLD_SIZE=str(self.local_size), LOCAL_SIZE=str(self.local_size),
+            MASTER_ADDR=address, MASTER_PORT=str(port),
+        )  # fmt: skip
 
     def broadcast(self, message: bytes) -> None:
         """Send a message to all other ranks; called by rank 0 alone."""
@@ -107,22 +117,3 @@ class RankGroup:
         frame = bytearray(status.Get_count(MPI.BYTE))
         self._comm.Recv([frame, MPI.BYTE], source=source, tag=tag)
         return frame
-
-
-def set_variables(group: RankGroup, address: str, port: int) -> None:
-    """Tell engine libraries their rank, as torch.distributed and its like read it from variables.
-
-    Args:
-        group: of this process.
-        address, port: where rank 0 listens for the others.
-    """
-    os.environ.update(
-        RANK=str(group.rank), WORLD_SIZE=str(group.size), LOCAL_RANK=str(group.local_rank),
-        LOCAL_WORLD_SIZE=str(group.local_size), LOCAL_SIZE=str(group.local_size),
-        MASTER_ADDR=address, MASTER_PORT=str(port),
-    )  # fmt: skip
-
-
-def agreed(messages: Sequence[Any]) -> bool:
-    """Whether all ranks gave the same."""
-    return all(each == messages[0] for each in messages)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,11 +27,13 @@ from lmi.plugins import Plugins
 from lmi.workers import generate
 from lmi.workers.drive import GenerateBatch
 from lmi.workers.main import EXIT_ENGINE_DEAD, WorkerMain, prepare_process, run_worker
-from lmi.workers.mpi.group import RankGroup, set_variables
 from lmi.workers.mpi.launch import OWN_TEMPORARY, TEMPORARY
 from lmi.workers.mpi.link import RankLink, RankWatch
 from lmi.workers.mpi.stepper import MpiStepper, follow
 from lmi.workers.wire import Load
+
+if TYPE_CHECKING:
+    from lmi.workers.mpi.group import RankGroup
 
 _LOG = logging.getLogger(__name__)
 _LAST_S = 5.0
@@ -88,7 +91,7 @@ class FirstRank(WorkerMain):
             engine_port=_free_port(),
         )
         group.broadcast(msgspec.msgpack.encode(setup))
-        set_variables(group, setup.address, setup.engine_port)
+        group.set_variables(setup.address, setup.engine_port)
         plugins, stepper = _load(load, progress)
         progress(f"wait for {group.size - 1} other ranks")
         joined = self._joined(
@@ -170,7 +173,7 @@ def run_other(group: RankGroup) -> None:
     link = RankLink(group.rank, setup.address, setup.link_port, setup.token)
     code = 0
     try:
-        set_variables(group, setup.address, setup.engine_port)
+        group.set_variables(setup.address, setup.engine_port)
         _, stepper = _load(setup.load, _untold)
         group.gather(_said(stepper))
         follow([stepper, *([stepper.draft.stepper] if stepper.draft is not None else [])], group)
@@ -205,6 +208,14 @@ def _restore_folder() -> None:
 
 def main() -> None:
     prepare_process()
+    try:
+        from lmi.workers.mpi.group import RankGroup
+    except ImportError as error:
+        said = EngineLoadError(
+            "worker.no-mpi", f"{sys.executable} cannot speak MPI: {error}", "pip install 'lmi-core[mpi]'"
+        )
+        print(said, file=sys.stderr, flush=True)
+        os._exit(EXIT_ENGINE_DEAD)
     group = RankGroup()
     _restore_folder()
     if group.rank:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from lmi.api.engine import StepBatch, StepOutput, Stepper, StepperLimits
-from lmi.workers.mpi.group import RankGroup
+
+if TYPE_CHECKING:
+    from lmi.workers.mpi.group import RankGroup
 
 
 class Truncate(msgspec.Struct, frozen=True, tag=True, array_like=True):
