@@ -34,7 +34,7 @@ PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(W
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch clean
+.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch bench-ranks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -84,6 +84,9 @@ bench-vllm: $(VENV)/.tools $(if $(LMI_VLLM_PYTHON),,$(VLLM_VENV)/.packages) ## L
 
 bench-fetch: $(VENV)/.tools ## how fast a model comes from S3, beside aws s3 cp and s5cmd; ARGS=--install brings those
 	@$(BIN)/python benchmarks/fetch.py $(ARGS)
+
+bench-ranks: $(VENV)/.tools ## models split over ranks: what a step's message costs, tokens/s beside one process, start-up
+	@$(BIN)/python benchmarks/ranks.py $(ARGS)
 
 bench-face: $(VENV)/.tools ## what the network face costs in CPU time, beside other servers
 	@$(BIN)/python benchmarks/face.py $(ARGS)
