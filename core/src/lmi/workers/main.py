@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
@@ -47,6 +47,9 @@ from lmi.workers.wire import (
     Ready,
     Reply,
 )
+
+if TYPE_CHECKING:
+    from lmi.plugins import Plugins
 
 EXIT_ENGINE_DEAD = 70
 """The engine died or could not be loaded; the reason went over the wire (sysexits.h: EX_SOFTWARE)."""
@@ -199,24 +202,38 @@ class WorkerMain:
 def _build(load: Load, progress: Progress) -> tuple[Engine, GenerateBatch]:
     """Load the engine, and find what generates on it."""
     from lmi.loading import load_engine
+
+    file, plugins = load.model_file, discovered(load, progress)
+    if file is not None and file.kind is Kind.CUSTOM:
+        from lmi.custom.engine import load_custom
+
+        return load_custom(file, load.options, progress), plugins.extension_hooks.lmi_generate_batch
+    engine = load_engine(plugins, load.backend, load.artifacts, load.options, progress)
+    return engine, plugins.hooks(load.backend).lmi_generate_batch
+
+
+def discovered(load: Load, progress: Progress) -> Plugins:
+    """What this process needs to load a model and to generate with it: backend, extensions, the model's own hooks.
+
+    Args:
+        load: the model.
+        progress: told that it begins.
+    Raises:
+        LmiError: an extension that was asked for is not here.
+    """
     from lmi.plugins import Plugins
 
     progress("import backend")
     file = load.model_file
     is_custom = file is not None and file.kind is Kind.CUSTOM
     plugins = Plugins.discover(only_backend="" if is_custom else load.backend)
-    plugins.extension_problems()  # raises for an extension that was asked for and is not here
+    plugins.extension_problems()
     plugins.register(generate, "lmi.workers.generate")
-    if file is not None and is_custom:
-        from lmi.custom.engine import load_custom
-
-        return load_custom(file, load.options, progress), plugins.extension_hooks.lmi_generate_batch
-    if file is not None:
+    if file is not None and not is_custom:
         from lmi.custom.extension import import_extension
 
         plugins.register(import_extension(file), file.name)
-    engine = load_engine(plugins, load.backend, load.artifacts, load.options, progress)
-    return engine, plugins.hooks(load.backend).lmi_generate_batch
+    return plugins
 
 
 def _arguments(method: Any, values: list[Any]) -> list[Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from lmi.api import EngineLoadError, ModelArtifacts, Progress, Ranks, Stepper
+from lmi.api import EngineLoadError, ModelArtifacts, Progress, Ranks, Stepper, n_cores
 from lmi_deepspeed.config import DeepSpeedConfig
 from lmi_hf.engine import Wishes, choose_dtype, load_pretrained, read_config, stepper_of
 
@@ -91,7 +90,6 @@ def _choose_reduction(ranks: Ranks) -> None:
     """Use DeepSpeed's sums over shared memory where each rank has a core: they wait busily."""
     from deepspeed.comm import comm  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if ranks.local_size > n_cores or ranks.local_size < ranks.size:
+    if ranks.local_size > n_cores() or ranks.local_size < ranks.size:
         comm.cdb.shm_vector_kernel_level = 0
-        log.info("sums over ranks go through gloo: %d ranks share %d cores", ranks.local_size, n_cores)
+        log.info("sums over ranks go through gloo: %d ranks share %d cores", ranks.local_size, n_cores())

@@ -24,9 +24,8 @@ from lmi.api.engine import Engine, Stepper, StepperLimits
 from lmi.api.errors import EngineLoadError, PluginError
 from lmi.loading import load_backend, scheduled
 from lmi.plugins import Plugins
-from lmi.workers import generate
 from lmi.workers.drive import GenerateBatch
-from lmi.workers.main import EXIT_ENGINE_DEAD, WorkerMain, prepare_process, run_worker
+from lmi.workers.main import EXIT_ENGINE_DEAD, WorkerMain, discovered, prepare_process, run_worker
 from lmi.workers.mpi.launch import OWN_TEMPORARY, TEMPORARY
 from lmi.workers.mpi.link import RankLink, RankWatch
 from lmi.workers.mpi.stepper import MpiStepper, follow
@@ -118,10 +117,7 @@ class FirstRank(WorkerMain):
 
 
 def _load(load: Load, progress: Progress) -> tuple[Plugins, Stepper]:
-    progress("import backend")
-    plugins = Plugins.discover(only_backend=load.backend)
-    plugins.extension_problems()
-    plugins.register(generate, "lmi.workers.generate")
+    plugins = discovered(load, progress)
     loaded = load_backend(plugins, load.backend, load.artifacts, load.options, progress)
     if not isinstance(loaded, Stepper):
         raise PluginError("plugin.hook-failed", f"lmi_load_engine of {load.backend} gave {loaded!r}, not a Stepper")
