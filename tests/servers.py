@@ -104,7 +104,8 @@ class ServerProcess:
     # ------------------------------------------------------------------------------------------------------- talking
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=limit_s(60), trust_env=False, **options)
+        # A stream is silent for as long as a worker that replaces its own loads.
+        return httpx.Client(base_url=self.url, timeout=limit_s(180), trust_env=False, **options)
 
     def post(self, body: Any, path: str = "/invocations", **options: Any) -> httpx.Response:
         with self.client() as client:

@@ -96,8 +96,8 @@ def test_a_file_that_is_no_json_is_told_and_one_that_is_not_there_names_the_one_
     ("changes", "degree", "severity"),
     [
         pytest.param({}, 2, None, id="as made"),
-        pytest.param({}, 4, Severity.WARNING, id="each shard is cut"),
-        pytest.param({}, 1, Severity.WARNING, id="all are joined"),
+        pytest.param({}, 4, Severity.ERROR, id="they are not cut"),
+        pytest.param({}, 1, Severity.ERROR, id="nor joined"),
         pytest.param({"tp_size": 4}, 6, Severity.ERROR, id="neither divides the other"),
         pytest.param({"tp_size": None}, 2, None, id="counted"),
         pytest.param({"tp_size": None, "mp_size": 3}, 2, Severity.ERROR, id="the other name"),
@@ -149,8 +149,8 @@ def test_files_that_options_name_are_looked_for(options, codes):
 @pytest.mark.parametrize(
     ("model_type", "target", "degree", "n_problems"),
     [
-        pytest.param("gpt2", CPU, 2, 1, id="no kernels on a processor, and its layers are not split"),
-        pytest.param("gpt2", CUDA, 2, 0, id="kernels of its own"),
+        pytest.param("gpt2", CPU, 2, 1, id="its layers are transposed"),
+        pytest.param("gpt2", CUDA, 2, 1, id="its kernels are not used"),
         pytest.param("xlnet", CUDA, 2, 1, id="never"),
         pytest.param("xlnet", CUDA, 1, 0, id="nothing to split"),
         pytest.param("falcon", CPU, 2, 0, id="split by its layers"),

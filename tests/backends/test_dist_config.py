@@ -1,34 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend lmi-dist without its engine: what selects it, its options, their rules, problems found in a model."""
+"""The backend lmi-dist without its engine: what selects it, its options and their rules."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
-from lmi.api import (
-    Accelerator,
-    ArtifactFormat,
-    ConfigError,
-    EngineLoadError,
-    ModelArtifacts,
-    Problem,
-    Ranks,
-    Severity,
-    Target,
-)
+from lmi.api import ConfigError, Severity
 from lmi.config import Parsed, parse, read_settings
 from lmi.plugins import Plugins
 from lmi_hf import lmi_dist
 from lmi_hf.lmi_dist.config import DistConfig
 from lmi_hf.lmi_dist.contract import CASE
-from tests.backends.placing import placed
+from tests.backends.dist_models import CPU, CUDA, model
 from tests.backends.static_lane import STATIC_RULES, keep, kit_of
-
-CPU = Target()
-CUDA = Target(accelerator=Accelerator.CUDA, n_devices=4, device_memory_bytes=80 << 30)
 
 
 def read(folder: Any, lines: str) -> Parsed:
@@ -36,26 +22,6 @@ def read(folder: Any, lines: str) -> Parsed:
     (folder / "serving.properties").write_text("\n".join(f"option.{line}" for line in lines.split()))
     settings = read_settings(model_folder=folder, environ={}, flags={})
     return parse(settings, lmi_dist.lmi_describe_backend(), DistConfig, {})
-
-
-def model(**config: Any) -> ModelArtifacts:
-    sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "vocab_size": 256}
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes, **config}
-    return ModelArtifacts(
-        format=ArtifactFormat.PRETRAINED,
-        config=config,
-        architectures=tuple(config["architectures"]),
-        model_type=config["model_type"],
-        max_context_tokens=512,
-    )
-
-
-def compressed(method: str) -> ModelArtifacts:
-    return model(quantization_config={"quant_method": method})
-
-
-def problems(artifacts: ModelArtifacts, target: Target = CUDA, **options: Any) -> list[Problem]:
-    return placed(lmi_dist.lmi_validate_artifacts(artifacts, DistConfig(**options), target), DistConfig)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +109,7 @@ def test_the_old_name_of_the_speculative_length_counts_unless_it_is_at_its_defau
         ("enforce_eager=True", "enforce_eager", True),
         ("gpu_memory_utilization=0.5", "gpu_memory_utilization", 0.5),
         ("gpu_memory_utilization=1", "gpu_memory_utilization", 1.0),
-        ("enable_lora=true", "enable_lora", True),
+        ("load_format=DUMMY", "load_format", "dummy"),
         ("speculative_draft_model=s3://bucket/draft", "speculative_draft_model", "s3://bucket/draft"),
         ("speculative_model=org/draft", "speculative_draft_model", "org/draft"),
     ],
@@ -158,7 +124,8 @@ def test_an_option_is_typed(line, name, value, tmp_path):
     [
         "quantize=awq dtype=fp16",
         "quantize=gptq dtype=auto",
-        "enable_lora=true max_loras=8 max_cpu_loras=8 max_lora_rank=64 lora_extra_vocab_size=0",
+        "quantize=gptq tensor_parallel_degree=2",
+        "load_format=dummy tensor_parallel_degree=4",
         "speculative_draft_model=a/b draft_model_tp_size=1 tensor_parallel_degree=4 speculative_length=4",
         "speculative_draft_model=a/b draft_model_tp_size=4 tensor_parallel_degree=4 record_acceptance_rate=true",
         "speculative_draft_model=a/b enable_lora=false",
@@ -171,8 +138,9 @@ def test_what_goes_together(lines, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "code", "said", "n_sources"),
     [
-        ("enable_lora=true speculative_draft_model=a/b", "config.conflict", "does not go with speculative_draft", 2),
-        ("enable_lora=true max_cpu_loras=2", "config.conflict", "max_cpu_loras=2 is less than max_loras=4", 1),
+        ("enable_lora=true", "config.not-supported", "Use option.rolling_batch=vllm, or serve the adapter's own", 1),
+        ("enable_lora=true max_loras=8 max_cpu_loras=2", "config.not-supported", "requests cannot name adapters", 1),
+        ("load_format=npcache", "config.not-supported", "Use load_format=auto", 1),
         ("quantize=awq dtype=bf16", "config.conflict", "dtype=bf16 does not go with quantize=awq", 2),
         ("quantize=gptq dtype=float32", "config.conflict", "dtype=fp32 does not go with quantize=gptq", 2),
         (
@@ -219,7 +187,7 @@ def test_what_is_refused(lines, code, said, n_sources, tmp_path):
         ("speculative_length=3", "config.no-effect", "no speculative_draft_model is set"),
         ("record_acceptance_rate=true", "config.no-effect", "no speculative_draft_model is set"),
         ("speculative_draft_model=a/b speculative_length=0", "config.no-effect", "speculative_length is 0"),
-        ("max_loras=8", "config.no-effect", "max_loras=8 does nothing: enable_lora is false"),
+        ("max_loras=8", "config.no-effect", "max_loras=8 does nothing: lmi-dist serves no adapters"),
         ("max_lora_rank=8", "config.no-effect", "max_lora_rank=8 does nothing"),
         ("lora_extra_vocab_size=0", "config.no-effect", "lora_extra_vocab_size=0 does nothing"),
         ("max_cpu_loras=8", "config.no-effect", "max_cpu_loras=8 does nothing"),
@@ -230,100 +198,3 @@ def test_what_is_warned_about(lines, code, said, tmp_path):
     (warning,) = read(tmp_path, lines).warnings
     assert (warning.code, said in str(warning)) == (code, True), warning
     assert warning.source.count("serving.properties:") == len(lines.split())
-
-
-@pytest.mark.parametrize(
-    ("artifacts", "target", "options"),
-    [
-        (model(), CUDA, {"tensor_parallel_degree": 4}),
-        (model(), CPU, {"tensor_parallel_degree": 2}),
-        (model(), CUDA, {"max_model_len": 512}),
-        (compressed("awq"), CUDA, {"quantize": "awq"}),
-        (compressed("gptq"), CUDA, {}),
-        (ModelArtifacts(format=ArtifactFormat.ADAPTER), CUDA, {"tensor_parallel_degree": 2}),
-    ],
-)
-def test_what_suits_a_model(artifacts, target, options):
-    assert problems(artifacts, target, **options) == []
-
-
-@pytest.mark.parametrize(
-    ("artifacts", "target", "options", "code", "said"),
-    [
-        (model(), CPU, {"tensor_parallel_degree": 3}, "config.tensor-parallel", "8 attention heads and 4 key-value"),
-        (model(), CPU, {"tensor_parallel_degree": 8}, "config.tensor-parallel", "one of 1, 2, 4"),
-        (
-            model(vocab_size=257),
-            CUDA,
-            {"tensor_parallel_degree": 2},
-            "config.tensor-parallel",
-            "257 tokens of the vocabulary",
-        ),
-        (
-            model(intermediate_size=63),
-            CUDA,
-            {"tensor_parallel_degree": 2},
-            "config.tensor-parallel",
-            "63 feed-forward numbers",
-        ),
-        (model(), CUDA, {"max_model_len": 513}, "config.max-model-len", "513 tokens, the model takes 512"),
-        (model(), CUDA, {"quantize": "awq"}, "model.not-quantized", "no quantization_config"),
-        (compressed("gptq"), CUDA, {"quantize": "awq"}, "config.quantize", "compressed with gptq"),
-        (
-            model(model_type="acme", auto_map={"AutoModel": "own.M"}),
-            CUDA,
-            {},
-            "model.remote-code",
-            "that come with the",
-        ),
-        (model(architectures=["BertModel"]), CUDA, {}, "model.task-not-served", "BertModel does not continue a text"),
-        (compressed("squeezellm"), CUDA, {}, "model.quantization-not-served", "no maintained library"),
-    ],
-)
-def test_what_stops_a_model(artifacts, target, options, code, said):
-    found = problems(artifacts, target, **options)
-    assert any(each.code == code and said in str(each) and each.hint for each in found), found
-    assert all(each.severity is Severity.ERROR for each in found)
-
-
-def with_adapter(rank: int) -> ModelArtifacts:
-    name = "adapters/fr/adapter_config.json"
-    weights = {"adapters/fr/adapter_model.safetensors": 4000}
-    documents = {name: {"r": rank, "target_modules": ["q_proj"]}}
-    return msgspec.structs.replace(model(), files={name: 600, **weights}, documents=documents)
-
-
-@pytest.mark.parametrize(
-    ("rank", "options", "code"),
-    [
-        (16, {"enable_lora": True}, None),
-        (32, {"enable_lora": True, "max_lora_rank": 32}, None),
-        (32, {"enable_lora": True}, "adapter.rank"),
-        (32, {}, "adapter.not-served"),
-    ],
-)
-def test_adapters_beside_a_model_are_judged_where_they_are_served(rank, options, code):
-    assert [each.code for each in problems(with_adapter(rank), **options)] == ([code] if code else [])
-
-
-def test_an_adapter_that_is_the_model_is_merged_into_its_base():
-    documents = {"adapter_config.json": {"r": 0, "base_model_name_or_path": "org/base"}}
-    adapter = ModelArtifacts(folder="s3://m", format=ArtifactFormat.ADAPTER, documents=documents)
-    assert [each.code for each in problems(adapter)] == ["adapter.rank", "adapter.base-not-checked"]
-
-
-@pytest.mark.parametrize(
-    ("options", "n_ranks", "said"),
-    [
-        ({"enable_lora": True}, 1, "enable_lora=true"),
-        ({"load_format": "npcache"}, 1, "load_format=npcache"),
-        ({"quantize": "gptq"}, 2, "quantize=gptq with several ranks"),
-    ],
-)
-def test_what_is_not_done_yet_is_refused_by_name_when_the_model_is_loaded(options, n_ranks, said):
-    pytest.importorskip("transformers")
-    from lmi_hf.lmi_dist.engine import load_stepper
-
-    ranks = Ranks(size=n_ranks, local_size=n_ranks)
-    with pytest.raises(EngineLoadError, match=rf"engine\.not-implemented: lmi-dist does not do this yet: {said}"):
-        load_stepper(model(), DistConfig(**options), ranks, 1, lambda stage, fraction=None: None)

@@ -148,8 +148,8 @@ def test_a_cuda_device_on_a_processor_is_refused() -> None:
 
 def test_a_model_that_does_not_continue_texts_is_refused_by_name() -> None:
     t5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
-    assert "T5ForConditionalGeneration does not continue a text" in only(problems(llama(config=t5))).message
-    bert = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    assert "T5ForConditionalGeneration has an encoder and a decoder" in only(problems(llama(config=t5))).message
+    bert = {"model_type": "bert", "architectures": ["BertForMultipleChoice"]}
     assert only(problems(llama(config=bert))).code == "model.task-not-served"
 
 
@@ -169,7 +169,8 @@ def test_a_missing_quantization_library_is_named_with_its_install_line(monkeypat
     assert only(problems(llama(), CUDA, load_in_4bit=True)).fields == ("load_in_4bit",)
     gptq = llama(config={"quantization_config": {"quant_method": "gptq"}})
     problem = only(problems(gptq, quantize="gptq"))  # the checkpoint wants it, whatever the option says
-    assert ("quantization gptq needs the Python package gptqmodel" in problem.message, problem.fields) == (True, ())
+    assert "quantization gptq needs the Python packages gptqmodel and optimum, which are not" in problem.message
+    assert (problem.hint, problem.fields) == ("pip install 'lmi-hf[gptq]'", ())
 
 
 def test_libraries_are_not_judged_where_the_engine_runs_under_another_python(monkeypatch: pytest.MonkeyPatch) -> None:

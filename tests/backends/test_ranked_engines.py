@@ -11,8 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lmi.testing import write_tiny
-from tests.backends.llama_answers import greedy_ids
+from lmi.testing import write_tiny, write_tiny_adapter
+from lmi.testing.tiny_tokenizer import write_tokenizer
+from tests.backends.llama_answers import greedy_ids, write_merged
+from tests.buckets import Bucket
 from tests.servers import ServerProcess, eventually, in_threads, serve
 
 PROMPTS = (
@@ -97,6 +99,21 @@ def test_one_rank_needs_no_mpirun(llama: Path, expected: list[list[int]], backen
         assert "mpirun" not in " ".join(psutil.Process(pid).cmdline())
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_adapter_is_merged_into_a_base_model_that_is_split(llama: Path, tmp_path: Path, backend: str) -> None:
+    adapter = write_tiny_adapter(write_tokenizer(tmp_path / "adapter"), llama, rank=8, seed=1)
+    expected = greedy_ids(write_merged(tmp_path / "merged", llama, adapter), PROMPTS, N_TOKENS)
+    with running(adapter, backend, 2) as server:
+        assert together(server) == expected
+
+
+def test_random_weights_are_the_same_on_all_ranks(llama: Path) -> None:
+    with running(llama, "lmi-dist", 2, "load_format=dummy") as server:
+        found = together(server)
+        assert found == together(server)
+        assert len({tuple(ids) for ids in found}) == len(PROMPTS)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("backend", "n_ranks"), [("lmi-dist", 3), ("deepspeed", 2), ("deepspeed", 3)])
 def test_the_demo_model_is_split_by_its_nine_heads_or_unevenly(demo_model: Path, backend: str, n_ranks: int) -> None:
@@ -134,3 +151,15 @@ def test_a_draft_model_spares_steps_and_changes_no_token(
         with server.client() as client:
             text = client.get("/metrics").text
         assert "lmi_draft_accepted_tokens" in text
+
+
+def test_a_draft_model_in_a_store_is_fetched_before_the_model_is_loaded(
+    llama: Path, draft: Path, expected: list[list[int]], bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in draft.iterdir():
+        bucket.put(f"draft/{path.name}", path.read_bytes())
+    monkeypatch.setenv("LMI_CACHE_DIR", str(tmp_path))
+    with running(llama, "lmi-dist", 1, "speculative_draft_model=s3://bucket/draft") as server:
+        assert together(server) == expected
+        assert eventually(lambda: server.workers() and server.workers()[0]["n_guessed_tokens"])
+    assert list(tmp_path.rglob("model.safetensors"))

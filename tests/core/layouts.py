@@ -167,6 +167,14 @@ def ranked(folder: Path) -> None:
     )
 
 
+def ranked_safe(folder: Path) -> None:
+    checkpoints = {"tp": ["tp_00_00.safetensors"], "non_tp": ["non-tp.safetensors"]}
+    content = {"type": "ds_model", "checkpoints": checkpoints, "tp_size": 1}
+    write(_config_and_tokenizer(folder), {"ds_inference_config.json": content})
+    for name in ("tp_00_00", "non-tp"):
+        save_file({f"{name}.weight": np.zeros((4, 4), np.float16)}, folder / f"{name}.safetensors")
+
+
 def ranked_list(folder: Path) -> None:
     content = {"type": "BLOOM", "checkpoints": [["a.bin"], "b.bin"], "version": 1.0}
     write(_config_and_tokenizer(folder), {"any.json": content, "a.bin": pickled(), "b.bin": pickled()})
@@ -186,8 +194,8 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     each.__name__: each
     for each in (
         pretrained, sharded, pickles, sharded_pickles, multimodal, repository_parent, repository_inner,
-        repository_pipeline, engines, neuron_old, neuron_new, neuron_split, adapter, ranked, ranked_list, mistral,
-        only_code,
+        repository_pipeline, engines, neuron_old, neuron_new, neuron_split, adapter, ranked, ranked_safe, ranked_list,
+        mistral, only_code,
     )
 }  # fmt: skip
 """Layouts that are served, by name; the function writes one into a folder."""

@@ -39,6 +39,7 @@ RECOGNISED = {
     "neuron_split": (F.NEURON_SPLIT, "", ("pytorch_model.bin/p0.model.embed_tokens.weight",), 2048),
     "adapter": (F.ADAPTER, "", ("adapter_model.safetensors",), 0),
     "ranked": (F.RANKED_CHECKPOINT, "", ("non-tp.pt", "tp_00_00.pt", "tp_01_00.pt"), 2048),
+    "ranked_safe": (F.RANKED_CHECKPOINT, "", ("non-tp.safetensors", "tp_00_00.safetensors"), 2048),
     "ranked_list": (F.RANKED_CHECKPOINT, "", ("a.bin", "b.bin"), 2048),
     "mistral": (F.MISTRAL, "", ("consolidated.safetensors",), 4096),
     "only_code": (F.NONE, "", (), 0),

@@ -66,9 +66,10 @@ def test_the_default_degree_is_shown_with_the_reason_and_goes_with_the_model(sho
 
 
 def test_a_default_of_all_devices_never_contradicts_an_option_that_is_set(shown):
-    content, _ = shown("cuda:4", "rolling_batch=deepspeed", "enable_cuda_graph=true")
-    assert (content["workers"], content["problems"]) == (4, [])
-    content, _ = shown("cuda:4", "rolling_batch=deepspeed")
+    draft = "speculative_draft_model=org/draft"
+    content, _ = shown("cuda:4", "rolling_batch=lmi-dist", draft, "draft_model_tp_size=2")
+    assert (content["workers"], content["problems"]) == (2, [])
+    content, _ = shown("cuda:4", "rolling_batch=lmi-dist", draft)
     assert (content["workers"], content["options"]["option.tensor_parallel_degree"]["value"]) == (1, "4")
 
 

@@ -38,6 +38,10 @@ from lmi.workers.suspects import Suspects
 
 GENERATES = BackendInfo(name="writer", summary="", artifact_formats=("pretrained",))
 EMBEDS = BackendInfo(name="pooler", summary="", artifact_formats=("pretrained",), tasks=(Task.EMBED, Task.CLASSIFY))
+DECODES = BackendInfo(
+    name="decoder", summary="", artifact_formats=("pretrained",), tasks=(Task.GENERATE, Task.CLASSIFY),
+    takes_encoders=False,
+)  # fmt: skip
 NARROW = BackendInfo(
     name="narrow", summary="", artifact_formats=("pretrained",), tasks=(Task.EMBED,), architectures=("BertModel",)
 )
@@ -70,8 +74,12 @@ def settings(task: str | None) -> Settings:
         (model("BertForSequenceClassification"), Task.CLASSIFY),
         (model("OwnModel", auto_map={"AutoModelForCausalLM": "m.Own"}), Task.GENERATE),
         (model("OwnModel", auto_map={"AutoModel": "m.Own"}), Task.EMBED),
-        (model("BertForMaskedLM"), None),
-        (model("BertForTokenClassification"), None),
+        (model("BertForMaskedLM"), Task.FILL_MASK),
+        (model("BertForPreTraining"), Task.FILL_MASK),
+        (model("ElectraForPreTraining"), None),
+        (model("BertForTokenClassification"), Task.TOKEN_CLASSIFICATION),
+        (model("BertForQuestionAnswering"), Task.QUESTION_ANSWERING),
+        (model("OwnModel", auto_map={"AutoModelForMaskedLM": "m.Own", "AutoModel": "m.Own"}), Task.EMBED),
         (model("InternLM2ForRewardModel"), None),
         (model(), None),
         (ModelArtifacts(), None),
@@ -105,6 +113,12 @@ def test_a_name_that_is_no_task_stands_for_none() -> None:
         (EMBEDS, model("LlamaForCausalLM"), "text-embedding", []),
         (GENERATES, model("XForCausalLM"), "embed", ["serves causal language models, not XForCausalLM for embed"]),
         (NARROW, model("BertModel"), None, []),
+        (GENERATES, model("T5ForConditionalGeneration", is_encoder_decoder=True), None, []),
+        (
+            DECODES, model("T5ForConditionalGeneration", is_encoder_decoder=True), "text2text-generation",
+            ["generates with decoders alone, and T5ForConditionalGeneration has an encoder as well"],
+        ),
+        (DECODES, model("BartForSequenceClassification", is_encoder_decoder=True), None, []),
         (NARROW, model("RobertaModel"), None, ["serves BertModel, not RobertaModel"]),
         (NARROW, model("BertForSequenceClassification"), None, ["serves BertModel, not BertForSequenceClassification"]),
     ],
@@ -134,7 +148,7 @@ def test_commands_take_the_task_from_the_settings(tmp_path: Path) -> None:
     asked = [str(write_tiny("llama-wide", tmp_path / "llama")), "-o", "task=text-embedding", "--devices", "cuda:1"]
     refused = CliRunner().invoke(check, [*asked, "-o", "rolling_batch=hf"])
     assert refused.exit_code == 1
-    assert "'option.task' is 'text-embedding'; hf generates text (command line -o task)" in refused.output
+    assert "'option.task' is 'text-embedding'; hf generates text, gives labels," in refused.output
     assert "a backend that makes vectors (option.rolling_batch): vllm" in refused.output
     assert "served by vllm" in CliRunner().invoke(check, asked).output
     ranked = CliRunner().invoke(plan, asked).output

@@ -32,7 +32,7 @@ OF_ROW = {
     "compiled for Neuron": ["neuron_old", "neuron_new"],
     "split for Neuron": ["neuron_split"],
     "LoRA adapter as a model": ["adapter"],
-    "DeepSpeed checkpoint": ["ranked", "ranked_list"],
+    "DeepSpeed checkpoint": ["ranked", "ranked_safe", "ranked_list"],
     "Mistral's own": ["mistral"],
     "code only": ["only_code"],
 }

@@ -81,7 +81,14 @@ def test_the_refusal_on_the_page_is_what_is_said(tmp_path: Path) -> None:
 
 
 def test_every_spelling_of_a_task_is_on_the_page_and_no_other() -> None:
-    rows = dict(zip(("vectors", "labels", "text"), (Task.EMBED, Task.CLASSIFY, Task.GENERATE), strict=True))
+    rows = {
+        "vectors": Task.EMBED,
+        "labels": Task.CLASSIFY,
+        "labels of words": Task.TOKEN_CLASSIFICATION,
+        "words for masks": Task.FILL_MASK,
+        "answers to questions": Task.QUESTION_ANSWERING,
+        "text": Task.GENERATE,
+    }
     told = {name: rows[what] for what, names, _ in PAGE.rows("Which task") for name in code(names)}
     assert told == TASK_NAMES
 

@@ -150,8 +150,7 @@ def test_an_old_name_works_with_a_warning_that_says_what_to_write(tmp_path: Path
 
 @pytest.mark.parametrize("row", rows("Keys with no effect, and keys that are refused"), ids=lambda row: row[0])
 def test_a_key_does_nothing_or_is_refused_as_the_page_says(tmp_path: Path, row: list[str]) -> None:
-    [line] = code(row[0])
-    [problem] = resolved(tmp_path, line).problems
+    [problem] = resolved(tmp_path, *code(row[0])).problems
     expected = {"does": ("config.of-no-use", Severity.WARNING), "is": ("config.not-supported", Severity.ERROR)}
     assert (problem.code, problem.severity) == expected[row[1].split()[0]]
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stepper of several ranks without weights, which breaks on request; installed by the tests as a distribution.
 
-Its text is the alphabet, from the prompt's last letter on. A prompt that begins like ``die*1`` is a command for
-rank 1: ``die`` by signal, ``exit``, ``raise``, ``hang``. Each rank writes what it
-is told into ``rank-R.log`` in the folder RANKED_LOGS.
+Its text is the alphabet, from the prompt's last letter on; with another task it is an answerer. A prompt that begins
+like ``die*1`` is a command for rank 1: ``die`` by signal, ``exit``, ``raise``, ``hang``. Each rank writes what it is
+told into ``rank-R.log`` in the folder RANKED_LOGS.
 """
 
+import json
 import os
 import signal
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from lmi.api import (
     Accelerator,
+    AnswererLimits,
     BackendConfig,
     BackendInfo,
+    Classifier,
     Draft,
     EngineLibrary,
     EngineLoadError,
@@ -24,9 +27,12 @@ from lmi.api import (
     StepOutput,
     Stepper,
     StepperLimits,
+    Task,
+    TaskRunner,
     hookimpl,
     option,
     ranks_of,
+    task_of,
 )
 
 VOCAB = 256
@@ -36,6 +42,50 @@ class RankedConfig(BackendConfig):
     load: str = option("well", description="How loading goes on the last rank: well, raise, refuse, exit, hang, other.")
     draft: str = option("", description="Where a draft model is: first (rank) or all.")
     step_s: float = option(0.0, description="Time a step takes.", unit="s", ge=0)
+    task: str | None = option(None, description="What it does.")
+
+
+class RankedAnswerer(Classifier):
+    """Labels: the shares of a and b in a text, but for its end. Each rank obeys the texts that it computes."""
+
+    def __init__(self, config):
+        ranks = ranks_of(os.environ)
+        is_other = config.load == "other" and ranks.rank == ranks.size - 1
+        self.limits = AnswererLimits(max_context_tokens=100 if is_other else 512, vocab_size=VOCAB)
+        self.stepper = RankedStepper(config)
+
+    def compute(self, inputs):
+        time.sleep(self.stepper.step_s)
+        text = bytes(inputs["input_ids"][0]).decode()
+        self.stepper.note("compute", text)
+        self.stepper.obey(text)
+        if "*" in text:
+            time.sleep(3)  # as one that waits for what the other ranks have
+        return [text.count("a") / len(text), text.count("b") / len(text)]
+
+    def classify(self, prompts, compute):
+        return [compute({"input_ids": [prompt]}) for prompt in prompts]
+
+    def close(self):
+        self.stepper.note("close")
+
+
+class RankedRunner(TaskRunner):
+    """Answers with the text that it gets, and what each rank wrote."""
+
+    def __init__(self, config):
+        self.inner = RankedAnswerer(config)
+        self.limits = self.inner.limits
+
+    def compute(self, inputs):
+        return self.inner.compute(inputs)
+
+    def run_task(self, request, compute):
+        text = json.loads(request.body)["inputs"]
+        return json.dumps({"text": text, "shares": compute({"input_ids": [list(text.encode())]})}).encode()
+
+    def close(self):
+        self.inner.close()
 
 
 class RankedStepper(Stepper):
@@ -119,6 +169,7 @@ def lmi_describe_backend():
         needs_model=False,
         launch=Launch.CORE_MPI,
         modes=("MPI",),
+        tasks=(Task.GENERATE, Task.CLASSIFY, Task.FILL_MASK),
         resume=Resume.EXACT,
         engine_libraries=(EngineLibrary(distribution="mpi4py", versions=">=4"),),
     )
@@ -142,6 +193,9 @@ def lmi_load_engine(artifacts, config, progress):
             os._exit(5)
         if config.load == "hang":
             time.sleep(3600)
+    task = task_of(artifacts, config.task)
+    if task is not Task.GENERATE:
+        return RankedAnswerer(config) if task is Task.CLASSIFY else RankedRunner(config)
     stepper = RankedStepper(config)
     stepper.note("variables", *(os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")))
     assert not os.environ.get("TMPDIR", "").startswith(str(Path(sys.argv[1]).parent))

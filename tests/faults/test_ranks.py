@@ -218,6 +218,91 @@ def test_a_rank_that_cannot_load_ends_the_start_with_its_reason(
         assert server.wait_for_end() == 1
 
 
+# ---------------------------------------------------------------------------------------------- whole calls
+
+
+def shares(server: ServerProcess, *texts: str) -> list[dict[str, float]]:
+    """The labels of each text."""
+    answers = server.post({"inputs": list(texts)}).json()
+    return [{label["label"]: label["score"] for label in labels} for labels in answers]
+
+
+def test_all_ranks_compute_the_same_calls_in_the_same_order(serve_ranked: RankedServer, tmp_path: Path) -> None:
+    texts = [f"{'a' * n}{'b' * (8 - n)}" for n in range(8)]
+    with serve_ranked(3, "task=text-classification", logs=tmp_path) as server:
+        found = in_threads([lambda t=t: shares(server, t, "ab") for t in texts])
+        assert [each[0]["LABEL_0"] for each in found] == [n / 8 for n in range(8)]
+        assert all(each[1] == {"LABEL_0": 0.5, "LABEL_1": 0.5} for each in found)
+
+        def logs() -> list[list[str]]:
+            return [file.read_text().splitlines() for file in sorted(tmp_path.iterdir())]
+
+        first, *others = eventually(lambda: (found := logs()) and len({len(each) for each in found}) == 1 and found)
+        assert len(first) == 16
+        assert others == [first, first]
+        server.terminate()
+        assert server.wait_for_end() == 0
+    assert [each[-1] for each in logs()] == ["model close"] * 3
+
+
+def test_labels_are_given_by_the_next_worker_when_a_rank_dies(serve_ranked: RankedServer) -> None:
+    with serve_ranked(2, "task=text-classification", "step_s=0.2") as server:
+        old = ranks_of(server)
+
+        def kill() -> list[dict[str, float]]:
+            eventually(lambda: server.workers() and server.workers()[0]["n_running"])
+            old[1].kill()
+            return []
+
+        calls = [lambda t=t: shares(server, *[t] * 8) for t in ("ab", "aab")]
+        first, second, _ = in_threads([*calls, kill])
+        assert [each["LABEL_0"] for each in (*first, *second)] == [0.5] * 8 + [2 / 3] * 8
+        assert {rank.pid for rank in ranks_of(server)}.isdisjoint(rank.pid for rank in old)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("die*1", r"rank 1 of 2 \(pid \d+ on \S+\) is gone|ended: rank 1 of 2 was killed by SIGKILL"),
+        ("raise*1", r"rank 1 of 2 \(pid \d+ on \S+\): ValueError: this rank was told to raise"),
+        ("raise*0", r"the model failed with ValueError: this rank was told to raise"),
+    ],
+)
+def test_a_text_that_ends_a_rank_fails_alone_with_the_reason(
+    serve_ranked: RankedServer, command: str, said: str
+) -> None:
+    with serve_ranked(2, "task=text-classification") as server:
+        answer = server.post({"inputs": [command, *["a"] * 3]})
+        assert "engine.killed-by-request" in answer.text
+        server.wait_for_line(said)
+        server.wait_until_ready()
+        assert shares(server, "a") == [{"LABEL_0": 1.0, "LABEL_1": 0.0}]
+
+
+def test_a_whole_request_whose_rank_dies_is_told_so_and_the_next_one_is_answered(serve_ranked: RankedServer) -> None:
+    with serve_ranked(2, "task=fill-mask", "step_s=1") as server:
+        assert server.post({"inputs": "ab"}).json() == {"text": "ab", "shares": [0.5, 0.5]}
+        assert server.post({"inputs": "ab", "parameters": {"zzz": 1}}).status_code == 400
+        old = ranks_of(server)
+
+        def kill() -> None:
+            eventually(lambda: server.workers() and server.workers()[0]["n_running"])
+            old[1].kill()
+
+        answer, _ = in_threads([lambda: server.post({"inputs": "aaa"}), kill])
+        assert (answer.status_code, answer.json()["error"]) == (500, "engine.died")
+        server.wait_until_ready()
+        assert server.post({"inputs": "a"}).json() == {"text": "a", "shares": [1.0, 0.0]}
+
+
+def test_ranks_that_answer_differently_are_refused_at_the_start(serve_ranked: RankedServer) -> None:
+    with serve_ranked(2, "task=fill-mask", "load=other", is_ready=False) as server:
+        server.wait_for_line(
+            r"engine\.ranks-disagree: rank 1 loaded RankedRunner with AnswererLimits\(max_context_tokens=100"
+        )
+        assert server.wait_for_end() == 1
+
+
 # ----------------------------------------------------------------------------------------------- nothing stays
 
 
@@ -279,5 +364,5 @@ def test_a_host_file_says_where_the_ranks_run(serve_ranked: RankedServer, tmp_pa
         assert [rank.environ()["RANKED_WORD"] for rank in ranks_of(server)] == ["x", "x"]
     hosts.write_text("localhost slots=1\n")
     with serve_ranked(2, f"mpi_hostfile={hosts}", is_ready=False) as server:
-        server.wait_for_line("not enough slots")
-        assert server.wait_for_end() == 1
+        server.wait_for_line(r"\[device\.too-few\] tensor_parallel_degree=2, and .*/hosts lists 1 slot on 1 machine")
+        assert server.wait_for_end() == 2

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lmi.api import (
+    Answerer,
     ArtifactError,
     BackendConfig,
     BackendInfo,
@@ -44,6 +47,7 @@ from lmi.custom.extension import ModelExtension
 from lmi.custom.model_file import Kind, ModelFile, uncalled_problems
 from lmi.custom.secure_mode import secure_problems
 from lmi.devices.copies import Copies
+from lmi.further import FurtherModels, further_models
 from lmi.plugins import Plugins
 from lmi.plugins.libraries import library_problems
 from lmi.reading import DEFAULT_MODEL_FOLDER
@@ -64,6 +68,8 @@ class LoadPlan:
         config: the backend's options.
         artifacts: what the model's files are; ArtifactFormat.NONE for a backend that takes none.
         files: where they are; None where there are none.
+        further_files: where the models are that options name, by the option's field; they are in
+            ``artifacts.further``.
         folder: the one that may hold serving.properties and code; None where there is none.
         task: what the model is served for.
         target: the machine.
@@ -82,6 +88,7 @@ class LoadPlan:
     config: BackendConfig
     artifacts: ModelArtifacts
     files: ModelFiles | None
+    further_files: Mapping[str, ModelFiles] = field(default_factory=dict)
     folder: Path | None = None
     task: Task = Task.GENERATE
     target: Target
@@ -92,14 +99,19 @@ class LoadPlan:
     warnings: tuple[Problem, ...] = ()
 
     @property
+    def is_custom(self) -> bool:
+        """Whether a function of the model's own Python file answers."""
+        return self.model_file is not None and self.model_file.kind is Kind.CUSTOM
+
+    @property
     def serves_whole_requests(self) -> bool:
         """Whether requests reach the worker as they come, not as tokens."""
-        return self.model_file is not None and self.model_file.kind is Kind.CUSTOM
+        return self.is_custom or self.task.takes_whole_requests
 
 
 def ranks_to_start(made: LoadPlan) -> int:
     """Processes that the core starts for one copy of a plan's model, where that is more than one; else 1."""
-    is_ranked = made.info.launch is Launch.CORE_MPI and not made.serves_whole_requests
+    is_ranked = made.info.launch is Launch.CORE_MPI and not made.is_custom
     return made.config.tensor_parallel_degree if is_ranked else 1
 
 
@@ -145,12 +157,16 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     choice, parsed, file = found.choice, found.parsed, found.model_file
     assert choice is not None and parsed is not None  # noqa: S101 - nothing failed
     artifacts, is_seen = found.artifacts or ModelArtifacts(), found.artifacts is not None
-    extension = None
+    extension, further = None, FurtherModels()
     task = task_of(artifacts, parsed.options.task)
     known = secure_problems(artifacts, found.folder, found.given, found.environ) + uncalled_problems(file, task)
     if is_seen and (file is None or file.kind is not Kind.CUSTOM):
         extension = ModelExtension(file) if file is not None and file.runs_in_server else None
-        known += [*found.copies.problems, *check(artifacts, found.files)]
+        further = further_models(
+            parsed.config, found.settings, found.folder, environ=found.environ, progress=found.progress
+        )
+        artifacts = msgspec.structs.replace(artifacts, further=dict(further.artifacts))
+        known += [*found.copies.problems, *check(artifacts, found.files), *further.problems]
         known += requirement_problems(artifacts, found.folder, parsed.options)
         known = found_problems(
             plugins, choice, artifacts, parsed.config, found.target, found.settings, known, extension,
@@ -162,6 +178,7 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     return LoadPlan(
         name=found.entry.name, version=found.entry.version, info=choice.info, reason=choice.reason,
         options=found.copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, files=found.files,
+        further_files=further.places,
         folder=found.folder, task=task, target=found.target, settings=found.given,
         copies=found.copies, model_file=file, extension=extension, warnings=tuple(warnings),
     )  # fmt: skip
@@ -170,7 +187,7 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
 def load_engine(
     plugins: Plugins, backend_name: str, artifacts: ModelArtifacts, options: dict[str, Any], progress: Progress
 ) -> Engine:
-    """Load the model in this process. A stepper comes back inside the core's scheduler, as an engine.
+    """Load the model in this process. A stepper comes back inside the core's scheduler, as an engine; an answerer, too.
 
     Args:
         plugins, backend_name, artifacts, options, progress: as ``load_backend`` has them.
@@ -178,12 +195,16 @@ def load_engine(
         EngineLoadError, OutOfMemoryError, PluginError: as ``load_backend`` does.
     """
     loaded = load_backend(plugins, backend_name, artifacts, options, progress)
+    if isinstance(loaded, Answerer):
+        from lmi.scheduling.answering import engine_of
+
+        return engine_of(loaded)
     return scheduled(plugins, backend_name, loaded, artifacts, options) if isinstance(loaded, Stepper) else loaded
 
 
 def load_backend(
     plugins: Plugins, backend_name: str, artifacts: ModelArtifacts, options: dict[str, Any], progress: Progress
-) -> Engine | Stepper:
+) -> Engine | Stepper | Answerer:
     """Load the model in this process, as the backend gives it.
 
     Args:
@@ -215,10 +236,11 @@ def load_backend(
         what = artifacts.folder or "its engine"
         message = f"{backend_name} could not load {what}: {type(error).__name__}: {error}"
         raise EngineLoadError("engine.load-failed", message, "The traceback above names the line") from error
-    if isinstance(loaded, Engine | Stepper):
+    if isinstance(loaded, Engine | Stepper | Answerer):
         return loaded
     raise PluginError(
-        "plugin.hook-failed", f"lmi_load_engine of {backend_name} gave {loaded!r}, neither an Engine nor a Stepper"
+        "plugin.hook-failed",
+        f"lmi_load_engine of {backend_name} gave {loaded!r}, neither an Engine nor a Stepper nor an Answerer",
     )
 
 

@@ -20,6 +20,7 @@ from lmi.artifacts.places.finding import fetched
 from lmi.checking import problems_of
 from lmi.config.typed import config_error
 from lmi.devices.sharing import shared_devices
+from lmi.further import with_fetched
 from lmi.loading import LoadPlan, plan, ranks_to_start
 from lmi.memory import too_little_memory
 from lmi.plugins import Plugins
@@ -79,7 +80,7 @@ def plan_all(start: Start, plugins: Plugins, progress: ProgressOfModels) -> list
 
 
 def bring_here(made: LoadPlan, environ: Mapping[str, str], progress: Progress) -> LoadPlan:
-    """The plan with its model's files on this machine, fetched if they are elsewhere and then judged once more.
+    """The plan with the files of its models on this machine, fetched if they are elsewhere and then judged once more.
 
     Args:
         made: the plan.
@@ -88,15 +89,15 @@ def bring_here(made: LoadPlan, environ: Mapping[str, str], progress: Progress) -
     Raises:
         ArtifactError: they cannot be had, or are not what was listed.
     """
-    files = made.files
-    if files is None or files.is_here:
-        return made
-    artifacts = detect(fetched(files, wanted_files(made.artifacts), environ=environ, progress=progress))
-    errors = [problem for problem in check(artifacts) if problem.severity is Severity.ERROR]
-    if errors:
-        found = f"{counted(len(errors), 'problem')} in {artifacts.folder}, fetched from {files.place}"
-        raise ArtifactError("artifacts.invalid", f"{found}; nothing was loaded", errors)
-    return replace(made, artifacts=artifacts)
+    files, artifacts = made.files, made.artifacts
+    if files is not None and not files.is_here:
+        artifacts = detect(fetched(files, wanted_files(made.artifacts), environ=environ, progress=progress))
+        errors = [problem for problem in check(artifacts) if problem.severity is Severity.ERROR]
+        if errors:
+            found = f"{counted(len(errors), 'problem')} in {artifacts.folder}, fetched from {files.place}"
+            raise ArtifactError("artifacts.invalid", f"{found}; nothing was loaded", errors)
+        artifacts = msgspec.structs.replace(artifacts, further=made.artifacts.further)
+    return replace(made, artifacts=with_fetched(artifacts, made.further_files, environ, progress))
 
 
 def install_requirements(made: LoadPlan, environ: Mapping[str, str], progress: Progress) -> None:

@@ -12,6 +12,7 @@ from lmi.api.abilities import (
     TaskRequest,
 )
 from lmi.api.adapters import Adapter, adapter_problem, adapter_problems, adapters_of, unserved_adapters
+from lmi.api.answering import Answerer, AnswererLimits, Classifier, Compute, Inputs, TaskRunner
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts, Target
 from lmi.api.backend import (
     CONTRACT_VERSION,
@@ -77,21 +78,23 @@ from lmi.api.requests import (
 )
 from lmi.api.rules import context_problems, degree_problems, quantization_of
 from lmi.api.shapes import ModelShape, shape_of
+from lmi.api.symbols import Symbol, lacks_of
 from lmi.api.tasks import TASK_NAMES, task_named, task_of, task_of_model
 from lmi.api.texts import TextRequest, TextResult, TextToken
 
 __all__ = [
-    "ABILITIES", "Accelerator", "Adapter", "ArtifactError", "ArtifactFormat", "BackendConfig", "BackendInfo",
-    "CONTRACT_VERSION", "Capability", "ConfigError", "Conflict", "Constraint", "DeadlineError", "Decode", "Draft",
-    "Engine", "EngineDeadError", "EngineLibrary", "EngineLimits", "EngineLoadError", "EngineStats", "ExistsError",
-    "Finish", "FinishReason", "GenerationRequest", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts",
-    "ModelShape", "NotFoundError", "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError",
-    "Prefill", "Problem", "ProblemsError", "Progress", "Ranks", "RefusedError", "RequestError", "Resume",
-    "STEPPER_CAPABILITIES", "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits",
-    "SupportsAdapters", "SupportsClassification", "SupportsEmbedding", "SupportsTasks", "TASK_NAMES", "Target",
-    "Task", "TaskPart", "TaskRequest", "TextRequest", "TextResult", "TextToken", "TokenChunk", "TokenLogprob",
-    "TooLargeError", "UnsupportedError", "Usage", "adapter_problem", "adapter_problems", "adapters_of",
-    "context_problems", "copy_of", "degree_problems", "dtype_name", "free_memory_bytes", "hookimpl",
+    "ABILITIES", "Accelerator", "Adapter", "Answerer", "AnswererLimits", "ArtifactError", "ArtifactFormat",
+    "BackendConfig", "BackendInfo", "CONTRACT_VERSION", "Capability", "Classifier", "Compute", "ConfigError",
+    "Conflict", "Constraint", "DeadlineError", "Decode", "Draft", "Engine", "EngineDeadError", "EngineLibrary",
+    "EngineLimits", "EngineLoadError", "EngineStats", "ExistsError", "Finish", "FinishReason", "GenerationRequest",
+    "Inputs", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts", "ModelShape", "NotFoundError",
+    "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
+    "ProblemsError", "Progress", "Ranks", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
+    "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",
+    "SupportsClassification", "SupportsEmbedding", "SupportsTasks", "Symbol", "TASK_NAMES", "Target", "Task",
+    "TaskPart", "TaskRequest", "TaskRunner", "TextRequest", "TextResult", "TextToken", "TokenChunk",
+    "TokenLogprob", "TooLargeError", "UnsupportedError", "Usage", "adapter_problem", "adapter_problems", "adapters_of",
+    "context_problems", "copy_of", "degree_problems", "dtype_name", "free_memory_bytes", "hookimpl", "lacks_of",
     "memory_share_bytes", "merging_problems", "n_cores", "n_quota_cores", "option", "quantization_of", "ranks_of",
     "refuse_engine", "shape_of", "task_named", "task_of", "task_of_model", "unserved_adapters",
 ]

@@ -80,6 +80,8 @@ class ModelArtifacts(msgspec.Struct, frozen=True, kw_only=True):
         weights: how much there is of the weights.
         eos_token_ids: from ``generation_config.json``, else ``config.json``.
         max_context_tokens: from ``config.json``; 0 where it does not say.
+        further: other models that options of this one name (``option(..., is_model=True)``), by the option's field.
+            Those that the engine's own library fetches from the hub are not among them.
     """
 
     folder: str = ""
@@ -94,6 +96,7 @@ class ModelArtifacts(msgspec.Struct, frozen=True, kw_only=True):
     weights: WeightSummary = WeightSummary()
     eos_token_ids: tuple[int, ...] = ()
     max_context_tokens: int = 0
+    further: dict[str, ModelArtifacts] = {}
 
     @property
     def path(self) -> Path:

@@ -29,16 +29,34 @@ class Launch(str, Enum):
 
 
 class Task(str, Enum):
-    """What a model does: continue a text, make a vector of it, or give the probability of each label."""
+    """What a model does, the last three with whole requests: text goes in, and JSON comes out."""
 
     GENERATE = "generate"
     EMBED = "embed"
     CLASSIFY = "classify"
+    TOKEN_CLASSIFICATION = "token-classification"
+    FILL_MASK = "fill-mask"
+    QUESTION_ANSWERING = "question-answering"
 
     @property
     def does(self) -> str:
         """In words: ``generates text``."""
-        return {"generate": "generates text", "embed": "makes vectors", "classify": "gives labels"}[self.value]
+        return _DOES[self.value]
+
+    @property
+    def takes_whole_requests(self) -> bool:
+        """Whether the engine gets the request itself (``SupportsTasks``), not token ids that the server made of it."""
+        return self in (Task.TOKEN_CLASSIFICATION, Task.FILL_MASK, Task.QUESTION_ANSWERING)
+
+
+_DOES = {
+    "generate": "generates text",
+    "embed": "makes vectors",
+    "classify": "gives labels",
+    "token-classification": "labels words",
+    "fill-mask": "fills masks",
+    "question-answering": "answers questions",
+}
 
 
 class Resume(str, Enum):
@@ -192,6 +210,7 @@ class BackendInfo:
         artifact_formats: names of ArtifactFormat it loads.
         architectures: names from ``config.json`` it serves; empty means any model of its tasks.
         tasks: what it does with models, the usual one first; the engine needs the ability that goes with each.
+        takes_encoders: whether it generates with models of an encoder and a decoder, too.
         quantizations: values of ``option.quantize`` it takes.
         capabilities: request options it honours; all others are refused.
         resume: what becomes of running requests when a worker dies.
@@ -228,6 +247,7 @@ class BackendInfo:
     artifact_formats: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     tasks: tuple[Task, ...] = (Task.GENERATE,)
+    takes_encoders: bool = True
     quantizations: tuple[str, ...] = ()
     capabilities: frozenset[Capability] = frozenset()
     resume: Resume = Resume.CONTINUES

@@ -35,6 +35,7 @@ def option(
     unit: str = "",
     aliases: tuple[str, ...] = (),
     old_names: tuple[str, ...] = (),
+    is_model: bool = False,
     **bounds: Any,
 ) -> Any:
     """Declare one option of a BackendConfig.
@@ -45,9 +46,13 @@ def option(
         unit: ``tokens``, ``bytes``, ``s``, ``threads``; empty for plain numbers, switches and names.
         aliases: further names under which users know this option.
         old_names: names that still work, with a warning that names the new one.
+        is_model: the value says where another model is. The core looks at it, fetches it from an object store, and
+            gives it to the backend as ``ModelArtifacts.further``; a name on the hub is left to the backend.
         bounds: pydantic bounds (``ge``, ``le``, ``gt``, ``lt``, ``pattern``).
     """
     extra: dict[str, Any] = {"unit": unit, "aliases": list(aliases), "old_names": list(old_names)}
+    if is_model:
+        extra["is_model"] = True
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 

@@ -45,6 +45,11 @@ def counted(n: int, noun: str) -> str:
     return f"1 {noun}" if n == 1 else f"{n} {noun}s"
 
 
+def enumerated(items: Sequence[str]) -> str:
+    """Items in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
 def sentences(*parts: str) -> str:
     """Join parts into one line, each closed by a full stop unless it ends with punctuation of its own."""
     closed = [part if part[-1] in ".!?:" else f"{part}." for part in parts if part]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import click
     from fastapi import FastAPI
 
+    from lmi.api.answering import Answerer
     from lmi.api.artifacts import ModelArtifacts, Target
     from lmi.api.backend import BackendInfo, Progress
     from lmi.api.config import BackendConfig
@@ -93,8 +94,10 @@ def lmi_check_engine(config: BackendConfig) -> Sequence[Problem] | None:
 
 
 @hookspec(firstresult=True)
-def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine | Stepper | None:
-    """Load the weights and return what generates.
+def lmi_load_engine(
+    artifacts: ModelArtifacts, config: BackendConfig, progress: Progress
+) -> Engine | Stepper | Answerer | None:
+    """Load the weights and return what generates, or what answers.
 
     Called: once a worker process.
     Runs in: worker. Answers: first. Cost: the one slow hook.

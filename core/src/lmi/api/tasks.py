@@ -10,14 +10,23 @@ _NAMES = {
     Task.GENERATE: ("generate", "text-generation", "text2text-generation", "conversational"),
     Task.EMBED: ("embed", "text-embedding", "feature-extraction", "sentence-similarity"),
     Task.CLASSIFY: ("classify", "text-classification", "sentiment-analysis"),
+    Task.TOKEN_CLASSIFICATION: ("token-classification", "ner"),
+    Task.FILL_MASK: ("fill-mask",),
+    Task.QUESTION_ANSWERING: ("question-answering",),
 }
 
 TASK_NAMES: dict[str, Task] = {name: task for task, names in _NAMES.items() for name in names}
 """How people write a task (``option.task``, ``HF_TASK``) -> the task. Source: LMI and the pipelines of transformers."""
 
 _GENERATING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "ChatModel", "ChatGLMModel")
-_CLASSIFYING = ("ForSequenceClassification",)
 _EMBEDDING = ("ForTextEncoding", "Model")
+_HEADS = {
+    Task.CLASSIFY: ("ForSequenceClassification",),
+    Task.TOKEN_CLASSIFICATION: ("ForTokenClassification",),
+    Task.FILL_MASK: ("ForMaskedLM", "BertForPreTraining"),
+    Task.QUESTION_ANSWERING: ("ForQuestionAnswering",),
+}
+_WHOLE = frozenset(task for task in Task if task.takes_whole_requests)
 _NO_HEAD = "AutoModel"
 """What code of a model's own says of every class it has."""
 _REWARDING = ("RewardModel",)
@@ -47,10 +56,11 @@ def task_of_model(artifacts: ModelArtifacts) -> Task | None:
         for task, endings in (
             (Task.GENERATE, _GENERATING),
             (None, _REWARDING),
-            (Task.CLASSIFY, _CLASSIFYING),
+            *_HEADS.items(),
             (Task.EMBED, _EMBEDDING),
         ):
-            if name.endswith(endings):
+            # Own code lists every head it has: the class in architectures says whose weights are there.
+            if name.endswith(endings) and not (task in _WHOLE and name.startswith(_NO_HEAD)):
                 return task
     return None
 

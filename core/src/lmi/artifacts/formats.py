@@ -12,7 +12,15 @@ from lmi.api.shapes import left_out
 from lmi.artifacts.documents import read_documents
 from lmi.artifacts.foreign import foreign_kinds
 from lmi.artifacts.places.files import LocalFiles, ModelFiles
-from lmi.artifacts.weights import PICKLES, SAFETENSORS, SPLIT_FOLDER, ranked_files, summary_of, weight_files
+from lmi.artifacts.weights import (
+    PICKLES,
+    SAFETENSORS,
+    SPLIT_FOLDER,
+    WHOLE_NAMES,
+    ranked_files,
+    summary_of,
+    weight_files,
+)
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -84,8 +92,9 @@ def _with_config(sizes: Mapping[str, int], documents: dict[str, Any]) -> Artifac
         return ArtifactFormat.NEURON
     if any(name.startswith(f"{SPLIT_FOLDER}/") for name in sizes):
         return ArtifactFormat.NEURON_SPLIT
-    has_ranks = any("/" not in name and ranked_files(content) for name, content in documents.items())
-    if has_ranks and not any(name.endswith(SAFETENSORS) for name in sizes):
+    of_ranks = {file for name, content in documents.items() if "/" not in name for file in ranked_files(content)}
+    whole = [name for name in sizes if name.endswith(SAFETENSORS) and (name not in of_ranks or name in WHOLE_NAMES)]
+    if of_ranks and not whole:
         return ArtifactFormat.RANKED_CHECKPOINT
     return ArtifactFormat.PRETRAINED
 

@@ -33,8 +33,9 @@ class ModelOptions(BaseModel):
     revision: str | None = option(None, description="Branch, tag or commit of a model from the hub.")
     task: str | None = option(
         None,
-        description="What the model does: text-generation, text-embedding (or feature-extraction) or "
-        "text-classification. Unset or auto: what it was made for, as its files say.",
+        description="What the model does: text-generation, text-embedding (or feature-extraction), "
+        "text-classification, token-classification, fill-mask or question-answering. Unset or auto: what it was made "
+        "for, as its files say.",
     )
 
     normalize: bool = option(

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from lmi.api import TASK_NAMES, BackendConfig, BackendInfo, Launch, Problem, Severity, Task, task_named
+from lmi.api.errors import enumerated
 from lmi.config.batching import UNDECIDED, turned_off_by
 from lmi.config.modes import MPI, PYTHON, deciding, mode_of
 from lmi.config.names import did_you_mean
@@ -17,7 +18,7 @@ from lmi.config.unsupported import STOP_WORDS, Known, of_no_use
 Rule = Callable[[ModelOptions, BackendConfig, Settings, BackendInfo], Iterator[Problem]]
 
 _OTHER_TASKS = (
-    "fill-mask", "token-classification", "question-answering", "table-question-answering", "multiple-choice",
+    "table-question-answering", "multiple-choice",
     "summarization", "translation", "zero-shot-classification", "visual-question-answering",
     "document-question-answering", "image-classification", "image-to-text", "object-detection", "text-to-image",
     "audio-classification", "automatic-speech-recognition", "reranking", "rerank", "text-ranking", "score", "reward",
@@ -179,7 +180,7 @@ def task_is_served(
     name, task = options.task.lower(), task_named(options.task)
     if name == "auto" or task in info.tasks:
         return
-    does = " and ".join(each.does for each in info.tasks)
+    does = enumerated([each.does for each in info.tasks])
     if task is not None or name in _OTHER_TASKS:
         yield Problem(
             code="config.not-supported",

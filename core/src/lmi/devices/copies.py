@@ -14,6 +14,7 @@ from lmi.config.settings import Settings
 from lmi.config.typed import config_error
 from lmi.devices import cuda, neuron
 from lmi.devices.degree import is_mpi
+from lmi.devices.hostfile import n_devices_here
 from lmi.plugins.fit import elsewhere
 from lmi.target import DEGREE, Part, devices_of, split_text, too_few_devices
 
@@ -97,8 +98,10 @@ def copies_of(
         hidden = tuple(_set_by_user(options, settings, target))
         return Copies(n_min=options.min_workers, n_max=options.max_workers, problems=hidden)
     devices = devices_of(target)
-    n_slices = len(devices) // degree
-    slices = tuple(devices[place * degree : (place + 1) * degree] for place in range(n_slices))
+    n_here = n_devices_here(settings, degree)
+    is_spread = n_here < degree  # over machines whose slots are for one copy
+    n_slices = min(1, len(devices) // n_here) if is_spread else len(devices) // n_here
+    slices = tuple(devices[place * n_here : (place + 1) * n_here] for place in range(n_slices))
     # Where nothing is set every slice has a copy; where one end is set the other gives way.
     is_set = [key in settings for key in _KEYS]
     n_max = options.max_workers if is_set[1] else max(n_slices, options.min_workers if is_set[0] else 1)
@@ -106,7 +109,8 @@ def copies_of(
     problems: list[Problem] = []
     if not elsewhere(info, target):  # otherwise the numbers are no matter
         problems += _too_many(settings, options, degree, n_slices, target, is_mpi(settings, info))
-        problems += _idle(len(devices) - n_slices * degree, degree, settings, has_copies=n_slices > 0)
+        n_idle = len(devices) - n_slices * degree
+        problems += _idle(n_idle, degree, settings, has_copies=n_slices > 0 and not is_spread)
         problems += _set_by_user(options, settings, target)
     variables = _variables(settings, options, degree, environ, target)
     return Copies(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from lmi.api import BackendInfo, Problem, Target
 from lmi.config.settings import Settings
+from lmi.devices.hostfile import slot_problems, slots_of
 from lmi.plugins.fit import elsewhere
 from lmi.target import too_few_devices
 
@@ -25,7 +26,8 @@ def device_problems(
         return missing
     reason = "" if info is None else elsewhere(info, target)
     if info is None or not reason:
-        return too_few_devices(settings, target, n_devices)
+        is_listed = bool(slots_of(settings))
+        return (slot_problems if is_listed else too_few_devices)(settings, target, n_devices)
     return [Problem(code="backend.misfit", message=f"{info.name} {reason}", hint="Choose another backend")]
 
 

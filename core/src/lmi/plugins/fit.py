@@ -15,6 +15,9 @@ _SERVED = {
     Task.GENERATE: "causal language models",
     Task.EMBED: "embedding models",
     Task.CLASSIFY: "classification models",
+    Task.TOKEN_CLASSIFICATION: "models that label words",
+    Task.FILL_MASK: "masked language models",
+    Task.QUESTION_ANSWERING: "models that answer questions",
 }
 _MAX_NAMED = 3
 
@@ -55,7 +58,14 @@ def misfits(
         serves = _first(info.architectures) or _SERVED[info.tasks[0]]
         named = f" for {task}" if task else ""
         reasons.append(f"serves {serves}, not {', '.join(artifacts.architectures)}{named}")
+    elif architectures and not info.takes_encoders and _has_encoder(artifacts, task):
+        what = ", ".join(artifacts.architectures) or artifacts.model_type
+        reasons.append(f"generates with decoders alone, and {what} has an encoder as well")
     return reasons
+
+
+def _has_encoder(artifacts: ModelArtifacts, task: str | None) -> bool:
+    return bool(artifacts.config.get("is_encoder_decoder")) and task_of(artifacts, task) is Task.GENERATE
 
 
 def _first(names: Sequence[str]) -> str:

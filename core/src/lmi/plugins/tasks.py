@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from lmi.api import BackendInfo, ModelArtifacts, Problem, Task, task_named, task_of_model
+from lmi.api.errors import enumerated
 from lmi.config.settings import Settings
 from lmi.plugins.absent import known_backends
 
@@ -53,10 +54,11 @@ def task_problems(
     setting, made_for = settings.get(_KEY), task_of_model(artifacts)
     asked = task_named(setting.value) if setting is not None else None
     what = ", ".join(artifacts.architectures) or artifacts.model_type
-    if setting is not None and asked is Task.GENERATE and made_for in (Task.EMBED, Task.CLASSIFY):
+    if setting is not None and asked is Task.GENERATE and made_for not in (None, Task.GENERATE):
         if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in artifacts.architectures):
             return []
-        message = f"{_KEY} is {setting.value}, and {what} does not continue a text; it {made_for.does}"
+        does = f"; it {made_for.does}" if made_for is not None else ""
+        message = f"{_KEY} is {setting.value}, and {what} does not continue a text{does}"
         hint = f"Take {_KEY} out, or use a causal language model"
         return [Problem(code=NOT_SERVED, message=message, hint=hint, path=artifacts.folder, source=setting.source)]
     if asked is not None or made_for is None or made_for in info.tasks:
@@ -66,7 +68,7 @@ def task_problems(
 
 
 def _what(info: BackendInfo) -> str:
-    return " and ".join(task.does for task in info.tasks)
+    return enumerated([task.does for task in info.tasks])
 
 
 def _who_can(task: Task, infos: Iterable[BackendInfo]) -> str:

@@ -14,7 +14,6 @@ from starlette.types import Scope
 from lmi.api.backend import Task
 from lmi.api.errors import UnsupportedError
 from lmi.api.texts import TextRequest, TextResult
-from lmi.custom.answer import answer_task
 from lmi.custom.formatter import Formatter
 from lmi.serving.adapter_choice import asked_adapter
 from lmi.serving.answers import answer_of_choices, encoder, growing_answer, line_writer, whole_answer
@@ -28,6 +27,7 @@ from lmi.serving.invocation import Invocation
 from lmi.serving.parameters import Parameters
 from lmi.serving.route import InferenceRoute
 from lmi.serving.streaming import JSON_LINES, ClientGoneError, Exchange
+from lmi.serving.whole_requests import answer_task
 
 if TYPE_CHECKING:
     from lmi.custom.extension import ModelExtension
@@ -41,10 +41,12 @@ class InvocationRoute(InferenceRoute):
         named = scope.get("path_params", {})
         model = self._context.model(named.get("model") or exchange.wanted_model, named.get("version"))
         body = await exchange.body(model.plan.options.max_request_size)
+        query = scope.get("query_string", b"")
         if model.plan.serves_whole_requests:
+            if not model.plan.is_custom:
+                model.adapters.refuse_unknown(asked_adapter(None, exchange.headers, query))
             await answer_task(self._context, model, exchange, scope, body)
             return
-        query = scope.get("query_string", b"")
         if model.plan.task is not Task.GENERATE:
             model.adapters.refuse_unknown(asked_adapter(None, exchange.headers, query))
             await answer_vectors(self._context, model, exchange, body)

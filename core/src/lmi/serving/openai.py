@@ -47,4 +47,4 @@ class EmbeddingsRoute(InferenceRoute):
 
 
 def _does(model: Model) -> str:
-    return "answers by a function of its own" if model.plan.serves_whole_requests else model.plan.task.does
+    return "answers by a function of its own" if model.plan.is_custom else model.plan.task.does

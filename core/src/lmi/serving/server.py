@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import shlex
 import signal
@@ -16,10 +17,10 @@ from urllib.parse import quote
 
 import uvicorn
 
+from lmi.api.artifacts import ModelArtifacts
 from lmi.api.backend import Task
 from lmi.api.errors import LmiError, NotReadyError, PluginError, ProblemsError
 from lmi.config.server import ServerOptions
-from lmi.custom.answer import unheard_hooks
 from lmi.loading import LoadPlan
 from lmi.planning.estimates import memory_line
 from lmi.plugins import Plugins
@@ -28,7 +29,9 @@ from lmi.serving.app import build_app
 from lmi.serving.context import READY, Context
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
+from lmi.serving.task_bodies import example_body
 from lmi.serving.tokenizer import Tokenizer, load_tokenizer
+from lmi.serving.whole_requests import unheard_hooks
 from lmi.starting import ProgressOfModels
 from lmi.threads import in_own_thread
 from lmi.workers.worker import Worker, WorkerState
@@ -186,7 +189,7 @@ class Server:
 
     def _start_model(self, plan: LoadPlan, tokenizer: Tokenizer) -> None:
         context, own = self._context, plan.extension
-        if plan.serves_whole_requests:
+        if plan.is_custom:
             for warning in unheard_hooks(context):
                 _LOG.warning("%s", warning)
         elif plan.task is not Task.GENERATE:
@@ -242,7 +245,7 @@ class Server:
 
 def _tokenizer_of(plan: LoadPlan) -> Tokenizer:
     return load_tokenizer(
-        plan.artifacts,
+        ModelArtifacts() if plan.serves_whole_requests else plan.artifacts,  # those are not read here
         trust_remote_code=plan.config.trust_remote_code,
         python_executable=plan.options.python_executable or sys.executable,
     )
@@ -262,10 +265,9 @@ def ready_text(model: Model, url: str, *, is_only: bool) -> str:
         where, call = f"{url}{route}", f"{url}{route}"
     else:
         where, call = f"{route} on {url}", f"--unix-socket {shlex.quote(path)} http://localhost{route}"
-    more = ', "parameters": {"max_new_tokens": 24}' if model.plan.task is Task.GENERATE else ""
-    body = f'{{"inputs": "The capital of France is"{more}}}'
+    body = json.dumps(example_body(model.plan.task, model.plan.artifacts))
     sent = f"-H 'content-type: application/json' -d '{body}'"
-    if model.plan.serves_whole_requests:
+    if model.plan.is_custom:
         sent = "--data-binary @FILE"
     return f"model {model.name!r} is ready: {where}\ntry: curl -s {call} {sent}"
 

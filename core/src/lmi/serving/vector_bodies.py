@@ -15,16 +15,17 @@ from lmi.serving.bodies import Body, complete, explained, names_of, object_of
 from lmi.serving.parameters import Parameters as GenerationParameters
 
 _LARGEST_ID = 2**31 - 1
-_N_INPUTS = 2048
+N_INPUTS = 2048
 """Most inputs of one request. Source: OpenAI's reference."""
-_CLOSED = ConfigDict(extra="forbid", strict=True)
+CLOSED = ConfigDict(extra="forbid", strict=True)
+"""For what knows each of its names, and takes no number for a text."""
 _OF_GENERATION = {"stream", "messages", "prompt", "max_tokens", *names_of(GenerationParameters)}
 
 
 class CutParameters(BaseModel):
     """What is done with an input that is longer than the model takes: cut where ``truncate`` says so, else refused."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
     truncate: bool = False
     truncation_direction: Literal["right", "left"] = "right"
@@ -48,12 +49,23 @@ class LabelParameters(CutParameters):
     top_k: int | None = Field(None, ge=1, le=_LARGEST_ID)
 
 
-class _Invocation(BaseModel):
-    model_config = _CLOSED
-    parameter_type: ClassVar[type[CutParameters]]
+class Invocation(BaseModel):
+    """A body of ``inputs``, one or a list, and ``parameters``."""
 
-    inputs: list[str]
+    model_config = CLOSED
+    parameter_type: ClassVar[type[BaseModel]]
+
+    inputs: list[Any]
     is_single: bool = Field(False, exclude=True)
+
+    @classmethod
+    def listed(cls, inputs: Any) -> tuple[list[Any], bool]:
+        """The inputs as a list, and whether there was one that stood for itself.
+
+        Raises:
+            PydanticCustomError: they are none.
+        """
+        return _inputs("inputs", inputs, takes_ids=False), isinstance(inputs, str)
 
     @model_validator(mode="before")
     @classmethod
@@ -71,19 +83,19 @@ class _Invocation(BaseModel):
             raise complete(f"{twice[0]} is there twice, inside parameters and beside")
         rest = {name: value for name, value in data.items() if name not in beside}
         if "inputs" in rest:
-            inputs = _inputs("inputs", rest["inputs"], takes_ids=False)
-            rest = {**rest, "inputs": inputs, "is_single": isinstance(rest["inputs"], str)}
+            inputs, is_single = cls.listed(rest["inputs"])
+            rest = {**rest, "inputs": inputs, "is_single": is_single}
         return {**rest, "parameters": {**beside, **given}}
 
 
-class VectorInvocation(_Invocation):
+class VectorInvocation(Invocation):
     """LMI's body of a request for vectors."""
 
     parameter_type = VectorParameters
     parameters: VectorParameters = VectorParameters()
 
 
-class LabelInvocation(_Invocation):
+class LabelInvocation(Invocation):
     """LMI's body of a request for labels."""
 
     parameter_type = LabelParameters
@@ -119,7 +131,7 @@ def read_body(kind: type[Body], data: Any, *, model: str, task: Task) -> Body:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        beside = names_of(kind.parameter_type) if issubclass(kind, _Invocation) else ()
+        beside = names_of(kind.parameter_type) if issubclass(kind, Invocation) else ()
         raise _of_generation(error, model, task) or explained(error, kind, beside) from None
 
 
@@ -128,8 +140,8 @@ def _inputs(name: str, value: Any, *, takes_ids: bool) -> list[Any]:
     whole = [value] if isinstance(value, str) or (takes_ids and _are_ids(value)) else value
     if isinstance(whole, list) and not whole:
         raise complete(f"{name} is an empty list; give at least one text")
-    if isinstance(whole, list) and len(whole) > _N_INPUTS:
-        raise complete(f"{name} has {len(whole)} entries; a request takes {_N_INPUTS}")
+    if isinstance(whole, list) and len(whole) > N_INPUTS:
+        raise complete(f"{name} has {len(whole)} entries; a request takes {N_INPUTS}")
     if isinstance(whole, list) and all(isinstance(each, str) for each in whole):
         return whole
     if isinstance(whole, list) and takes_ids and all(map(_are_ids, whole)):

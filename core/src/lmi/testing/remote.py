@@ -27,7 +27,7 @@ from lmi.workers.mpi.launch import MpiProgram
 from lmi.workers.wire import Load
 from lmi.workers.worker import Worker, WorkerState
 
-_BEAT_S = 0.05
+_BEAT_S = 0.01
 
 
 def has_ranks(plan: LoadPlan) -> bool:
@@ -99,12 +99,12 @@ class RemoteEngine(Engine):
         came: asyncio.Queue[TokenChunk | LmiError] = asyncio.Queue()
         flight = Flight(request, came.put_nowait, came.put_nowait)
         self._worker.submit([flight])
+        waiting: asyncio.Future[TokenChunk | LmiError] | None = None
         try:
             while True:
                 waiting = asyncio.ensure_future(came.get())
                 await asyncio.wait([waiting, self._life], return_when="FIRST_COMPLETED")
                 if not waiting.done():
-                    waiting.cancel()
                     raise self._end()
                 item = waiting.result()
                 if isinstance(item, LmiError):
@@ -113,6 +113,8 @@ class RemoteEngine(Engine):
                 if item.finish is not None:
                     return
         finally:
+            if waiting is not None:
+                waiting.cancel()
             if flight.worker is not None:
                 self._worker.cancel(flight)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from lmi.api import (
     STEPPER_CAPABILITIES,
     Accelerator,
+    Answerer,
     BackendConfig,
     BackendInfo,
     EngineLibrary,
@@ -20,8 +21,10 @@ from lmi.api import (
     Target,
     hookimpl,
     ranks_of,
+    task_of,
 )
 from lmi_deepspeed.memory import FAMILIES, MEMORY
+from lmi_hf.tasks.checks import HEADS, TASKS
 
 if TYPE_CHECKING:
     from lmi_deepspeed.config import DeepSpeedConfig
@@ -41,6 +44,8 @@ def lmi_describe_backend() -> BackendInfo:
         accelerators=(Accelerator.CUDA, Accelerator.CPU),
         launch=Launch.CORE_MPI,
         artifact_formats=("pretrained", "adapter", "ranked-checkpoint"),
+        tasks=TASKS,
+        takes_encoders=False,
         quantizations=("smoothquant", "dynamic_int8"),
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
@@ -48,6 +53,7 @@ def lmi_describe_backend() -> BackendInfo:
             EngineLibrary(distribution="deepspeed", versions=">=0.19.8,<0.20"),
             EngineLibrary(distribution="torch", versions=">=2.6,<3"),
             EngineLibrary(distribution="transformers", versions=">=5.0,<6"),
+            EngineLibrary(distribution="accelerate", versions=">=1.1,<2"),
         ),
         memory=MEMORY,
         instances=FAMILIES,
@@ -73,7 +79,7 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 
 
 @hookimpl
-def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper | Answerer:
     import importlib
     import os
 
@@ -83,6 +89,12 @@ def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: 
     progress("import deepspeed")
     for name in ("torch", "transformers", "deepspeed"):  # the core names the one that is absent
         importlib.import_module(name)
+    options, ranks = cast("DeepSpeedConfig", config), ranks_of(os.environ)
+    task = task_of(artifacts, options.task)
+    if task in HEADS:
+        from lmi_deepspeed.answering import load_answerer
+
+        return load_answerer(artifacts, options, ranks, task, n_threads, progress)
     from lmi_deepspeed.engine import load_stepper
 
-    return load_stepper(artifacts, cast("DeepSpeedConfig", config), ranks_of(os.environ), n_threads, progress)
+    return load_stepper(artifacts, options, ranks, n_threads, progress)

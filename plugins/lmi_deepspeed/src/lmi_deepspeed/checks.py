@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lmi.api import (
-    Accelerator,
     ArtifactFormat,
     ModelArtifacts,
     Problem,
@@ -19,14 +18,11 @@ from lmi.api import (
 )
 from lmi_deepspeed.config import DEFAULT_MAX_TOKENS, DeepSpeedConfig
 from lmi_deepspeed.ranked import check_ranked
+from lmi_deepspeed.tasks import check_tasks
+from lmi_hf import library
 
 SMOOTHQUANT_TYPES = ("gpt2", "gpt_neo", "gptj", "gpt_neox", "bloom", "llama")
 """Model types that SmoothQuant is made for."""
-
-INJECTED_TYPES = (
-    *SMOOTHQUANT_TYPES, "opt", "bert", "distilbert", "roberta", "xlm-roberta", "internlm", "megatron-bert"
-)  # fmt: skip
-"""Model types that DeepSpeed has kernels for; it shards all others by its automatic tensor parallelism."""
 
 UNSPLIT_TYPES = ("deberta", "flaubert", "fsmt", "gpt2", "led", "longformer", "xlm", "xlnet")
 """Model types that the automatic tensor parallelism refuses. Source: AutoTP.supported in DeepSpeed 0.19."""
@@ -43,10 +39,10 @@ def find_problems(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Ta
     """List what would stop the model; empty means nothing was found. Opens no file, touches no device."""
     return [
         *_check_code(artifacts, config),
-        *_check_degree(artifacts, config, target),
+        *check_tasks(artifacts, config),
+        *_check_degree(artifacts, config),
         *_check_context(artifacts, config),
         *_check_quantization(artifacts, config),
-        *_check_injection(artifacts, config, target),
         *check_ranked(artifacts, config),
         *_check_configuration_file(artifacts, config),
         *_check_adapters(artifacts),
@@ -64,7 +60,7 @@ def _check_code(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[
         )
 
 
-def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> Iterator[Problem]:
+def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:
     n, n_heads = config.tensor_parallel_degree, shape_of(artifacts).n_heads
     if 0 < n_heads < n:
         yield Problem(
@@ -73,12 +69,10 @@ def _check_degree(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Ta
             hint=f"Set option.tensor_parallel_degree={n_heads} or less",
             fields=("tensor_parallel_degree",),
         )
-    has_kernels = target.accelerator is Accelerator.CUDA and artifacts.model_type in INJECTED_TYPES
-    if n > 1 and artifacts.model_type in UNSPLIT_TYPES and not has_kernels:
+    if n > 1 and artifacts.model_type in UNSPLIT_TYPES:
         yield Problem(
             code="config.tensor-parallel",
-            message=f"tensor_parallel_degree is {n}, and DeepSpeed does not split {artifacts.model_type} models "
-            "without kernels of its own",
+            message=f"tensor_parallel_degree is {n}, and DeepSpeed does not split {artifacts.model_type} models",
             hint="Set option.tensor_parallel_degree=1",
             path=artifacts.folder,
             fields=("tensor_parallel_degree",),
@@ -110,6 +104,13 @@ def _check_quantization(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> I
             path=artifacts.folder,
             fields=("quantize",),
         )
+    if library.knows_engine() and not library.is_installed("torchao"):
+        yield Problem(
+            code="engine.library-missing",
+            message=f"quantize is {asked}, which torchao does, and this Python does not have it",
+            hint="pip install 'lmi-deepspeed[quantize]'",
+            fields=("quantize",),
+        )
     if asked == "smoothquant" and artifacts.model_type and artifacts.model_type not in SMOOTHQUANT_TYPES:
         yield Problem(
             code="config.quantize",
@@ -119,39 +120,6 @@ def _check_quantization(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> I
             path=artifacts.folder,
             fields=("quantize",),
         )
-
-
-def _check_injection(artifacts: ModelArtifacts, config: DeepSpeedConfig, target: Target) -> Iterator[Problem]:
-    """Options of injected kernels, which CUDA alone has, and for some model types only."""
-    is_cuda = target.accelerator is Accelerator.CUDA
-    if config.enable_cuda_graph and not is_cuda:
-        yield Problem(
-            code="config.cuda-only",
-            message=f"enable_cuda_graph is true, but the model is meant for {target.accelerator.value}",
-            hint="Remove option.enable_cuda_graph",
-            fields=("enable_cuda_graph",),
-        )
-    is_known = not artifacts.model_type or artifacts.model_type in INJECTED_TYPES
-    if is_cuda and is_known:
-        return
-    why = f"it has none for model type {artifacts.model_type}" if is_cuda else "they run on cuda only"
-    if config.checkpoint is not None:
-        yield Problem(
-            code="config.kernel-injection",
-            message=f"checkpoint is {config.checkpoint}, which only DeepSpeed's own kernels load, and {why}",
-            hint="Remove option.checkpoint and load the whole model",
-            fields=("checkpoint",),
-        )
-    for name in ("save_mp_checkpoint_path", "training_mp_size", "triangular_masking", "return_tuple"):
-        if config.is_changed(name):
-            yield Problem(
-                code="config.no-effect",
-                message=f"{name} is {getattr(config, name)} and changes nothing: it is for DeepSpeed's own kernels, "
-                f"and {why}",
-                hint=f"Remove option.{name}",
-                severity=Severity.WARNING,
-                fields=(name,),
-            )
 
 
 def _check_configuration_file(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> Iterator[Problem]:

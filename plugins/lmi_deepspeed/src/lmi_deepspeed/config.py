@@ -12,16 +12,6 @@ from pydantic import Field, field_validator
 from lmi.api import BackendConfig, Conflict, Severity, dtype_name, option
 
 Quantization = Literal["smoothquant", "dynamic_int8"]
-Task = Literal[
-    "text-generation",
-    "text2text-generation",
-    "text-classification",
-    "token-classification",
-    "question-answering",
-    "fill-mask",
-    "conversational",
-]
-
 QUANTIZATIONS: tuple[Quantization, ...] = ("smoothquant", "dynamic_int8")
 DEFAULT_MAX_TOKENS = 1024
 
@@ -30,14 +20,13 @@ _Int8 = Annotated[str, Field(pattern=r"^int8$")]
 
 _IN_GENERATED_CONFIG = (
     "max_tokens",
-    "enable_cuda_graph",
-    "triangular_masking",
-    "return_tuple",
-    "training_mp_size",
     "checkpoint",
     "save_mp_checkpoint_path",
 )
 """What LMI writes into DeepSpeed's configuration, and what a configuration of the user's own replaces."""
+
+
+_OF_KERNELS = ("triangular_masking", "return_tuple", "training_mp_size")
 
 
 class DeepSpeedConfig(BackendConfig):
@@ -59,22 +48,26 @@ class DeepSpeedConfig(BackendConfig):
         ),
         old_names=("data_type",),
     )
-    task: Task | None = option(
-        None, description="What the model does; found from its architecture when unset. Set it where that fails."
+    task: str | None = option(
+        None,
+        description=(
+            "What the model does: text-generation (or conversational), text-classification, token-classification, "
+            "fill-mask or question-answering. Unset or auto: what it was made for, as its files say."
+        ),
     )
     quantize: Quantization | str | None = option(
         None,
         description=(
-            "INT8 weights, made while the model loads. smoothquant keeps accuracy at the cost of a calibration "
-            "(gpt2, gpt_neo, gptj, gpt_neox, bloom, llama only; not with bf16); dynamic_int8 needs none. Other names "
-            "are left out with a warning."
+            "Linear layers in 8 bits, made by torchao while the model loads. smoothquant stays nearer to the whole "
+            "model, at the cost of a calibration (gpt2, gpt_neo, gptj, gpt_neox, bloom, llama only; not with bf16); "
+            "dynamic_int8 needs none. Use it where memory is short. Other names are left out with a warning."
         ),
     )
     smoothquant_alpha: float | None = option(
         None,
         description=(
             "With quantize=smoothquant: how much of the difficulty moves from activations to weights. Larger protects "
-            "activations with large outliers. Unset: chosen by DeepSpeed."
+            "activations with large outliers. 0.5 when unset."
         ),
         unit="share",
         ge=0,
@@ -92,46 +85,42 @@ class DeepSpeedConfig(BackendConfig):
     )
     low_cpu_mem_usage: bool = option(
         True,
-        description="Load weights without a second copy in host memory. Leave it on unless a checkpoint fails with it.",
+        description="Load weights without a second copy in host memory; always so, only true has an effect.",
     )
     enable_cuda_graph: bool = option(
         False,
         description=(
-            "Record the forward pass once and replay it. Turn it on for lower latency of small models on one CUDA "
-            "device; it goes with tensor_parallel_degree=1 only."
+            "Record the forward pass once and replay it. Not to be had with continuous batching here; vllm has it."
         ),
     )
     triangular_masking: bool = option(
         True,
-        description=(
-            "Causal attention mask in injected kernels: right for models that continue a text. Turn off for encoders "
-            "such as BERT."
-        ),
+        description=("Causal attention mask in DeepSpeed's injected kernels, which are not used: it does nothing."),
     )
     return_tuple: bool = option(
         True,
         description=(
-            "Whether injected layers give a tuple or a tensor. Turn off only for a model whose code takes a tensor."
+            "Whether DeepSpeed's injected layers give a tuple or a tensor. They are not used: it does nothing."
         ),
     )
     training_mp_size: int = option(
         1,
-        description="Tensor parallel degree the checkpoint was trained with. Set it for checkpoints stored in shards.",
+        description="Tensor parallel degree of Megatron shards, which only injected kernels join: it does nothing.",
         unit="devices",
         ge=1,
     )
     checkpoint: str | None = option(
         None,
         description=(
-            "JSON file, relative to the model, that describes a DeepSpeed checkpoint stored in shards. Saves loading "
-            "time; needs kernel injection and goes with no quantize."
+            "JSON file, relative to the model, that lists a model's shards. Saves loading time and memory, since each "
+            "rank reads its own part; goes with no quantize and with the degree that the shards were made for."
         ),
     )
     save_mp_checkpoint_path: str | None = option(
         None,
         description=(
-            "Folder or s3:// location that gets the model in shards, for the checkpoint option of later starts. Turn "
-            "on once for a model that loads slowly."
+            "Folder that gets the model in shards, for the checkpoint option of later starts. Turn on once for a model "
+            "that loads slowly."
         ),
     )
     deepspeed_config_path: str | None = option(
@@ -147,9 +136,9 @@ class DeepSpeedConfig(BackendConfig):
     def _name_dtype(cls, value: Any) -> Any:
         return dtype_name(value)
 
-    @field_validator("quantize", mode="before")
+    @field_validator("quantize", "task", mode="before")
     @classmethod
-    def _name_quantization(cls, value: Any) -> Any:
+    def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
     @property
@@ -165,7 +154,7 @@ class DeepSpeedConfig(BackendConfig):
         """See BackendConfig."""
         yield from super().conflicts()
         yield from self._about_numbers()
-        yield from self._about_injection()
+        yield from self._about_shards_and_kernels()
         yield from self._without_effect()
 
     def _about_numbers(self) -> Iterator[Conflict]:
@@ -192,7 +181,7 @@ class DeepSpeedConfig(BackendConfig):
                 code="config.no-effect",
             )
 
-    def _about_injection(self) -> Iterator[Conflict]:
+    def _about_shards_and_kernels(self) -> Iterator[Conflict]:
         if self.checkpoint is not None and self.quantization is not None:
             yield Conflict(
                 fields=("checkpoint", "quantize"),
@@ -200,11 +189,28 @@ class DeepSpeedConfig(BackendConfig):
                 "loaded as they were stored",
                 hint="Remove option.checkpoint and load the whole model, or remove option.quantize",
             )
-        if self.enable_cuda_graph and self.tensor_parallel_degree > 1:
+        if self.enable_cuda_graph:
             yield Conflict(
-                fields=("enable_cuda_graph", "tensor_parallel_degree"),
-                message=f"enable_cuda_graph=true does not go with tensor_parallel_degree={self.tensor_parallel_degree}",
-                hint="Remove option.enable_cuda_graph, or set option.tensor_parallel_degree=1",
+                fields=("enable_cuda_graph",),
+                message="enable_cuda_graph=true cannot be had: a recorded graph has one number of sequences, and here "
+                "they come and go one by one",
+                hint="Remove option.enable_cuda_graph, or use option.rolling_batch=vllm, which records many graphs",
+            )
+        for name in filter(self.is_changed, _OF_KERNELS):
+            yield Conflict(
+                fields=(name,),
+                message=f"{name}={getattr(self, name)} does nothing: it is for DeepSpeed's injected kernels, which "
+                "keep one cache for a whole batch and are not used",
+                hint=f"Remove option.{name}",
+                severity=Severity.WARNING,
+                code="config.no-effect",
+            )
+        if (self.save_mp_checkpoint_path or "").startswith("s3://"):
+            yield Conflict(
+                fields=("save_mp_checkpoint_path",),
+                message=f"save_mp_checkpoint_path={self.save_mp_checkpoint_path} is not a folder, and shards are not "
+                "uploaded",
+                hint="Name a folder, and copy it: aws s3 sync FOLDER s3://...",
             )
 
     def _without_effect(self) -> Iterator[Conflict]:
@@ -214,6 +220,14 @@ class DeepSpeedConfig(BackendConfig):
                 message=f"smoothquant_alpha={self.smoothquant_alpha:g} does nothing: quantize is "
                 f"{self.quantize or 'unset'}, not smoothquant",
                 hint="Remove it, or set option.quantize=smoothquant",
+                severity=Severity.WARNING,
+                code="config.no-effect",
+            )
+        if not self.low_cpu_mem_usage:
+            yield Conflict(
+                fields=("low_cpu_mem_usage",),
+                message="low_cpu_mem_usage=false does nothing: transformers 5 never makes a second copy of the weights",
+                hint="Remove option.low_cpu_mem_usage",
                 severity=Severity.WARNING,
                 code="config.no-effect",
             )

@@ -6,13 +6,29 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lmi.api import EngineLoadError, ModelArtifacts, Progress, Ranks, Stepper, n_cores
+from lmi.api import ModelArtifacts, Progress, Ranks, Stepper, n_cores
 from lmi_deepspeed.config import DeepSpeedConfig
-from lmi_hf.engine import Wishes, choose_dtype, load_pretrained, read_config, stepper_of
+from lmi_hf.engine import (
+    Whole,
+    Wishes,
+    choose_dtype,
+    load_pretrained,
+    read_config,
+    source_of,
+    stepper_of,
+)
+from lmi_hf.machine import computes_bf16
+
+if TYPE_CHECKING:
+    from lmi_deepspeed.shards import ShardList
 
 log = logging.getLogger(__name__)
+
+
+def _whole(artifacts: ModelArtifacts, arguments: dict[str, Any], progress: Progress) -> Any:
+    return load_pretrained(artifacts, arguments, progress, is_quantized=False)
 
 
 def load_stepper(
@@ -30,60 +46,131 @@ def load_stepper(
         EngineLoadError: DeepSpeed or transformers refused the model; the cause is kept.
         OutOfMemoryError: it does not fit.
     """
-    _refuse_what_is_not_done(config)
-    wishes = Wishes(max_slots=config.max_rolling_batch_size, max_context_tokens=config.max_tokens)
+    wishes = Wishes(max_slots=config.max_rolling_batch_size, max_context_tokens=longest_input(artifacts, config))
     return stepper_of(artifacts, lambda: load_model(artifacts, config, ranks, progress), wishes, n_threads, progress)
 
 
-def _refuse_what_is_not_done(config: DeepSpeedConfig) -> None:
-    names = ["checkpoint", "enable_cuda_graph", "save_mp_checkpoint_path"]
-    found = [f"{name}={getattr(config, name)}" for name in names if config.is_changed(name)]
-    found += [f"quantize={config.quantization}"] if config.quantization is not None else []
-    found += [f"task={config.task}"] if config.task not in (None, "text-generation") else []
-    if found:
-        raise EngineLoadError(
-            "engine.not-implemented",
-            f"deepspeed does not do this yet: {', '.join(found)}",
-            "Take it out; option.rolling_batch=hf has quantize=bitsandbytes8, and vllm has the other tasks",
-        )
+def longest_input(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> int:
+    """Tokens of the longest sequence that options allow."""
+    return int(given_settings(artifacts, config).get("max_out_tokens", config.max_tokens))
 
 
-def load_model(artifacts: ModelArtifacts, config: DeepSpeedConfig, ranks: Ranks, progress: Progress) -> Any:
-    """Return this rank's part of the model, on its device."""
-    import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
+def load_model(
+    artifacts: ModelArtifacts, config: DeepSpeedConfig, ranks: Ranks, progress: Progress, whole: Whole = _whole
+) -> Any:
+    """Return this rank's part of the model, on its device.
+
+    Args:
+        artifacts, config, ranks, progress: as ``load_stepper`` has them.
+        whole: loads the model that is to be split, from the arguments of transformers' ``from_pretrained``.
+    """
     import torch
+
+    from lmi_deepspeed.shards import ShardList, empty, fill, save
 
     device = f"cuda:{ranks.local_rank}" if torch.cuda.is_available() else "cpu"
     if device != "cpu":
         torch.cuda.set_device(ranks.local_rank)
     if ranks.size > 1:
-        progress("meet the other ranks")
-        deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl", auto_mpi_discovery=False)
-        _choose_reduction(ranks)
+        _meet(ranks, progress)
+    given = given_settings(artifacts, config)
+    listed = ShardList(Path(artifacts.folder, given["checkpoint"])) if given.get("checkpoint") else None
     model_config = read_config(artifacts, progress, trust_remote_code=config.trust_remote_code)
-    dtype = choose_dtype(config.dtype, model_config)
-    arguments = {
-        "config": model_config,
-        "dtype": dtype,
-        "low_cpu_mem_usage": config.low_cpu_mem_usage,
-        "trust_remote_code": config.trust_remote_code,
-    }
-    model = load_pretrained(artifacts, arguments, progress, is_quantized=False)
+    dtype = _dtype(config, model_config, listed)
+    arguments = {"config": model_config, "dtype": dtype, "trust_remote_code": config.trust_remote_code}
+    if listed is None:
+        model = whole(artifacts, arguments, progress)
+    else:
+        progress("load weights")
+        weights = listed.weights(ranks, dtype)
+        model = empty(arguments)
+        if not listed.is_split:
+            fill(model, weights, listed.path)
     progress("split over ranks" if ranks.size > 1 else "hand to deepspeed")
-    engine = deepspeed.init_inference(model, config=inference_config(artifacts, config, ranks, dtype))
-    return engine.module.to(device)
+    module = _split(model, given, ranks, dtype)
+    if listed is not None and listed.is_split:
+        fill(module, weights, listed.path)
+    if given.get("save_mp_checkpoint_path"):
+        progress("write shards")
+        save(module, given["save_mp_checkpoint_path"], artifacts, ranks)
+    module = module.to(device)
+    if config.quantization is not None:
+        from lmi_deepspeed.int8 import quantize
+
+        quantize(module, config.quantization, config.smoothquant_alpha, source_of(artifacts), progress)
+    return module
 
 
-def inference_config(artifacts: ModelArtifacts, config: DeepSpeedConfig, ranks: Ranks, dtype: Any) -> dict[str, Any]:
-    """DeepSpeed's inference configuration: the one of ``deepspeed_config_path``, or the one that the options make.
+def given_settings(artifacts: ModelArtifacts, config: DeepSpeedConfig) -> dict[str, Any]:
+    """What is asked of DeepSpeed, by its own names: the json of ``deepspeed_config_path``, or what the options say."""
+    if config.deepspeed_config_path is not None:
+        given: dict[str, Any] = json.loads(Path(artifacts.folder, config.deepspeed_config_path).read_text("utf-8"))
+        return given
+    return {
+        "checkpoint": config.checkpoint,
+        "save_mp_checkpoint_path": config.save_mp_checkpoint_path,
+        "max_out_tokens": config.max_tokens,
+    }
+
+
+def inference_config(given: dict[str, Any], ranks: Ranks, dtype: Any) -> dict[str, Any]:
+    """DeepSpeed's inference configuration.
 
     Kernels are never injected: those that DeepSpeed has keep one cache for a whole batch whose sequences are at the
-    same place, and requests here come and go one by one.
+    same place, and requests here come and go one by one. Shards are read and written here, since DeepSpeed itself
+    reads them with its own kernels only.
+
+    Args:
+        given: of ``given_settings``.
+        ranks: over which the model is split.
+        dtype: the torch type of its weights.
     """
-    made: dict[str, Any] = {"dtype": dtype, "replace_with_kernel_inject": False}
-    if config.deepspeed_config_path is not None:
-        made |= json.loads(Path(artifacts.folder, config.deepspeed_config_path).read_text("utf-8"))
-    return {**made, "tensor_parallel": {"tp_size": ranks.size}}
+    left = {name: value for name, value in given.items() if name not in ("checkpoint", "save_mp_checkpoint_path")}
+    return {"dtype": dtype, "replace_with_kernel_inject": False, **left, "tensor_parallel": {"tp_size": ranks.size}}
+
+
+def _split(model: Any, given: dict[str, Any], ranks: Ranks, dtype: Any) -> Any:
+    """This rank's part of a model."""
+    import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    # DeepSpeed gives a model without weights new memory, and forgets what its buffers hold.
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
+    module = deepspeed.init_inference(model, config=inference_config(given, ranks, dtype)).module
+    for name, buffer in module.named_buffers():
+        if name in buffers:
+            buffer.copy_(buffers[name])
+    return module
+
+
+def _dtype(config: DeepSpeedConfig, model_config: Any, listed: ShardList | None) -> Any:
+    """The torch type that the weights get."""
+    import torch
+
+    if config.dtype == "auto" and listed is not None and listed.dtype is not None:
+        return listed.dtype
+    found = choose_dtype(served_dtype() if config.dtype == "auto" else config.dtype, model_config)
+    if config.quantization == "smoothquant" and found == torch.bfloat16:  # its factors need more digits
+        return torch.float16 if torch.cuda.is_available() else torch.float32
+    return found
+
+
+def served_dtype() -> str:
+    """What ``option.dtype=auto`` means on this machine: bf16 where its device computes that, else fp16, else fp32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if computes_bf16() else "fp32"
+
+
+def _meet(ranks: Ranks, progress: Progress) -> None:
+    import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import torch
+
+    progress("meet the other ranks")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
+    _choose_reduction(ranks)
 
 
 def _choose_reduction(ranks: Ranks) -> None:

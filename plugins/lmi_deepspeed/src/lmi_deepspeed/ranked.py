@@ -134,15 +134,11 @@ def _check_degree(
     is_split = content.get("parallelization") == "tp" or isinstance(content["checkpoints"], dict)
     if not is_split or not made_for or made_for == degree:
         return
-    # Shards of whole weights are cut or joined while they load; of int8 ones the scales cannot be.
-    is_fixed = content.get("dtype") == "int8" or (degree % made_for and made_for % degree)
     yield Problem(
         code="config.tensor-parallel",
-        message=f"tensor_parallel_degree is {degree}, and {name} was made for {made_for}"
-        + ("" if is_fixed else "; the shards are divided anew at each start"),
+        message=f"tensor_parallel_degree is {degree}, and {name} was made for {made_for}",
         hint=f"Set option.tensor_parallel_degree={made_for}, or make the shards again for {degree}",
         path=f"{artifacts.folder}/{name}",
-        severity=Severity.ERROR if is_fixed else Severity.WARNING,
         fields=("tensor_parallel_degree",),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from lmi.api import (
     STEPPER_CAPABILITIES,
     Accelerator,
+    Answerer,
     BackendConfig,
     BackendInfo,
     EngineLibrary,
@@ -16,8 +17,10 @@ from lmi.api import (
     Stepper,
     Target,
     hookimpl,
+    task_of,
 )
 from lmi_hf.memory import FAMILIES, HF_MEMORY
+from lmi_hf.tasks.checks import HEADS, TASKS
 
 
 @hookimpl
@@ -31,6 +34,8 @@ def lmi_describe_backend() -> BackendInfo:
         # On CPU it is the first choice; on CUDA a backend with kernels of its own is faster.
         accelerators=(Accelerator.CPU, Accelerator.CUDA),
         artifact_formats=("pretrained", "adapter"),
+        tasks=TASKS,
+        takes_encoders=False,
         quantizations=("bitsandbytes4", "bitsandbytes8", "gptq", "awq"),
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
@@ -63,7 +68,7 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 
 
 @hookimpl
-def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper | Answerer:
     from lmi_hf.config import HFConfig
     from lmi_hf.machine import prepare_threads
 
@@ -72,7 +77,12 @@ def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: 
     progress("import torch and transformers")
     from lmi_hf.engine import import_libraries
 
-    import_libraries()
+    import_libraries("hf")
+    task = task_of(artifacts, options.task)
+    if task in HEADS:
+        from lmi_hf.tasks.answerers import load_answerer
+
+        return load_answerer(artifacts, options, task, n_threads, progress)
     from lmi_hf.engine import load_stepper
 
     return load_stepper(artifacts, options, n_threads, progress)

@@ -31,11 +31,11 @@ def check_task(artifacts: ModelArtifacts, backend: str) -> Iterator[Problem]:
         artifacts: the model.
         backend: name of the backend.
     """
-    names, model_type = artifacts.architectures, artifacts.model_type
+    model_type = artifacts.model_type
     other = other_heads(artifacts)
     known, causal = library.model_types(), library.causal_types()
-    if artifacts.config.get("is_encoder_decoder") or other:
-        yield other_task(artifacts, ", ".join(other or names) or model_type, backend)
+    if other:
+        yield other_task(artifacts, ", ".join(other), backend)
     elif (
         causal
         and model_type in known - causal

@@ -14,21 +14,14 @@ from lmi.api import (
     context_problems,
     merging_problems,
     quantization_of,
+    task_of,
     unserved_adapters,
 )
 from lmi_hf import library
 from lmi_hf.architectures import check_code, check_task
 from lmi_hf.config import DEVICE_MAPS, HFConfig
-
-# What transformers needs to load a compressed checkpoint, by quantization_config.quant_method: any one of the modules.
-_LIBRARIES = {
-    "gptq": ("gptqmodel",),
-    "awq": ("gptqmodel", "awq"),
-    "bitsandbytes": ("bitsandbytes",),
-    "compressed-tensors": ("compressed_tensors",),
-    "aqlm": ("aqlm",),
-    "hqq": ("hqq",),
-}
+from lmi_hf.needs import check_merging, check_method
+from lmi_hf.tasks.checks import HEADS, check_decoder, check_head
 
 
 def find_problems(artifacts: ModelArtifacts, config: HFConfig, target: Target) -> list[Problem]:
@@ -36,12 +29,20 @@ def find_problems(artifacts: ModelArtifacts, config: HFConfig, target: Target) -
     return [
         *_check_device(config, target),
         *_check_device_map(config, target),
-        *check_task(artifacts, "hf"),
+        *_check_task(artifacts, config),
         *check_code(artifacts, trust_remote_code=config.trust_remote_code),
         *context_problems(artifacts, config.max_model_len),
         *_check_quantization(artifacts, config),
         *_check_adapter(artifacts, config),
     ]
+
+
+def _check_task(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
+    if task_of(artifacts, config.task) in HEADS:
+        yield from check_head(artifacts, config.task, "hf")
+        return
+    found = list(check_decoder(artifacts, config.task))
+    yield from found or check_task(artifacts, "hf")
 
 
 def _check_device(config: HFConfig, target: Target) -> Iterator[Problem]:
@@ -93,14 +94,7 @@ def _check_quantization(artifacts: ModelArtifacts, config: HFConfig) -> Iterator
             fields=("quantize",),
         )
     method = found or wanted or ""
-    modules = _LIBRARIES.get(method, ())
-    if modules and library.knows_engine() and not any(map(library.is_installed, modules)):
-        yield Problem(
-            code="engine.library-missing",
-            message=f"quantization {method} needs the Python package {' or '.join(modules)}, which is not installed",
-            hint=f"pip install {modules[0]}",
-            fields=() if found else (name,),
-        )
+    yield from check_method(method, *(() if found else (name,)))
 
 
 def _check_adapter(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Problem]:
@@ -118,12 +112,7 @@ def _check_adapter(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Prob
         hint = "Merge one into the model (peft: merge_and_unload), or use a backend that has option.enable_lora"
         yield from unserved_adapters(artifacts, "hf serves one model as it is", hint)
         return
-    if library.knows_engine() and not library.is_installed("peft"):
-        yield Problem(
-            code="engine.library-missing",
-            message="an adapter needs the Python package peft, which is not installed",
-            hint="pip install 'lmi-hf[peft]'",
-        )
+    yield from check_merging()
     yield from merging_problems(artifacts)
 
 

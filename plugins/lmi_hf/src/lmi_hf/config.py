@@ -30,6 +30,13 @@ class HFConfig(BackendConfig):
         ),
         old_names=("data_type",),
     )
+    task: str | None = option(
+        None,
+        description=(
+            "What the model does: text-generation, text-classification, token-classification, fill-mask or "
+            "question-answering. Unset or auto: what it was made for, as its files say."
+        ),
+    )
     max_model_len: int = option(
         0, description="Longest prompt plus output; 0 takes the model's own limit.", unit="tokens", ge=0
     )

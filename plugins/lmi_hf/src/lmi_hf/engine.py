@@ -7,7 +7,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmi.api import ArtifactFormat, EngineLoadError, LmiError, ModelArtifacts, Progress, Stepper
 from lmi_hf.adapters import base_location
@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Whole: TypeAlias = Callable[[ModelArtifacts, dict[str, Any], Progress], Any]
+"""Loads a model from the arguments of transformers' ``from_pretrained``."""
+
 _INSTALL = "pip install torch, in the build for your device, then: pip install 'lmi-hf[engine]'"
 _UNKNOWN_CONTEXT_TOKENS = 2048  # for models whose config.json names no limit
 _CPU_PREFILL_TOKENS, _CUDA_PREFILL_TOKENS = 512, 2048
 _CPU_TOKENS_BESIDE, _CUDA_TOKENS_BESIDE = 16, 512
 
 
-def import_libraries() -> None:
+def import_libraries(backend: str) -> None:
     """Import torch and transformers.
 
+    Args:
+        backend: whose engine they are; named where one is missing.
     Raises:
         EngineLoadError: one is missing or broken.
     """
@@ -39,7 +44,7 @@ def import_libraries() -> None:
                 raise EngineLoadError(
                     "engine.library-broken", f"{name} cannot be imported: {error}", _INSTALL
                 ) from error
-            raise EngineLoadError("engine.not-installed", f"backend hf needs {name}", _INSTALL) from error
+            raise EngineLoadError("engine.not-installed", f"backend {backend} needs {name}", _INSTALL) from error
         except (ImportError, OSError) as error:
             raise EngineLoadError("engine.library-broken", f"{name} cannot be imported: {error}", _INSTALL) from error
 
@@ -81,6 +86,8 @@ class Wishes:
         chunk_tokens: of prompts, in one step.
         tokens_beside: of prompts, in a step that also decodes.
         cache_bytes: for keys and values.
+        memory_share: of a CUDA device, for weights and cache together.
+        token_bytes_beside: what a token takes in the cache of another model, which is to hold as many.
     """
 
     max_slots: int
@@ -88,6 +95,8 @@ class Wishes:
     chunk_tokens: int = 0
     tokens_beside: int = 0
     cache_bytes: int = 0
+    memory_share: float = 0.0
+    token_bytes_beside: int = 0
 
 
 def stepper_of(
@@ -108,18 +117,9 @@ def stepper_of(
     import torch
 
     from lmi_hf.stepping import StepperOptions, build_stepper
-    from lmi_hf.stepping.packed import out_of_memory_named
 
     torch.set_num_threads(n_threads)
-    with out_of_memory_named():
-        try:
-            model = load()
-        except (LmiError, torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:
-            hint = "The log above has the whole traceback; lmi check looks at the files"
-            message = f"transformers could not load {artifacts.folder}: {type(error).__name__}: {error}"
-            raise EngineLoadError("engine.load-failed", message, hint) from error
+    model = loaded(artifacts, load)
     stepper = build_stepper(model, StepperOptions(**_sizes(model, artifacts, wishes)), progress)
     limits = stepper.limits
     log.info(
@@ -135,6 +135,31 @@ def stepper_of(
     return stepper
 
 
+def loaded(artifacts: ModelArtifacts, load: Callable[[], Any]) -> Any:
+    """What ``load`` returns, with every failure as one of LMI's.
+
+    Args:
+        artifacts: the model.
+        load: returns it.
+    Raises:
+        EngineLoadError: it could not be loaded; the cause is kept.
+        OutOfMemoryError: it does not fit.
+    """
+    import torch
+
+    from lmi_hf.stepping.packed import out_of_memory_named
+
+    with out_of_memory_named():
+        try:
+            return load()
+        except (LmiError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            hint = "The log above has the whole traceback; lmi check looks at the files"
+            message = f"transformers could not load {artifacts.folder}: {type(error).__name__}: {error}"
+            raise EngineLoadError("engine.load-failed", message, hint) from error
+
+
 def _sizes(model: Any, artifacts: ModelArtifacts, wishes: Wishes) -> dict[str, Any]:
     """The fields of StepperOptions."""
     is_cpu = next(model.parameters()).device.type == "cpu"
@@ -145,13 +170,20 @@ def _sizes(model: Any, artifacts: ModelArtifacts, wishes: Wishes) -> dict[str, A
         "max_slots": wishes.max_slots,
         "max_context_tokens": min(wishes.max_context_tokens or own_limit, own_limit),
         "cache_bytes": wishes.cache_bytes,
+        "memory_share": wishes.memory_share,
+        "token_bytes_beside": wishes.token_bytes_beside,
         "prefill_chunk_tokens": chunk,
         "prefill_tokens_beside_decodes": min(beside, chunk),
     }
 
 
-def load_model(artifacts: ModelArtifacts, config: HFConfig, progress: Progress) -> Any:
-    """Return the model, in evaluation mode, on its device, with any adapter merged."""
+def load_model(artifacts: ModelArtifacts, config: HFConfig, progress: Progress, whole: Whole | None = None) -> Any:
+    """Return the model, in evaluation mode, on its device, with any adapter merged.
+
+    Args:
+        artifacts, config, progress: as ``load_stepper`` has them.
+        whole: loads it from the arguments of transformers' ``from_pretrained``; None for a causal language model.
+    """
     import transformers
 
     model_config = read_config(artifacts, progress, trust_remote_code=config.trust_remote_code)
@@ -168,13 +200,15 @@ def load_model(artifacts: ModelArtifacts, config: HFConfig, progress: Progress) 
     if config.quantization in ("bitsandbytes4", "bitsandbytes8"):
         key = "load_in_4bit" if config.quantization == "bitsandbytes4" else "load_in_8bit"
         arguments["quantization_config"] = transformers.BitsAndBytesConfig(**{key: True})  # type: ignore[no-untyped-call]
+    if whole is not None:
+        return whole(artifacts, arguments, progress)
     return load_pretrained(artifacts, arguments, progress, is_quantized=config.quantization is not None)
 
 
 def read_config(artifacts: ModelArtifacts, progress: Progress, *, trust_remote_code: bool) -> Any:
     """The model's configuration in transformers; for an adapter that of its base model."""
     progress("read configuration")
-    return config_of(_source(artifacts), trust_remote_code=trust_remote_code)
+    return config_of(source_of(artifacts), trust_remote_code=trust_remote_code)
 
 
 def config_of(source: str, *, trust_remote_code: bool) -> Any:
@@ -197,7 +231,7 @@ def load_pretrained(
         is_quantized: whether weights are compressed, which take no adapter in.
     """
     progress("load weights")
-    model = model_of(_source(artifacts), arguments)
+    model = model_of(source_of(artifacts), arguments)
     if artifacts.format is ArtifactFormat.ADAPTER:
         progress("merge adapter")
         model = _merge_adapter(model, artifacts, is_quantized=is_quantized)
@@ -221,7 +255,8 @@ def model_of(source: str, arguments: dict[str, Any]) -> Any:
     return model
 
 
-def _source(artifacts: ModelArtifacts) -> str:
+def source_of(artifacts: ModelArtifacts) -> str:
+    """Where a model's own files are; for an adapter those of its base model."""
     return base_location(artifacts) if artifacts.format is ArtifactFormat.ADAPTER else artifacts.folder
 
 
@@ -283,6 +318,7 @@ def _merge_adapter(model: Any, artifacts: ModelArtifacts, *, is_quantized: bool)
 
 
 __all__ = [
+    "Whole",
     "Wishes",
     "choose_device_map",
     "choose_dtype",
@@ -292,7 +328,9 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "load_stepper",
+    "loaded",
     "model_of",
     "read_config",
+    "source_of",
     "stepper_of",
 ]

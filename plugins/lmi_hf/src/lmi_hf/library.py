@@ -39,12 +39,17 @@ def causal_types() -> frozenset[str]:
     return _keys("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "models/auto/modeling_auto.py")
 
 
+def types_with(table: str) -> frozenset[str]:
+    """Those that have a class for a task, by the name of transformers' table of them; empty in the same cases."""
+    return _keys(table, "models/auto/modeling_auto.py")
+
+
 def quantization_methods() -> frozenset[str]:
     """Names of ``quant_method`` it reads; empty in the same cases."""
     return _keys("AUTO_QUANTIZATION_CONFIG_MAPPING", "quantizers/auto.py")
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _keys(table: str, *files: str) -> frozenset[str]:
     """The keys of a table, in the files that assign it or add to it."""
     spec = importlib.util.find_spec("transformers")

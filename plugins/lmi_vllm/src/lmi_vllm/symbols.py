@@ -6,35 +6,7 @@ Written against vLLM 0.32. ``guard`` looks for each of these in the vLLM that is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Symbol:
-    """One thing of vLLM's.
-
-    Args:
-        module: where it is imported from.
-        name: of it, inside a class with a dot: ``AsyncLLM.generate``.
-        passed: names of the parameters that are given by position, in order.
-        keywords: names of the parameters that are given by name.
-        called: whether it is called at all: then it must need no parameter but these.
-        members: what is read of it or of its instances: fields, attributes, methods, members of an enumeration.
-        written: what a class of this plugin implements of it: method -> the parameters it takes, or ``*`` for any.
-    """
-
-    module: str
-    name: str
-    passed: tuple[str, ...] = ()
-    keywords: tuple[str, ...] = ()
-    called: bool = False
-    members: tuple[str, ...] = ()
-    written: tuple[tuple[str, tuple[str, ...]], ...] = ()
-
-    @property
-    def path(self) -> str:
-        """``vllm.v1.engine.async_llm.AsyncLLM.generate``."""
-        return f"{self.module}.{self.name}"
+from lmi.api import Symbol
 
 
 def _call(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process a rank: a stepper that runs in step on all of them, under mpirun."""
+"""One process a rank, under mpirun: a stepper that runs in step on all of them, or an answerer that all call alike."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lmi.api.answering import Answerer, AnswererLimits
 from lmi.api.backend import Progress
 from lmi.api.engine import Engine, Stepper, StepperLimits
 from lmi.api.errors import EngineLoadError, PluginError
@@ -26,6 +27,7 @@ from lmi.loading import load_backend, scheduled
 from lmi.plugins import Plugins
 from lmi.workers.drive import GenerateBatch
 from lmi.workers.main import EXIT_ENGINE_DEAD, WorkerMain, discovered, prepare_process, run_worker
+from lmi.workers.mpi.answering import MpiCompute, follow_calls
 from lmi.workers.mpi.launch import OWN_TEMPORARY, TEMPORARY
 from lmi.workers.mpi.link import RankLink, RankWatch
 from lmi.workers.mpi.stepper import MpiStepper, follow
@@ -58,11 +60,12 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rank has loaded; all must have the same, but for the cache."""
+    """What a rank has loaded; all must have the same, but for the cache. ``takes`` are the limits of an answerer."""
 
     kind: str
-    limits: StepperLimits
+    limits: StepperLimits | None = None
     draft: StepperLimits | None = None
+    takes: AnswererLimits | None = None
 
 
 class FirstRank(WorkerMain):
@@ -91,13 +94,28 @@ class FirstRank(WorkerMain):
         )
         group.broadcast(msgspec.msgpack.encode(setup))
         group.set_variables(setup.address, setup.engine_port)
-        plugins, stepper = _load(load, progress)
+        plugins, model = _load(load, progress)
         progress(f"wait for {group.size - 1} other ranks")
-        joined = self._joined(
-            stepper, [msgspec.msgpack.decode(each, type=Loaded) for each in group.gather(_said(stepper))]
-        )
-        engine = scheduled(plugins, load.backend, joined, load.artifacts, load.options)
+        loaded = [msgspec.msgpack.decode(each, type=Loaded) for each in group.gather(_said(model))]
+        engine: Engine
+        if isinstance(model, Answerer):
+            engine = self._answering(model, loaded)
+        else:
+            joined = self._joined(model, loaded)
+            engine = scheduled(plugins, load.backend, joined, load.artifacts, load.options)
         return engine, plugins.hooks(load.backend).lmi_generate_batch
+
+    def _answering(self, answerer: Answerer, loaded: list[Loaded]) -> Engine:
+        """All ranks' answerers as one.
+
+        Raises:
+            EngineLoadError: the ranks have loaded different things.
+        """
+        from lmi.scheduling.answering import engine_of
+
+        refuse_others([each.kind for each in loaded], [each.takes for each in loaded])
+        compute = MpiCompute(answerer, self._group, self._watch.close)
+        return engine_of(answerer, compute, compute.close)
 
     def _joined(self, stepper: Stepper, loaded: list[Loaded]) -> Stepper:
         """All ranks' steppers as one, with a draft that is on all ranks or on this one alone.
@@ -116,17 +134,21 @@ class FirstRank(WorkerMain):
         return joined
 
 
-def _load(load: Load, progress: Progress) -> tuple[Plugins, Stepper]:
+def _load(load: Load, progress: Progress) -> tuple[Plugins, Stepper | Answerer]:
     plugins = discovered(load, progress)
     loaded = load_backend(plugins, load.backend, load.artifacts, load.options, progress)
-    if not isinstance(loaded, Stepper):
-        raise PluginError("plugin.hook-failed", f"lmi_load_engine of {load.backend} gave {loaded!r}, not a Stepper")
+    if isinstance(loaded, Engine):
+        message = f"lmi_load_engine of {load.backend} gave {loaded!r}, neither a Stepper nor an Answerer"
+        raise PluginError("plugin.hook-failed", message)
     return plugins, loaded
 
 
-def _said(stepper: Stepper) -> bytes:
-    draft = None if stepper.draft is None else stepper.draft.stepper.limits
-    return msgspec.msgpack.encode(Loaded(kind=type(stepper).__qualname__, limits=stepper.limits, draft=draft))
+def _said(model: Stepper | Answerer) -> bytes:
+    kind = type(model).__qualname__
+    if isinstance(model, Answerer):
+        return msgspec.msgpack.encode(Loaded(kind=kind, takes=model.limits))
+    draft = None if model.draft is None else model.draft.stepper.limits
+    return msgspec.msgpack.encode(Loaded(kind=kind, limits=model.limits, draft=draft))
 
 
 def agreed_limits(kinds: Sequence[str], limits: Sequence[StepperLimits | None]) -> StepperLimits:
@@ -139,15 +161,26 @@ def agreed_limits(kinds: Sequence[str], limits: Sequence[StepperLimits | None]) 
     """
     n_tokens = min((each.kv_capacity_tokens for each in limits if each is not None), default=0)
     agreed = [each if each is None else msgspec.structs.replace(each, kv_capacity_tokens=n_tokens) for each in limits]
-    for rank, found in enumerate(zip(kinds, agreed, strict=True)):
-        if found != (kinds[0], agreed[0]) or agreed[0] is None:
-            raise EngineLoadError(
-                "engine.ranks-disagree",
-                f"rank {rank} loaded {found[0]} with {found[1]}, rank 0 {kinds[0]} with {agreed[0]}",
-                "Check that all machines have the same versions, model files and options",
-            )
+    refuse_others(kinds, agreed)
     assert agreed[0] is not None  # noqa: S101 - it was looked at
     return agreed[0]
+
+
+def refuse_others(kinds: Sequence[str], limits: Sequence[object]) -> None:
+    """Refuse ranks that have loaded something else than rank 0.
+
+    Args:
+        kinds, limits: of each rank.
+    Raises:
+        EngineLoadError: one has.
+    """
+    for rank, found in enumerate(zip(kinds, limits, strict=True)):
+        if found != (kinds[0], limits[0]) or limits[0] is None:
+            raise EngineLoadError(
+                "engine.ranks-disagree",
+                f"rank {rank} loaded {found[0]} with {found[1]}, rank 0 {kinds[0]} with {limits[0]}",
+                "Check that all machines have the same versions, model files and options",
+            )
 
 
 def _free_port() -> int:
@@ -159,7 +192,7 @@ def _free_port() -> int:
 
 
 def run_other(group: RankGroup) -> None:
-    """Load what rank 0 loads, and step with it until it ends.
+    """Load what rank 0 loads, and do what it does until it ends.
 
     Args:
         group: with this process as any rank but 0.
@@ -170,13 +203,17 @@ def run_other(group: RankGroup) -> None:
     code = 0
     try:
         group.set_variables(setup.address, setup.engine_port)
-        _, stepper = _load(setup.load, _untold)
-        group.gather(_said(stepper))
-        follow([stepper, *([stepper.draft.stepper] if stepper.draft is not None else [])], group)
+        _, model = _load(setup.load, _untold)
+        group.gather(_said(model))
+        draft = model.draft.stepper if isinstance(model, Stepper) and model.draft is not None else None
+        if isinstance(model, Answerer):
+            follow_calls(model, group)
+        else:
+            follow([model, *([draft] if draft is not None else [])], group)
         link.close()
-        stepper.close()
-        if stepper.draft is not None:
-            stepper.draft.stepper.close()
+        model.close()
+        if draft is not None:
+            draft.close()
         group.finish()
     except (Exception, SystemExit) as error:
         _LOG.exception("rank %d failed", group.rank)

@@ -37,7 +37,7 @@ MODEL_TYPES = (
 def lmi_describe_backend() -> BackendInfo:
     return BackendInfo(
         name="lmi-dist",
-        summary="Tensor parallel HuggingFace models under MPI, with GPTQ, AWQ and speculative decoding",
+        summary="Tensor parallel HuggingFace models under MPI, GPTQ and AWQ on one device, speculative decoding",
         entry_points=("djl_python.huggingface",),
         engine_names=("MPI",),
         modes=("MPI",),
@@ -46,6 +46,7 @@ def lmi_describe_backend() -> BackendInfo:
         accelerators=(Accelerator.CUDA, Accelerator.CPU),
         launch=Launch.CORE_MPI,
         artifact_formats=("pretrained", "adapter"),
+        takes_encoders=False,
         quantizations=("awq", "gptq"),
         capabilities=STEPPER_CAPABILITIES,
         resume=Resume.EXACT,
@@ -86,7 +87,7 @@ def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: 
     progress("import torch and transformers")
     from lmi_hf.engine import import_libraries
 
-    import_libraries()
+    import_libraries("lmi-dist")
     from lmi_hf.lmi_dist.engine import load_stepper
 
     return load_stepper(artifacts, cast("DistConfig", config), ranks_of(os.environ), n_threads, progress)

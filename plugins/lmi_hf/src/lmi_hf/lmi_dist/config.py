@@ -8,16 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from lmi.api import BackendConfig, Conflict, Severity, dtype_name, option
+from lmi.api import BackendConfig, Conflict, dtype_name, option
+from lmi_hf.lmi_dist.conflicts import conflicts_of
 
 Quantization = Literal["awq", "gptq"]
 
 _Int8 = Annotated[str, Field(pattern=r"^int8$")]
 _Removed = Annotated[str, Field(pattern=r"^(bitsandbytes8?|squeezellm)$")]
 """Values of earlier versions, taken here to be refused with what replaced them."""
-
-_OF_LORA = ("max_loras", "max_lora_rank", "lora_extra_vocab_size", "max_cpu_loras")
-_OF_SPECULATION = ("speculative_length", "spec_length", "draft_model_tp_size", "record_acceptance_rate")
 
 
 class DistConfig(BackendConfig):
@@ -65,8 +63,8 @@ class DistConfig(BackendConfig):
     load_format: Literal["auto", "safetensors", "pt", "npcache", "dummy"] = option(
         "auto",
         description=(
-            "Form of the weights that is read: auto takes safetensors, else PyTorch's; npcache keeps a copy that loads "
-            "faster; dummy makes random weights, for measuring only."
+            "Form of the weights that is read: auto takes safetensors, else PyTorch's (pt); dummy makes random ones, "
+            "for measuring only. npcache, which LMI once had, is refused: no maintained library keeps such copies."
         ),
     )
     enforce_eager: bool = option(
@@ -76,8 +74,8 @@ class DistConfig(BackendConfig):
     gpu_memory_utilization: float = option(
         0.9,
         description=(
-            "Part of a device's memory for weights and cache. Raise it for more sequences at the same time, lower it "
-            "where something else uses the device."
+            "Part of a CUDA device's memory for weights and cache. Raise it for more sequences at the same time, lower "
+            "it where something else uses the device, or a step runs out of memory."
         ),
         unit="share",
         gt=0,
@@ -85,7 +83,9 @@ class DistConfig(BackendConfig):
     )
 
     # adapters
-    enable_lora: bool = option(False, description="Take LoRA adapters. Turn on only if requests name some.")
+    enable_lora: bool = option(
+        False, description="Take LoRA adapters that requests name; only false is offered here, vllm has it."
+    )
     max_loras: int = option(
         4, description="Adapters that one batch may use; each takes device memory.", unit="adapters", ge=1
     )
@@ -109,6 +109,7 @@ class DistConfig(BackendConfig):
         ),
         aliases=("speculative_model",),
         old_names=("draft_model_id",),
+        is_model=True,
     )
     draft_model_tp_size: int = option(
         1, description="Devices the draft model is split over: 1, or tensor_parallel_degree.", unit="devices", ge=1
@@ -170,105 +171,4 @@ class DistConfig(BackendConfig):
     def conflicts(self) -> Iterator[Conflict]:
         """See BackendConfig."""
         yield from super().conflicts()
-        yield from self._of_earlier_versions()
-        yield from self._about_numbers()
-        yield from self._about_lora()
-        yield from self._about_speculation()
-        if self.is_changed("max_logprobs"):
-            yield _idle("max_logprobs", self.max_logprobs, "there is no such limit here")
-
-    def _of_earlier_versions(self) -> Iterator[Conflict]:
-        if self.dtype == "int8":
-            yield Conflict(
-                fields=("dtype",),
-                message="dtype=int8 was removed from lmi-dist",
-                hint="Use a checkpoint compressed with gptq or awq, or option.rolling_batch=hf with "
-                "option.quantize=bitsandbytes8",
-            )
-        if self.quantize in ("bitsandbytes", "bitsandbytes8"):
-            yield Conflict(
-                fields=("quantize",),
-                message=f"quantize={self.quantize} was removed from lmi-dist",
-                hint="Use option.rolling_batch=hf with option.quantize=bitsandbytes8, or a checkpoint compressed with "
-                "gptq or awq",
-            )
-        if self.quantize == "squeezellm":
-            yield Conflict(
-                fields=("quantize",),
-                message="quantize=squeezellm cannot be had: no maintained library reads such checkpoints",
-                hint="Use a checkpoint of the same model compressed with gptq or awq",
-            )
-
-    def _about_numbers(self) -> Iterator[Conflict]:
-        if self.quantize is not None and self.dtype in ("bf16", "fp32"):
-            yield Conflict(
-                fields=("dtype", "quantize"),
-                message=f"dtype={self.dtype} does not go with quantize={self.quantize}, whose kernels compute in fp16",
-                hint="Remove option.dtype",
-            )
-
-    def _about_lora(self) -> Iterator[Conflict]:
-        if self.enable_lora and self.speculative_draft_model is not None:
-            yield Conflict(
-                fields=("enable_lora", "speculative_draft_model"),
-                message="enable_lora=true does not go with speculative_draft_model="
-                f"{self.speculative_draft_model}: the draft knows nothing of adapters",
-                hint="Remove one of them",
-            )
-        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
-            yield Conflict(
-                fields=("max_cpu_loras", "max_loras"),
-                message=f"max_cpu_loras={self.max_cpu_loras} is less than max_loras={self.max_loras}",
-                hint=f"Set option.max_cpu_loras={self.max_loras} or more, or remove it",
-                severity=Severity.ERROR if self.enable_lora else Severity.WARNING,
-            )
-        if not self.enable_lora:
-            for name in filter(self.is_changed, _OF_LORA):
-                yield _idle(name, getattr(self, name), "enable_lora is false", "enable_lora")
-
-    def _about_speculation(self) -> Iterator[Conflict]:
-        if self.draft_model_tp_size not in (1, self.tensor_parallel_degree):
-            yield Conflict(
-                fields=("draft_model_tp_size", "tensor_parallel_degree"),
-                message=f"draft_model_tp_size={self.draft_model_tp_size} is neither 1 nor tensor_parallel_degree="
-                f"{self.tensor_parallel_degree}",
-                hint="Set option.draft_model_tp_size=1, or the same number as option.tensor_parallel_degree",
-                severity=Severity.WARNING if self.speculative_draft_model is None else Severity.ERROR,
-            )
-        if self.speculative_draft_model is None:
-            for name in filter(self.is_changed, _OF_SPECULATION):
-                yield _idle(name, getattr(self, name), "no speculative_draft_model is set")
-        elif self.n_proposed == 0:
-            reason = "speculative_length is 0"
-            yield _idle("speculative_draft_model", self.speculative_draft_model, reason, "speculative_length")
-        if self.spec_length:
-            yield from self._about_the_old_length(self.spec_length)
-
-    def _about_the_old_length(self, n: int) -> Iterator[Conflict]:
-        if "speculative_length" in self.model_fields_set and self.speculative_length != n:
-            yield Conflict(
-                fields=("spec_length", "speculative_length"),
-                message=f"spec_length={n} and speculative_length={self.speculative_length} are two names of one option "
-                "with different values",
-                hint="Remove option.spec_length",
-            )
-        elif self.speculative_draft_model is not None:  # else it is said to do nothing
-            yield Conflict(
-                fields=("spec_length",),
-                message=f"spec_length={n} is an old name of speculative_length",
-                hint=f"Write option.speculative_length={n} and remove option.spec_length",
-                severity=Severity.WARNING,
-                code="config.deprecated",
-            )
-
-
-def _idle(name: str, value: Any, reason: str, *others: str) -> Conflict:
-    """A warning about an option that does nothing."""
-    shown = str(value).lower() if isinstance(value, bool) else value
-    return Conflict(
-        fields=(name, *others),
-        message=f"{name}={shown} does nothing: {reason}",
-        hint=f"Remove option.{name}" + (f", or change option.{others[0]}" if others else ""),
-        severity=Severity.WARNING,
-        code="config.no-effect",
-    )
+        yield from conflicts_of(self)

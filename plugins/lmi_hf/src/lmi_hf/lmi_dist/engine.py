@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lmi.api import Draft, EngineLoadError, ModelArtifacts, Progress, Ranks, Stepper, StepperLimits
+from lmi.api import ArtifactFormat, Draft, ModelArtifacts, Progress, Ranks, Stepper, StepperLimits
 from lmi_hf.engine import (
     Wishes,
     choose_dtype,
@@ -16,6 +16,7 @@ from lmi_hf.engine import (
     read_config,
     stepper_of,
 )
+from lmi_hf.lmi_dist.weights import merged_model, random_model
 
 if TYPE_CHECKING:
     from lmi_hf.lmi_dist.config import DistConfig
@@ -36,48 +37,48 @@ def load_stepper(
         EngineLoadError: transformers refused the model; the cause is kept.
         OutOfMemoryError: it does not fit.
     """
-    _refuse_what_is_not_done(config, ranks)
+    draft = None
+    if config.n_proposed and (ranks.rank == 0 or config.draft_model_tp_size > 1):
+        draft = _load_draft(artifacts, config, ranks, progress)
     wishes = Wishes(
         max_slots=config.max_rolling_batch_size,
         max_context_tokens=config.max_model_len or 0,
         chunk_tokens=config.max_rolling_batch_prefill_tokens or 0,
+        memory_share=config.gpu_memory_utilization,
+        token_bytes_beside=_token_bytes(draft),
     )
     stepper = stepper_of(
         artifacts, lambda: _load_model(artifacts, config, ranks, progress), wishes, n_threads, progress
     )
-    if config.n_proposed and (ranks.rank == 0 or config.draft_model_tp_size > 1):
-        stepper.draft = _load_draft(config, ranks, stepper.limits, progress)
+    if draft is not None:
+        stepper.draft = _draft_of(draft, config, stepper.limits, progress)
     return stepper
 
 
-def _refuse_what_is_not_done(config: DistConfig, ranks: Ranks) -> None:
-    asked = {
-        "enable_lora=true": config.enable_lora,
-        f"load_format={config.load_format}": config.load_format in ("npcache", "dummy"),
-        f"quantize={config.quantize} with several ranks": config.quantize is not None and ranks.size > 1,
-    }
-    found = [name for name, is_asked in asked.items() if is_asked]
-    if found:
-        raise EngineLoadError(
-            "engine.not-implemented",
-            f"lmi-dist does not do this yet: {', '.join(found)}",
-            "Take it out, or use option.rolling_batch=vllm, which has all of it",
-        )
-
-
-def _load_draft(config: DistConfig, ranks: Ranks, limits: StepperLimits, progress: Progress) -> Draft:
-    """The model that guesses: whole, on rank 0, or split over all ranks."""
-    from lmi_hf.stepping import StepperOptions, build_stepper
-
-    name = str(config.speculative_draft_model)
+def _load_draft(artifacts: ModelArtifacts, config: DistConfig, ranks: Ranks, progress: Progress) -> Any:
+    """The model that guesses: whole, on rank 0, or split over all ranks. Its weights are there before a cache is."""
+    found = artifacts.further.get("speculative_draft_model")
+    name = str(config.speculative_draft_model) if found is None else found.folder  # else it is a name on the hub
     progress("load draft model")
     is_split = config.draft_model_tp_size > 1
     model_config = config_of(name, trust_remote_code=config.trust_remote_code)
-    arguments = _arguments(config, model_config, ranks if is_split else Ranks())
-    model = model_of(name, arguments)
+    return model_of(name, _arguments(config, model_config, ranks if is_split else Ranks()))
+
+
+def _token_bytes(draft: Any) -> int:
+    from lmi_hf.stepping import cache_token_bytes
+
+    return 0 if draft is None else cache_token_bytes(draft)
+
+
+def _draft_of(model: Any, config: DistConfig, limits: StepperLimits, progress: Progress) -> Draft:
+    """What steps the model that guesses, with room for the tokens that the other one has room for."""
+    from lmi_hf.stepping import StepperOptions, build_stepper
+
     options = StepperOptions(
         max_slots=limits.max_slots,
         max_context_tokens=min(limits.max_context_tokens, context_limit(model) or limits.max_context_tokens),
+        cache_bytes=limits.kv_capacity_tokens * _token_bytes(model),
         prefill_chunk_tokens=limits.prefill_chunk_tokens or 512,
     )
     stepper = build_stepper(model, options, progress)
@@ -87,8 +88,13 @@ def _load_draft(config: DistConfig, ranks: Ranks, limits: StepperLimits, progres
 def _load_model(artifacts: ModelArtifacts, config: DistConfig, ranks: Ranks, progress: Progress) -> Any:
     model_config = read_config(artifacts, progress, trust_remote_code=config.trust_remote_code)
     arguments = _arguments(config, model_config, ranks)
+    if config.load_format == "dummy":
+        return random_model(arguments, progress)
     arguments["use_safetensors"] = {"safetensors": True, "pt": False}.get(config.load_format)
-    return load_pretrained(artifacts, arguments, progress, is_quantized=config.quantize is not None)
+    if artifacts.format is ArtifactFormat.ADAPTER and ranks.size > 1:
+        return merged_model(artifacts, arguments, progress)
+    is_quantized = getattr(model_config, "quantization_config", None) is not None
+    return load_pretrained(artifacts, arguments, progress, is_quantized=is_quantized)
 
 
 def _arguments(config: DistConfig, model_config: Any, ranks: Ranks) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 and transformers.
 """
 
-from lmi_hf.stepping.build import StepperOptions, build_stepper
+from lmi_hf.stepping.build import StepperOptions, build_stepper, cache_token_bytes
 from lmi_hf.stepping.packed import PackedStepper
 from lmi_hf.stepping.serial import SerialStepper
 
-__all__ = ["PackedStepper", "SerialStepper", "StepperOptions", "build_stepper"]
+__all__ = ["PackedStepper", "SerialStepper", "StepperOptions", "build_stepper", "cache_token_bytes"]

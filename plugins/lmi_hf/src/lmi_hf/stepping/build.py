@@ -31,7 +31,11 @@ class StepperOptions:
     Args:
         max_slots: sequences at the same time.
         max_context_tokens: prompt plus output of one sequence.
-        cache_bytes: memory for keys and values; 0 takes half of what is free.
+        cache_bytes: memory for keys and values; 0 takes half of what is free, or what ``memory_share`` leaves.
+        memory_share: of a CUDA device, for everything on it that is there when the cache is made, and the cache; 0 for
+            none. On other devices it counts for nothing.
+        token_bytes_beside: what a token takes in the cache of another model, which is to hold as many tokens in the
+            same memory.
         prefill_chunk_tokens: most prompt tokens a step.
         prefill_tokens_beside_decodes: the same for a step that also decodes.
         packs_weights: lay weights out for the processor; off where something else still uses the model.
@@ -40,6 +44,8 @@ class StepperOptions:
     max_slots: int
     max_context_tokens: int
     cache_bytes: int = 0
+    memory_share: float = 0.0
+    token_bytes_beside: int = 0
     prefill_chunk_tokens: int = 512
     prefill_tokens_beside_decodes: int = 16
     packs_weights: bool = True
@@ -139,12 +145,8 @@ def _with_model_forward(
 
 
 def _with_model_cache(model: Any, options: StepperOptions, reference: Reference, device: torch.device) -> SerialStepper:
-    """Without knowing the cache's shape, count it as keys and values of full attention in all layers."""
-    config = model.config.get_text_config()
-    hidden = int(getattr(config, "hidden_size", 0) or 0)
-    n_layers = int(getattr(config, "num_hidden_layers", 0) or 0)
-    token_bytes = max(1, 2 * n_layers * hidden * model.dtype.itemsize)
-    capacity = min(_cache_bytes(options, device) // token_bytes, options.max_slots * options.max_context_tokens)
+    affordable = _cache_bytes(options, device) // (_guessed_token_bytes(model) + options.token_bytes_beside)
+    capacity = min(affordable, options.max_slots * options.max_context_tokens)
     stepper = SerialStepper(
         model, _limits(model, options, options.max_slots, options.max_context_tokens, capacity), device
     )
@@ -162,7 +164,7 @@ def _packed_stepper(
     forward: Forward, shapes: list[LayerShape], model: Any, options: StepperOptions, device: torch.device
 ) -> PackedStepper:
     token_bytes = sum(shape.row_bytes for shape in shapes)
-    affordable = _cache_bytes(options, device) // token_bytes
+    affordable = _cache_bytes(options, device) // (token_bytes + options.token_bytes_beside)
     slots, context = options.max_slots, options.max_context_tokens
     if device.type != "cpu":
         context = min(context, affordable)
@@ -204,8 +206,45 @@ def _limits(model: Any, options: StepperOptions, slots: int, context: int, capac
 def _cache_bytes(options: StepperOptions, device: torch.device) -> int:
     if options.cache_bytes:
         return options.cache_bytes
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_share_bytes()
-    return int(free * _AUTO_CACHE_SHARE)
+    if device.type != "cuda":
+        return int(memory_share_bytes() * _AUTO_CACHE_SHARE)
+    torch.cuda.empty_cache()  # what an attempt before left behind is free
+    free, total = torch.cuda.mem_get_info(device)
+    return room_bytes(free, total, options.memory_share)
+
+
+def room_bytes(free_bytes: int, total_bytes: int, share: float) -> int:
+    """Memory of a device for the cache.
+
+    Args:
+        free_bytes: of it, after the weights were loaded.
+        total_bytes: of it.
+        share: of all of it, for what is used already and the cache; 0 takes half of what is free.
+    """
+    if not share:
+        return int(free_bytes * _AUTO_CACHE_SHARE)
+    return max(0, int(total_bytes * share) - (total_bytes - free_bytes))
+
+
+def cache_token_bytes(model: Any) -> int:
+    """What a token takes in the cache of a model.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+    """
+    try:
+        return sum(shape.row_bytes for shape in probe_shapes(model, next(model.parameters()).device))
+    except Exception:  # foreign model code may raise anything
+        log.debug("the cache of %s is guessed", type(model).__name__, exc_info=True)
+        return _guessed_token_bytes(model)
+
+
+def _guessed_token_bytes(model: Any) -> int:
+    """Without knowing the cache's shape, count it as keys and values of full attention in all layers."""
+    config = model.config.get_text_config()
+    hidden = int(getattr(config, "hidden_size", 0) or 0)
+    n_layers = int(getattr(config, "num_hidden_layers", 0) or 0)
+    return max(1, 2 * n_layers * hidden * int(model.dtype.itemsize))
 
 
 def _has_fixed_positions(model: Any) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's side of a custom handler: a request goes to a worker as it came, and the parts come back."""
+"""Requests that go to a worker whole, and the parts that come back: custom handlers, and tasks without tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.types import Scope
 from lmi.api import LmiError, NotReadyError, Problem, Severity, TaskPart, TaskRequest
 from lmi.api.requests import FinishReason
 from lmi.serving.streaming import ClientGoneError, Exchange
+from lmi.serving.task_bodies import checked_body
 from lmi.workers.flight import TaskFlight
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ _WITHOUT_BODY = (204, 304)
 
 
 async def answer_task(context: Context, model: Model, exchange: Exchange, scope: Scope, body: bytes) -> None:
-    """Answer one request of a model that is a Python file.
+    """Answer one request of a model that is a Python file, or that does a task with whole requests.
 
     Raises:
         LmiError: it failed; what was sent before stands.
     """
+    if not model.plan.is_custom:
+        body = checked_body(body, model=model.name, task=model.plan.task)
     task = TaskRequest(
         request_id=exchange.unique_id,
         headers=dict(exchange.headers),
@@ -52,7 +55,7 @@ async def answer_task(context: Context, model: Model, exchange: Exchange, scope:
 async def _send(exchange: Exchange, running: _Running) -> None:
     first = await running.next()
     if first is None:
-        raise LmiError("script.wrong-output", "the function ended without an answer")
+        raise LmiError("script.wrong-output", "it ended without an answer")
     content_type = first.headers.get("content-type", "application/octet-stream").encode("latin-1", "replace")
     extra = [
         (name.encode("latin-1"), value.encode("latin-1", "replace"))
