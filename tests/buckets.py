@@ -51,6 +51,11 @@ class Bucket:
     def delete(self, key: str) -> None:
         self._client.delete_object(Bucket=NAME, Key=key)
 
+    def times(self, prefix: str) -> dict[str, Any]:
+        """Key of each object -> when it was put."""
+        found = self._client.list_objects_v2(Bucket=NAME, Prefix=prefix).get("Contents", [])
+        return {each["Key"]: each["LastModified"] for each in found}
+
     def empty(self) -> None:
         for found in self._client.list_objects_v2(Bucket=NAME).get("Contents", []):
             self._client.delete_object(Bucket=NAME, Key=found["Key"])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from tests.limits import limit_s
 
@@ -182,3 +183,14 @@ def in_threads(calls: list[Callable[[], Any]]) -> list[Any]:
     if failures:
         raise failures[0]
     return results
+
+
+def ranks_of(server: ServerProcess) -> list[psutil.Process]:
+    """The processes of the only worker's ranks, in the order of their numbers; none where mpirun started none."""
+    [mpirun] = server.worker_pids()
+    found = {}
+    for process in psutil.Process(mpirun).children():
+        rank = process.environ().get("OMPI_COMM_WORLD_RANK")
+        if rank is not None:
+            found[int(rank)] = process
+    return [found[rank] for rank in sorted(found)]

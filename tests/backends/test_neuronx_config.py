@@ -90,8 +90,8 @@ VALUES = [
     ("option.cache_layout=sbh", "cache_layout", "SBH"),
     ("option.all_reduce_dtype=bf16", "all_reduce_dtype", "bfloat16"),
     ("option.cast_logits_dtype=Float32", "cast_logits_dtype", "float32"),
-    ("option.on_device_generation=top_k=50,temperature=0.7,dynamic=true", "on_device_generation",
-     {"top_k": 50, "temperature": 0.7, "dynamic": True}),
+    ("option.on_device_generation=top_k=50,temperature=0.7,deterministic=true", "on_device_generation",
+     {"top_k": 50, "temperature": 0.7, "deterministic": True}),
     ('option.on_device_generation={"do_sample": true, "top_k": 1}', "on_device_generation",
      {"do_sample": True, "top_k": 1}),
     ("batch_size=4", "compiled_batch_size", 4),
@@ -219,8 +219,6 @@ GOING_TOGETHER = [
     "option.model_loader=tnx;option.partition_schema=legacy",
     "option.model_loader=optimum;option.partition_schema=optimum",
     "option.load_in_8bit=false;option.quantize=static_int8",
-    "option.speculative_draft_model=org/small;option.speculative_length=4",
-    "option.speculative_draft_model=org/small;option.draft_model_compiled_path=s3://bucket/small",
 ]
 
 
@@ -236,6 +234,7 @@ WARNINGS = [
     ("option.rolling_batch=disable;option.rolling_batch_strategy=naive_rolling_batch", "config.no-effect", "is off"),
     ("option.speculative_length=3", "config.no-effect", "does nothing without speculative_draft_model"),
     ("option.draft_model_compiled_path=s3://bucket/x", "config.no-effect", "without speculative_draft_model"),
+    ("option.on_device_generation=top_k=5,dynamic=true", "config.no-effect", "dynamic=true, which does nothing"),
     ("option.height=256", "config.no-effect", "height=256 does nothing"),
     ("option.num_images_per_prompt=2", "config.no-effect", "num_images_per_prompt=2 does nothing"),
     ("option.entryPoint=djl_python.transformersneuronx", "config.deprecated", "djl_python.transformers_neuronx"),
@@ -267,3 +266,9 @@ def test_an_option_set_to_its_default_never_stops_a_start(tmp_path: Path, name: 
     value = str(DEFAULTS[name]).lower()
     key = name if name == "batch_size" else f"option.{name}"
     assert read(tmp_path, company if company.startswith(f"{name}=") else f"{company};{key}={value}")
+
+
+def test_a_draft_model_is_refused_by_name(tmp_path: Path) -> None:
+    problem = refusal(tmp_path, "option.speculative_draft_model=org/small;option.speculative_length=4")
+    assert (problem.code, problem.source) == ("config.conflict", "serving.properties:1")
+    assert "neuronx does not guess with a draft model yet" in problem.message

@@ -46,7 +46,7 @@ def model(family: str = "llama", **config: Any) -> ModelArtifacts:
     names = {
         "llama": "LlamaForCausalLM", "bloom": "BloomForCausalLM", "mistral": "MistralForCausalLM",
         "qwen2": "Qwen2ForCausalLM", "gptj": "GPTJForCausalLM", "gpt_bigcode": "GPTBigCodeForCausalLM",
-        "falcon": "FalconForCausalLM",
+        "falcon": "FalconForCausalLM", "gpt_neox": "GPTNeoXForCausalLM",
     }  # fmt: skip
     return ModelArtifacts(
         folder=config.pop("folder", ""),
@@ -172,13 +172,6 @@ def test_without_the_engine_a_load_says_how_to_install_it() -> None:
     assert caught.value.code == "engine.not-installed"
 
 
-def test_with_the_engine_a_load_says_that_it_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.import_module", lambda name: name)
-    with pytest.raises(EngineLoadError, match="comes with a later version") as caught:
-        lmi_neuronx.lmi_load_engine(model(), NeuronxConfig(), NOTHING)
-    assert caught.value.code == "engine.not-implemented"
-
-
 def test_names_of_options_are_unique() -> None:
     names = [name for each in NeuronxConfig.model_fields.values() for name in _further(each.json_schema_extra)]
     assert len(keys_of(NeuronxConfig)) == len(NeuronxConfig.model_fields) + len(names)
@@ -197,3 +190,28 @@ def kit() -> Any:
 @pytest.mark.parametrize("rule_id", STATIC_RULES)
 def test_it_keeps_the_contract_before_there_is_an_engine(rule_id: str, kit: Kit) -> None:
     keep(rule_id, kit)
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "options", "code", "severity"),
+    [
+        (model("qwen2"), {"unroll": 2}, "config.no-effect", Severity.WARNING),
+        (model("qwen2"), {"neuron_optimize_level": 3}, "config.no-effect", Severity.WARNING),
+        (
+            model(num_key_value_heads=2),
+            {"model_loader": "optimum", "group_query_attention": "shard-over-heads"},
+            "config.no-effect",
+            Severity.WARNING,
+        ),
+        (model("gptj"), {"context_length_estimate": (64,)}, "config.no-effect", Severity.WARNING),
+        (model("gptj"), {"on_device_generation": {"top_k": 1}}, "config.no-effect", Severity.WARNING),
+        (model("gpt_neox"), {"quantize": "static_int8"}, "config.conflict", Severity.ERROR),
+        (model("gpt_neox"), {"load_in_8bit": True}, "config.conflict", Severity.ERROR),
+        (model("gpt_neox"), {"unroll": 2}, "config.conflict", Severity.ERROR),
+    ],
+)
+def test_options_that_the_library_does_not_read_for_a_model_are_named(
+    artifacts: ModelArtifacts, options: dict[str, Any], code: str, severity: Severity
+) -> None:
+    (problem,) = problems(artifacts, **options)
+    assert (problem.code, problem.severity, set(problem.fields)) == (code, severity, set(options) - {"model_loader"})

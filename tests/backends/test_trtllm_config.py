@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lmi_trtllm
-from lmi.api import Accelerator, ArtifactFormat, ConfigError, EngineLoadError, ModelArtifacts, Problem, Severity, Target
+from lmi.api import Accelerator, ArtifactFormat, ConfigError, ModelArtifacts, Problem, Severity, Target
 from lmi.config import parse, read_settings
 from lmi.config.typed import Parsed
 from lmi.plugins import Plugins
@@ -355,7 +354,34 @@ def test_the_contract_without_an_engine(rule_id, kit):
     keep(rule_id, kit)
 
 
-def test_loading_says_that_it_comes_later(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt_llm", type(sys)("tensorrt_llm"))
-    with pytest.raises(EngineLoadError, match=r"engine.not-implemented: the backend trtllm reads and checks"):
-        lmi_trtllm.lmi_load_engine(model("llama"), TrtllmConfig(), lambda stage, fraction=None: None)
+# ------------------------------------------------------------------------------------------------ which of a family
+
+VERSIONS = [
+    ("chatglm", {"position_encoding_2d": True}, "chatglm_model_version=chatglm2_6b", "chatglm_6b"),
+    ("chatglm", {"position_encoding_2d": True}, "chatglm_model_version=chatglm_6b", ""),
+    ("chatglm", {"_name_or_path": "THUDM/chatglm2-6b"}, "chatglm_model_version=chatglm3", "chatglm2_6b"),
+    ("chatglm", {"_name_or_path": "THUDM/chatglm3-6b-32k"}, "chatglm_model_version=chatglm3_6b", "chatglm3_6b_32k"),
+    ("chatglm", {"_name_or_path": "THUDM/chatglm3-6b-base"}, "chatglm_model_version=chatglm3_6b_base", ""),
+    ("chatglm", {"multi_query_attention": True}, "chatglm_model_version=chatglm_6b", "chatglm2_6b or"),
+    ("chatglm", {"multi_query_attention": True}, "chatglm_model_version=chatglm3_6b_32k", ""),
+    ("chatglm", {}, "chatglm_model_version=chatglm2_6b", ""),
+    ("baichuan", {"vocab_size": 125696, "hidden_size": 4096}, "baichuan_model_version=v1_7b", "v2_7b"),
+    ("baichuan", {"vocab_size": 125696, "hidden_size": 4096}, "baichuan_model_version=v2_7b", ""),
+    ("baichuan", {"vocab_size": 64000, "hidden_size": 5120}, "baichuan_model_version=v2_13b", "v1_13b"),
+    ("baichuan", {"vocab_size": 125696, "hidden_size": 4096}, "baichuan_model_version=v1_13b", ""),  # the default
+    ("baichuan", {}, "baichuan_model_version=v2_7b", ""),
+    ("gpt2", {}, "gpt_model_version=starcoder", "gpt2"),
+    ("gpt_bigcode", {"n_embd": 6144}, "gpt_model_version=santacoder", "starcoder"),
+    ("gpt_bigcode", {"n_embd": 6144}, "gpt_model_version=starcoder", ""),
+    ("gpt_bigcode", {"n_embd": 512}, "gpt_model_version=santacoder", ""),
+]
+
+
+@pytest.mark.parametrize(("family", "config", "text", "found"), VERSIONS)
+def test_a_version_that_the_model_contradicts_is_an_error_that_names_both(family, config, text, found):
+    problems = checked(model(family, **config), text)
+    assert [each.code for each in problems] == ["config.conflict"] * bool(found)
+    for each in problems:
+        assert each.severity is Severity.ERROR and each.fields == (text.partition("=")[0],)
+        said = text.replace("chatglm3", "chatglm3_6b") if text.endswith("=chatglm3") else text
+        assert said in each.message and f"the model is {found}" in each.message

@@ -114,9 +114,10 @@ def test_a_gpu_may_be_too_old(said_of: dict[str, str], options: dict[str, Any], 
 
 def test_a_model_that_brings_code_needs_trust() -> None:
     artifacts = model("BaichuanForCausalLM", model_type="baichuan", auto_map={"AutoConfig": "configuration.Config"})
-    (problem,) = checked(artifacts)
+    problem, built = checked(artifacts)
     assert (problem.code, problem.severity, problem.fields) == ("model.remote-code", ERROR, ("trust_remote_code",))
-    assert checked(artifacts, trust_remote_code=True) == []
+    assert checked(artifacts, trust_remote_code=True) == [built]
+    assert built.code == "engine.compiles-at-start"
     assert checked(model(auto_map={"AutoConfig": "configuration.Config"})) == []  # transformers knows this one
 
 
@@ -157,7 +158,25 @@ AT_START = [
     ({"quantize": "awq"}, {}, "quantize=awq is applied while engines are built"),
     ({"quantize": "awq"}, {"quantization_config": {"quant_method": "awq"}}, ""),
     ({"backend": "tensorrt"}, {"quantization_config": {"quant_method": "awq"}}, "backend=tensorrt"),
+    ({"multi_block_mode": True}, {}, "multi_block_mode=true is for built engines alone"),
+    ({"max_draft_len": 4}, {}, "max_draft_len=4 is for built engines alone"),
 ]
+
+
+ENGINES_ALONE = [
+    ("FalconForCausalLM", {}, "FalconForCausalLM is served by built engines alone", ("backend",)),
+    ("LlamaForCausalLM", {"multi_block_mode": True}, "multi_block_mode=true is for", ("backend", "multi_block_mode")),
+    ("LlamaForCausalLM", {"max_draft_len": 4}, "max_draft_len=4 is for", ("backend", "max_draft_len")),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "said", "fields"), ENGINES_ALONE)
+def test_what_engines_alone_have_is_refused_where_none_are_built(
+    name: str, options: dict[str, Any], said: str, fields: tuple[str, ...]
+) -> None:
+    (problem,) = checked(model(name), backend="pytorch", **options)
+    assert (problem.code, problem.severity, problem.fields) == ("config.conflict", ERROR, fields)
+    assert problem.message.startswith("backend=pytorch builds no engines, and ") and said in problem.message
 
 
 @pytest.mark.parametrize(("options", "config", "said"), AT_START)
@@ -171,3 +190,24 @@ def test_an_architecture_that_is_not_compiled_here_is_converted_manually() -> No
     (problem,) = checked(model("BloomForCausalLM", model_type="bloom"))
     assert (problem.code, problem.severity) == ("model.architecture-not-served", ERROR)
     assert "Convert it manually" in problem.hint
+
+
+AWQ = {"quantization_config": {"quant_method": "awq"}}
+WITHOUT_COUNTERPART = [
+    (AWQ, {"quantize": "awq", "calib_size": 64}, "config.conflict", "calib_size=64 is for building engines"),
+    (AWQ, {"quantize": "awq", "awq_block_size": 64}, "config.conflict", "awq_block_size=64 is for building engines"),
+    (AWQ, {"quantize": "awq", "calib_size": 32, "awq_block_size": 128}, "", ""),
+    ({}, {"backend": "tensorrt", "enable_trt_overlap": True}, "config.no-effect", "enable_trt_overlap=true changes"),
+    ({}, {"backend": "tensorrt", "use_custom_all_reduce": True}, "config.no-effect", "the build decides"),
+    ({}, {"enable_trt_overlap": True, "use_custom_all_reduce": True, "use_fused_mlp": True}, "", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "options", "code", "said"), WITHOUT_COUNTERPART)
+def test_an_option_that_a_way_does_not_have_is_told_unless_it_says_its_default(
+    config: dict[str, Any], options: dict[str, Any], code: str, said: str
+) -> None:
+    found = [each for each in checked(model(**config), **options) if each.code != "engine.compiles-at-start"]
+    assert [each.code for each in found] == [code] * bool(code)
+    assert all(said in each.message for each in found)
+    assert all((each.severity is ERROR) == (code == "config.conflict") for each in found)

@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from lmi.cli.check import check
+from lmi.plugins import discovery
+from tests.core.distributions import Distributions
 from tests.core.model_folders import write_model
 
 
@@ -72,9 +74,14 @@ def test_warnings_are_told_beside_errors(run, tmp_path):
     assert severities == {"config.of-no-use": "warning", "config.invalid-value": "error"}
 
 
-def test_a_backend_that_cannot_load_yet_would_not_start(run, tmp_path):
-    found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=tnx", "--devices", "neuron:4")
+def test_a_backend_that_cannot_load_yet_would_not_start(run, tmp_path, monkeypatch):
+    installed = Distributions(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(discovery, "entry_points", installed.entry_points)
+    installed.backend("early", extra="is_loadable=False")
+    found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=early")
     assert (found.exit_code, found.stdout.count("engine.not-implemented")) == (1, 1)
+    installed.forget()
 
 
 def test_memory_that_is_not_there_is_told_for_this_machine_alone(run, tmp_path):

@@ -11,12 +11,13 @@ import pytest
 
 from lmi.api import ArtifactError, ConfigError, Problem, ProblemsError
 from lmi.config.model_entries import ModelEntry
-from lmi.further import model_fields
+from lmi.further import folder_fields, model_fields
 from lmi.loading import LoadPlan, plan
 from lmi.plugins import Plugins
 from lmi.starting import bring_here
 from lmi.testing import write_tiny
 from lmi_hf.lmi_dist.config import DistConfig
+from lmi_neuronx.config import NeuronxConfig
 from tests.buckets import Bucket
 
 FIELD = "speculative_draft_model"
@@ -64,6 +65,11 @@ def refusal(model: Path, location: str, tmp_path: Path) -> Problem:
 
 def test_an_option_says_that_it_names_a_model() -> None:
     assert model_fields(DistConfig) == [FIELD]
+
+
+def test_an_option_says_that_it_names_a_folder_that_is_no_model() -> None:
+    assert folder_fields(NeuronxConfig) == ["compiled_graph_path"]
+    assert model_fields(NeuronxConfig) == []
 
 
 def test_a_folder_is_described_where_it_is(model: Path, draft: Path, tmp_path: Path) -> None:

@@ -122,6 +122,19 @@ def test_any_build_counts_as_the_library_when_a_backend_is_chosen(has, lacks):
     assert Circumstances(None, Target(), has=has.__eq__).lacks(info_of()) == lacks
 
 
+def test_a_library_that_stands_in_place_of_another_is_enough_and_has_a_range_of_its_own(site):
+    other = EngineLibrary(distribution="other-engine", versions=">=7")
+    library = EngineLibrary(distribution="acme-engine", versions=">=2,<3", instead=(other,))
+    info = BackendInfo(name="acme", summary="a fake", engine_libraries=(library,))
+    (found,) = library_problems(info)
+    assert found.message == f"acme needs acme-engine or other-engine, which {sys.executable} does not have"
+    assert Circumstances(None, Target(), has="other-engine".__eq__).lacks(info) == ""
+    site.library("other-engine", "6.0")
+    (found,) = library_problems(info)
+    assert (found.code, found.severity) == ("engine.untested-version", Severity.WARNING)
+    assert found.message == "other-engine 6.0 is installed, and acme was tested with other-engine>=7"
+
+
 def test_the_builds_that_are_there_are_told_with_their_versions(site):
     site.library("acme-engine-cpu", "2.1")
     assert installed(info_of().engine_libraries[0]) == {"acme-engine-cpu": "2.1"}

@@ -15,7 +15,7 @@ import pytest
 
 from tests.core.distributions import Distributions
 from tests.limits import limit_s
-from tests.servers import ServerProcess, eventually, in_threads, serve
+from tests.servers import ServerProcess, eventually, in_threads, ranks_of, serve
 
 RankedServer = Callable[..., AbstractContextManager[ServerProcess]]
 ALPHABET = "abcdefghijklmnopqrstuvwxyz" * 8
@@ -40,17 +40,6 @@ def serve_ranked(mpirun: str, tmp_path_factory: pytest.TempPathFactory) -> Ranke
             yield server
 
     return start
-
-
-def ranks_of(server: ServerProcess) -> list[psutil.Process]:
-    """The processes of the ranks, in the order of their numbers."""
-    [mpirun] = server.worker_pids()
-    found = {}
-    for process in psutil.Process(mpirun).children():
-        rank = process.environ().get("OMPI_COMM_WORLD_RANK")
-        if rank is not None:
-            found[int(rank)] = process
-    return [found[rank] for rank in sorted(found)]
 
 
 def with_descendants(process: psutil.Process) -> list[psutil.Process]:

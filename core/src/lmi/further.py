@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from lmi.api import ArtifactError, BackendConfig, ModelArtifacts, Problem, Progress, Severity
+from lmi.api import ArtifactError, ArtifactFormat, BackendConfig, ModelArtifacts, Problem, Progress, Severity
 from lmi.api.errors import counted
 from lmi.artifacts import check, detect, is_local, is_object_url, refused_location, wanted_files
+from lmi.artifacts.documents import read_documents
 from lmi.artifacts.places.archives import is_archive
-from lmi.artifacts.places.files import ModelFiles
+from lmi.artifacts.places.files import LocalFiles, ModelFiles
 from lmi.artifacts.places.finding import NotFetchedError, fetched, place_of
 from lmi.checking import problems_of
 from lmi.config import Settings
@@ -48,7 +49,7 @@ def further_models(
 ) -> FurtherModels:
     """Look at the models that options name: in folders and archives here, and in object stores.
 
-    A name on the hub is left to the backend, whose library fetches it.
+    A name on the hub is left to the backend, whose library fetches it; so is a folder on this machine that is no model.
 
     Args:
         config: the options.
@@ -72,13 +73,36 @@ def further_models(
         except ArtifactError as error:
             found = problems_of(error)
         problems += [_of_option(problem, name, config, settings) for problem in _told(found)]
+    for name in folder_fields(type(config)):
+        location = str(getattr(config, name) or "")
+        if not is_object_url(location):
+            continue
+        try:
+            places[name] = place_of(location, None, folder, environ=environ, may_fetch=False)
+            artifacts[name] = _folder_of(places[name])
+        except ArtifactError as error:
+            problems += [_of_option(problem, name, config, settings) for problem in problems_of(error)]
     return FurtherModels(places, artifacts, tuple(problems))
 
 
 def model_fields(config_type: type[BackendConfig]) -> list[str]:
     """Names of the options that say where another model is."""
+    return _marked(config_type, "is_model")
+
+
+def folder_fields(config_type: type[BackendConfig]) -> list[str]:
+    """Names of the options that say where a folder is that is no model."""
+    return _marked(config_type, "is_folder")
+
+
+def _marked(config_type: type[BackendConfig], mark: str) -> list[str]:
     marks = {name: info.json_schema_extra for name, info in config_type.model_fields.items()}
-    return [name for name, extra in marks.items() if isinstance(extra, dict) and extra.get("is_model")]
+    return [name for name, extra in marks.items() if isinstance(extra, dict) and extra.get(mark)]
+
+
+def _folder_of(files: ModelFiles) -> ModelArtifacts:
+    """A folder that is no model, as it is listed."""
+    return ModelArtifacts(folder=files.place, files=dict(files.sizes), documents=read_documents(files))
 
 
 def with_fetched(
@@ -100,6 +124,10 @@ def with_fetched(
     further = dict(artifacts.further)
     for name, files in places.items():
         if files.is_here:
+            continue
+        if further[name].format is ArtifactFormat.NONE:  # no model: all of it is wanted, and nothing can be checked
+            here = fetched(files, tuple(files.sizes), environ=environ, progress=progress)
+            further[name] = _folder_of(LocalFiles(here))
             continue
         further[name] = detect(fetched(files, wanted_files(further[name]), environ=environ, progress=progress))
         errors = [each for each in _told(check(further[name])) if each.severity is Severity.ERROR]

@@ -40,6 +40,7 @@ from lmi.api.errors import counted
 from lmi.artifacts import check
 from lmi.artifacts.places.files import ModelFiles
 from lmi.checking import found_problems
+from lmi.compiling.judging import build_problems
 from lmi.config import ModelOptions, Settings
 from lmi.config.model_entries import ModelEntry
 from lmi.config.settings import Setting
@@ -167,6 +168,8 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
         )
         artifacts = msgspec.structs.replace(artifacts, further=dict(further.artifacts))
         known += [*found.copies.problems, *check(artifacts, found.files), *further.problems]
+        is_seen_here = found.is_here and parsed.options.python_executable is None
+        known += build_problems(artifacts, choice.info, parsed.config, is_seen=is_seen_here)
         known += requirement_problems(artifacts, found.folder, parsed.options)
         known = found_problems(
             plugins, choice, artifacts, parsed.config, found.target, found.settings, known, extension,

@@ -81,7 +81,8 @@ class ModelArtifacts(msgspec.Struct, frozen=True, kw_only=True):
         eos_token_ids: from ``generation_config.json``, else ``config.json``.
         max_context_tokens: from ``config.json``; 0 where it does not say.
         further: other models that options of this one name (``option(..., is_model=True)``), by the option's field.
-            Those that the engine's own library fetches from the hub are not among them.
+            Those that the engine's own library fetches from the hub are not among them. Also folders that are no
+            models (``is_folder=True``) and were in an object store, with ArtifactFormat.NONE.
     """
 
     folder: str = ""

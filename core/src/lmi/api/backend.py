@@ -119,11 +119,19 @@ class EngineLibrary:
         distribution: its name on the index.
         versions: those it was tested with; empty means any.
         builds: other distributions that hold the same library for other devices; one of them is enough.
+        instead: other libraries the backend can drive in its place, in environments of their own; which one a model
+            needs, the backend says when it is loaded.
     """
 
     distribution: str
     versions: str = ""
     builds: tuple[str, ...] = ()
+    instead: tuple[EngineLibrary, ...] = ()
+
+    @property
+    def choices(self) -> tuple[EngineLibrary, ...]:
+        """The library, and those that may be there in its place; one of them must be."""
+        return (self, *self.instead)
 
     @property
     def names(self) -> tuple[str, ...]:

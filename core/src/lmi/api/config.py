@@ -36,6 +36,7 @@ def option(
     aliases: tuple[str, ...] = (),
     old_names: tuple[str, ...] = (),
     is_model: bool = False,
+    is_folder: bool = False,
     **bounds: Any,
 ) -> Any:
     """Declare one option of a BackendConfig.
@@ -48,11 +49,16 @@ def option(
         old_names: names that still work, with a warning that names the new one.
         is_model: the value says where another model is. The core looks at it, fetches it from an object store, and
             gives it to the backend as ``ModelArtifacts.further``; a name on the hub is left to the backend.
+        is_folder: the value says where a folder is that is no model, such as compiled code. One in an object store is
+            looked at and fetched like a model, and is in ``ModelArtifacts.further`` then; one on this machine is left
+            to the backend.
         bounds: pydantic bounds (``ge``, ``le``, ``gt``, ``lt``, ``pattern``).
     """
     extra: dict[str, Any] = {"unit": unit, "aliases": list(aliases), "old_names": list(old_names)}
     if is_model:
         extra["is_model"] = True
+    if is_folder:
+        extra["is_folder"] = True
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 

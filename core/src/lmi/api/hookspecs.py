@@ -73,8 +73,12 @@ def lmi_compile_artifacts(
 ) -> ModelArtifacts | None:
     """Build what the engine needs ahead of time into ``output_dir``.
 
-    Called: by nothing yet; reserved for builds on the accelerator machine. Optional.
-    Runs in: command line. Answers: first. Cost: slow.
+    Called: by ``lmi compile``; where the core starts the ranks, by each of them, with the same folder. What is served
+    with more options than the build was given leaves them there, in a ``serving.properties``.
+    Runs in: a process like a worker. Answers: first; without one the backend builds nothing. Cost: slow.
+
+    Raises:
+        EngineLoadError, OutOfMemoryError: with the cause; the command prints them, and nothing is left of the build.
     """
 
 

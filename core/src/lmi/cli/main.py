@@ -15,6 +15,10 @@ from lmi import __version__
 
 COMMANDS = {
     "check": ("lmi.cli.check:check", "Check configuration and files of MODEL, and whether they fit a machine."),
+    "compile": (
+        "lmi.cli.compile:compile_",
+        "Build ahead of time what MODEL's backend needs: engines, graphs, shards.",
+    ),
     "config": ("lmi.cli.config:config", "Show what a configuration comes to, and everything that is wrong with it."),
     "contract": ("lmi.cli.contract:contract", "Check which rules of the contract BACKEND keeps."),
     "new": ("lmi.cli.new:new", "Write the project of a backend called NAME."),

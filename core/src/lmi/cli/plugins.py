@@ -94,5 +94,6 @@ def _print_details(records: list[PluginRecord]) -> None:
 
 
 def _engine(library: EngineLibrary) -> str:
-    found = [f"{name} {version}" for name, version in installed(library).items()]
-    return " and ".join(found) or f"{' or '.join(library.names)} (not installed)"
+    found = [f"{name} {version}" for choice in library.choices for name, version in installed(choice).items()]
+    names = [name for choice in library.choices for name in choice.names]
+    return " and ".join(found) or f"{' or '.join(names)} (not installed)"

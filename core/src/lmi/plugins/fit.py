@@ -187,4 +187,5 @@ class Circumstances:
     def _absent(self, info: BackendInfo) -> list[str]:
         if self.has is None:
             return []
-        return [each.distribution for each in info.engine_libraries if not any(map(self.has, each.names))]
+        names = {each: [name for choice in each.choices for name in choice.names] for each in info.engine_libraries}
+        return [each.distribution for each in info.engine_libraries if not any(map(self.has, names[each]))]

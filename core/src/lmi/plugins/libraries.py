@@ -31,10 +31,9 @@ def library_problems(info: BackendInfo) -> list[Problem]:
     Raises:
         PluginError: a range of versions in its description cannot be read.
     """
-    found = {library: installed(library) for library in info.engine_libraries}
-    problems = (
-        [] if all(found.values()) else [_absent(info, [each for each, versions in found.items() if not versions])]
-    )
+    found = {choice: installed(choice) for library in info.engine_libraries for choice in library.choices}
+    absent = [each for each in info.engine_libraries if not any(found[choice] for choice in each.choices)]
+    problems = [_absent(info, absent)] if absent else []
     for library, versions in found.items():
         problems += [
             _untested(info, library, name, version)
@@ -47,7 +46,7 @@ def library_problems(info: BackendInfo) -> list[Problem]:
 
 
 def _absent(info: BackendInfo, libraries: list[EngineLibrary]) -> Problem:
-    names = ", ".join(" or ".join(each.names) for each in libraries)
+    names = ", ".join(" or ".join(name for choice in each.choices for name in choice.names) for each in libraries)
     message = f"{info.name} needs {names}, which {sys.executable} does not have"
     hint = info.install or f"{sys.executable} -m pip install {' '.join(each.distribution for each in libraries)}"
     return Problem(code="engine.not-installed", message=message, hint=hint)

@@ -79,6 +79,18 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 
 
 @hookimpl
+def lmi_compile_artifacts(
+    artifacts: ModelArtifacts, config: BackendConfig, output_dir: str, progress: Progress
+) -> ModelArtifacts:
+    """Shards: a part of the weights for each rank; called by all of them."""
+    import os
+
+    from lmi_deepspeed.building import build_shards
+
+    return build_shards(artifacts, cast("DeepSpeedConfig", config), ranks_of(os.environ), output_dir, progress)
+
+
+@hookimpl
 def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper | Answerer:
     import importlib
     import os

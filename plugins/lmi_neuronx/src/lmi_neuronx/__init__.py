@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backend neuronx: Transformers-NeuronX on AWS Inferentia2 and Trainium, scheduled by LMI's core."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lmi.api import (
     STEPPER_CAPABILITIES,
@@ -10,7 +13,6 @@ from lmi.api import (
     BackendInfo,
     Capability,
     EngineLibrary,
-    EngineLoadError,
     ModelArtifacts,
     Problem,
     Progress,
@@ -18,9 +20,13 @@ from lmi.api import (
     Stepper,
     Target,
     hookimpl,
+    refuse_engine,
 )
 from lmi_neuronx.families import ARCHITECTURES
 from lmi_neuronx.memory import FAMILIES, MEMORY
+
+if TYPE_CHECKING:
+    from lmi_neuronx.config import NeuronxConfig
 
 
 @hookimpl
@@ -39,14 +45,17 @@ def lmi_describe_backend() -> BackendInfo:
         artifact_formats=("pretrained", "neuron", "neuron-split"),
         architectures=ARCHITECTURES,
         quantizations=("static_int8",),
-        # The compiled prefill gives the logits of its last token only.
-        capabilities=STEPPER_CAPABILITIES - {Capability.PROMPT_LOGPROBS},
+        # No log probabilities, as LMI has it; the compiled prefill gives the logits of its last token only.
+        capabilities=STEPPER_CAPABILITIES - {Capability.LOGPROBS, Capability.PROMPT_LOGPROBS},
         resume=Resume.CONTINUES,
         needs_compile=True,
         streams_batches=True,
-        is_loadable=False,
         engine_libraries=(
-            EngineLibrary(distribution="transformers-neuronx", versions=">=0.13,<0.14"),
+            EngineLibrary(
+                distribution="transformers-neuronx",
+                versions=">=0.13,<0.14",
+                instead=(EngineLibrary(distribution="optimum-neuron", versions=">=0.4.5,<0.5"),),
+            ),
             EngineLibrary(distribution="torch-neuronx", versions=">=2.1"),
         ),
         compilers=("neuronx-cc", "optimum-neuron"),
@@ -79,15 +88,52 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 
 
 @hookimpl
-def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
-    from importlib import import_module
+def lmi_check_engine(config: BackendConfig) -> Sequence[Problem]:
+    from lmi_neuronx.config import NeuronxConfig
+    from lmi_neuronx.guard import problems_of_any
 
+    return problems_of_any(lmi_describe_backend(), NeuronxConfig.model_validate(config.model_dump()))
+
+
+@hookimpl
+def lmi_compile_artifacts(
+    artifacts: ModelArtifacts, config: BackendConfig, output_dir: str, progress: Progress
+) -> ModelArtifacts:
+    from pathlib import Path
+
+    from lmi_neuronx.compiling import compile_into
+    from lmi_neuronx.config import NeuronxConfig
+
+    options = NeuronxConfig.model_validate(config.model_dump())
+    _refuse_unfit(artifacts, options)
+    return compile_into(artifacts, options, Path(output_dir), progress)
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Stepper:
+    from lmi_neuronx.config import NeuronxConfig
+    from lmi_neuronx.optimum import load_optimum, takes
+
+    options = NeuronxConfig.model_validate(config.model_dump())
+    if takes(artifacts, options):
+        progress("import optimum-neuron")
+        _refuse_unfit(artifacts, options)
+        return load_optimum(artifacts, options, progress)
     progress("import torch-neuronx and transformers-neuronx")
-    import_module("torch_neuronx")
-    import_module("transformers_neuronx")
-    raise EngineLoadError(
-        "engine.not-implemented",
-        f"neuronx reads and checks its configuration; loading {artifacts.folder or 'a model'} comes with a later "
-        "version",
-        "On this machine, option.rolling_batch=hf serves the model with option.device=cpu, where lmi-hf is installed",
-    )
+    _refuse_unfit(artifacts, options)
+    from lmi_neuronx.engine import load_stepper
+
+    return load_stepper(artifacts, options, progress)
+
+
+def _refuse_unfit(artifacts: ModelArtifacts, config: NeuronxConfig) -> None:
+    """Refuse libraries that lack something that this model needs of them."""
+    from lmi_neuronx.guard import problems_of_library
+    from lmi_neuronx.optimum import takes
+    from lmi_neuronx.symbols import OPTIMUM, OPTIMUM_SYMBOLS, TNX, tnx_symbols
+
+    info = lmi_describe_backend()
+    if takes(artifacts, config):
+        refuse_engine("neuronx", problems_of_library(info, OPTIMUM, OPTIMUM_SYMBOLS))
+    else:
+        refuse_engine("neuronx", problems_of_library(info, TNX, tnx_symbols([artifacts.model_type])))

@@ -25,6 +25,7 @@ from lmi_neuronx.rules import (
     options_of_tnx,
     written,
 )
+from lmi_neuronx.unread import check_unread
 
 
 def find_problems(artifacts: ModelArtifacts, config: NeuronxConfig, target: Target) -> list[Problem]:
@@ -37,6 +38,7 @@ def find_problems(artifacts: ModelArtifacts, config: NeuronxConfig, target: Targ
         *_check_batching(artifacts, config),
         *_check_context(artifacts, config),
         *_check_quantization(artifacts),
+        *check_unread(artifacts, config),
         *check_graph_paths(artifacts, config),
         *find_compiled_problems(artifacts, config, target),
     ]

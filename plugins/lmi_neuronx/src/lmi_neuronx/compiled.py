@@ -15,7 +15,7 @@ SPLIT_WEIGHTS = "pytorch_model.bin"
 
 GRAPH_SUFFIX = ".neff"
 OPTIMUM_CONFIG = "neuron_config.json"
-_CACHE = re.compile(r"neuronxcc-(?P<version>\d[\w.+-]*)")
+CACHE_FOLDER = re.compile(r"neuronxcc-(?P<version>\d[\w.+-]*)")
 """The folder that a compiler of this version keeps its graphs in, in a cache."""
 
 
@@ -94,6 +94,13 @@ def compilers_of(artifacts: ModelArtifacts, folders: tuple[str, ...] = ("",)) ->
     return found + list(_caches(artifacts, folders))
 
 
+def compiler_of_name(folder: str) -> list[Compiler]:
+    """What the name of a folder tells, or of a prefix: a cache with graphs of one version may be that version's own."""
+    name = folder.rstrip("/").rpartition("/")[2]
+    match = CACHE_FOLDER.fullmatch(name)
+    return [Compiler(version=match["version"], place=name)] if match else []
+
+
 def has_graph(artifacts: ModelArtifacts, folder: str) -> bool:
     """Whether a folder of the model holds compiled graphs, as files or as a compiler's cache."""
     names = [name for name in artifacts.files if _is_below(name, (folder,))]
@@ -151,7 +158,7 @@ def _caches(artifacts: ModelArtifacts, folders: tuple[str, ...]) -> Iterator[Com
     for name in artifacts.files:
         parts = name.split("/")[:-1]
         for i, part in enumerate(parts):
-            match = _CACHE.fullmatch(part)
+            match = CACHE_FOLDER.fullmatch(part)
             place = "/".join(parts[: i + 1])
             if match is not None and place not in seen and _is_below(name, folders):
                 seen.add(place)

@@ -11,6 +11,7 @@ from lmi_neuronx.compiled import (
     SPLIT_WEIGHTS,
     CompiledModel,
     Compiler,
+    compiler_of_name,
     compilers_of,
     has_graph,
     is_same_compiler,
@@ -184,10 +185,14 @@ def _check_compiler(artifacts: ModelArtifacts, config: NeuronxConfig, target: Ta
     if not is_compiled and not config.compiled_graph_path:
         return
     inside = folder_inside(artifacts, config.compiled_graph_path)
-    if not is_compiled and inside is not None and not has_graph(artifacts, inside):
+    elsewhere = artifacts.further.get("compiled_graph_path")
+    is_told = elsewhere is not None and not has_graph(elsewhere, "")
+    if not is_compiled and (is_told or (inside is not None and not has_graph(artifacts, inside))):
         return  # told by itself
     found: list[Compiler] = []
-    if is_compiled or inside is not None:
+    if elsewhere is not None and not is_compiled:
+        found = [*compilers_of(elsewhere), *compiler_of_name(elsewhere.folder)]
+    elif is_compiled or inside is not None:
         found = compilers_of(artifacts, ("",) if is_compiled else (inside or "",))
     here = target.versions.get(COMPILER, "")
     wrong = [each for each in found if here and not is_same_compiler(each.version, here)]
@@ -199,7 +204,7 @@ def _check_compiler(artifacts: ModelArtifacts, config: NeuronxConfig, target: Ta
             message=f"{COMPILER} {first.version} compiled the graph ({first.place}), and the target has {here}; it "
             "loads graphs of its own version only",
             hint=f"Compile the model anew with {COMPILER} {here}, or use a container with {first.version}",
-            path=joined(artifacts.folder, first.place),
+            path=joined((elsewhere if elsewhere and not is_compiled else artifacts).folder, first.place),
             fields=() if is_compiled else ("compiled_graph_path",),
         )
     elif not found or not here:

@@ -113,6 +113,7 @@ class NeuronxConfig(BackendConfig):
         None,
         description="The compiled graph: a folder of .neff files or of a compiler cache, or an s3:// prefix. It must "
         "come from the same compiler version and the same options. A relative path starts at the model's folder.",
+        is_folder=True,
     )
     save_mp_checkpoint_path: str | None = option(
         None, description="Where compiling ahead of time writes to: a folder or an s3:// prefix."
@@ -168,8 +169,8 @@ class NeuronxConfig(BackendConfig):
     sequence_parallel: bool = option(False, description="Spread normalisation of long prompts over cores by position.")
     on_device_generation: dict[str, int | float | bool] | None = option(
         None,
-        description="Sample on the device: do_sample, top_k, top_p, temperature, dynamic and the like as K=V,K2=V2 or "
-        "JSON. Unless dynamic is true, the compiled values hold for every request.",
+        description="Sample on the device: do_sample, top_k, top_p, temperature and the like as K=V,K2=V2 or JSON. The "
+        "compiled values hold for every request, and one that asks for others is refused.",
     )
 
     # speculation

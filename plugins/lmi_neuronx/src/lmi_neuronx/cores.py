@@ -3,15 +3,28 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from lmi.api import Accelerator, ModelArtifacts, ModelShape, Problem, Severity, Target, shape_of
+from lmi.api import (
+    Accelerator,
+    EngineLoadError,
+    ModelArtifacts,
+    ModelShape,
+    Problem,
+    Severity,
+    Target,
+    shape_of,
+)
 from lmi_neuronx.config import NeuronxConfig
 from lmi_neuronx.rules import written
 
 _CONNECTED = {"inf2": (1, 2, 4, 8, 12, 24), "trn1": (1, 2, 8, 32)}
 """Generation -> cores that the runtime connects. Source: the developer guide of Transformers-NeuronX."""
+
+_VISIBLE = "NEURON_RT_VISIBLE_CORES"
+"""The runtime's own variable; LMI sets it for each copy of a model."""
 
 _DEGREES = range(1, 129)
 """Cores that a model may be split over: as many as the largest machine has."""
@@ -152,6 +165,26 @@ def _check_sequence(artifacts: ModelArtifacts, config: NeuronxConfig, shape: Mod
             "option.shard_over_sequence",
             path=artifacts.folder,
             fields=("shard_over_sequence", "tensor_parallel_degree"),
+        )
+
+
+def refuse_missing_cores(n_cores: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a model that is split over more cores than this process may use.
+
+    Args:
+        n_cores: that the model takes.
+        environ: of this process; ``NEURON_RT_VISIBLE_CORES`` says which cores are its own.
+    Raises:
+        EngineLoadError: there are fewer.
+    """
+    shown = environ.get(_VISIBLE, "")
+    ranges = [re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part) for part in shown.split(",")] if shown else []
+    n_shown = sum(int(each[2] or each[1]) - int(each[1]) + 1 for each in ranges if each)
+    if 0 < n_shown < n_cores:
+        raise EngineLoadError(
+            "device.too-few",
+            f"the model takes {n_cores} NeuronCores, and this copy has {n_shown} ({_VISIBLE}={shown})",
+            f"Set option.tensor_parallel_degree={n_cores}",
         )
 
 

@@ -11,12 +11,23 @@ from lmi_neuronx.compiled import GRAPH_SUFFIX, has_graph, joined
 from lmi_neuronx.config import NeuronxConfig
 from lmi_neuronx.rules import GRAPH_PATHS, missing_graph_hint
 
+_NO_GRAPH = f"holds no compiled graph: neither {GRAPH_SUFFIX} files nor a compiler's cache (neuronxcc-*)"
+
 
 def check_graph_paths(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterator[Problem]:
-    """What is wrong with paths inside the model's folder; ``rules.py`` looks at others, and prefixes are not listed."""
+    """What is wrong with paths inside the model's folder and with prefixes; ``rules.py`` looks at other folders."""
     for name in GRAPH_PATHS:
         path = getattr(config, name)
         folder = folder_inside(artifacts, path)
+        elsewhere = artifacts.further.get(name)
+        if elsewhere is not None and not has_graph(elsewhere, ""):
+            yield Problem(
+                code="config.compiled-graph",
+                message=f"{name}={path} {_NO_GRAPH}",
+                hint=missing_graph_hint(),
+                path=elsewhere.folder,
+                fields=(name,),
+            )
         if not path or folder is None:
             continue
         if folder in artifacts.files:
@@ -25,8 +36,7 @@ def check_graph_paths(artifacts: ModelArtifacts, config: NeuronxConfig) -> Itera
         elif folder and (folder.startswith("..") or not artifacts.has_folder(folder)):
             complaint, hint = "is no folder inside the model's, and no s3:// prefix", missing_graph_hint()
         elif not has_graph(artifacts, folder):
-            complaint = f"holds no compiled graph: neither {GRAPH_SUFFIX} files nor a compiler's cache (neuronxcc-*)"
-            hint = missing_graph_hint()
+            complaint, hint = _NO_GRAPH, missing_graph_hint()
         else:
             continue
         yield Problem(

@@ -188,6 +188,11 @@ def _default_schema_of_optimum(config: NeuronxConfig) -> Iterator[Conflict]:
 
 def _speculation_needs_a_draft_model(config: NeuronxConfig) -> Iterator[Conflict]:
     if config.speculative_draft_model:
+        yield Conflict(
+            fields=("speculative_draft_model",),
+            message=f"{written(config, 'speculative_draft_model')}: neuronx does not guess with a draft model yet",
+            hint="Remove option.speculative_draft_model; lmi-dist and deepspeed take one, on GPUs",
+        )
         return
     for name in ("draft_model_compiled_path", "speculative_length"):
         if is_turned_on(config, name):
@@ -198,6 +203,19 @@ def _speculation_needs_a_draft_model(config: NeuronxConfig) -> Iterator[Conflict
                 severity=Severity.WARNING,
                 code="config.no-effect",
             )
+
+
+def _values_of_requests(config: NeuronxConfig) -> Iterator[Conflict]:
+    """The core's scheduler gives a stepper ids, not what each request wants to be sampled with."""
+    if config.on_device_generation and config.on_device_generation.get("dynamic"):
+        yield Conflict(
+            fields=("on_device_generation",),
+            message="on_device_generation has dynamic=true, which does nothing: the compiled values hold for every "
+            "request",
+            hint="Remove dynamic; without on_device_generation every request is sampled as it asks",
+            severity=Severity.WARNING,
+            code="config.no-effect",
+        )
 
 
 def _pictures(config: NeuronxConfig) -> Iterator[Conflict]:
@@ -239,6 +257,7 @@ RULES: tuple[Callable[[NeuronxConfig], Iterator[Conflict]], ...] = (
     _compiled_graph_is_there,
     _loader_and_schema,
     _speculation_needs_a_draft_model,
+    _values_of_requests,
     _pictures,
     _misspelt_entry_point,
 )

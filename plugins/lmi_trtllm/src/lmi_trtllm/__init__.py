@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend trtllm: NVIDIA's TensorRT-LLM. It reads and checks its configuration; loading comes later."""
+"""The backend trtllm: NVIDIA's TensorRT-LLM, which runs weights as they are or engines that are built from them."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,6 @@ from lmi.api import (
     Capability,
     Engine,
     EngineLibrary,
-    EngineLoadError,
     Launch,
     ModelArtifacts,
     OldValue,
@@ -34,14 +33,14 @@ CAPABILITIES = frozenset({
     Capability.BAD_TOKEN_IDS, Capability.STOP_TOKEN_IDS, Capability.IGNORE_EOS, Capability.SEED, Capability.LOGPROBS,
     Capability.PROMPT_LOGPROBS, Capability.CONSTRAINT,
 })  # fmt: skip
-"""What the engine's SamplingParams can say; it has no typical_p."""
+"""What the engine's SamplingParams can say; they have no typical_p, and no bad words as ids."""
 
 
 @hookimpl
 def lmi_describe_backend() -> BackendInfo:
     return BackendInfo(
         name="trtllm",
-        summary="NVIDIA TensorRT-LLM with in-flight batching, on CUDA; so far it reads and checks its configuration",
+        summary="NVIDIA TensorRT-LLM: in-flight batching and fused kernels, weights as they are or built engines",
         rolling_batch=("tensorrtllm",),
         entry_points=(
             "djl_python.tensorrt_llm",
@@ -66,8 +65,7 @@ def lmi_describe_backend() -> BackendInfo:
         quantizations=("smoothquant", "awq", "fp8", "gptq"),
         capabilities=CAPABILITIES,
         resume=Resume.CONTINUES,
-        is_loadable=False,
-        engine_libraries=(EngineLibrary(distribution="tensorrt-llm", versions=">=1.0,<1.3"),),
+        engine_libraries=(EngineLibrary(distribution="tensorrt-llm", versions=">=1.2,<1.3"),),
         compilers=("tensorrt-llm",),
         memory=MEMORY,
         instances=FAMILIES,
@@ -95,13 +93,32 @@ def lmi_validate_artifacts(artifacts: ModelArtifacts, config: BackendConfig, tar
 
 
 @hookimpl
-def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine:
-    import importlib
+def lmi_check_engine(config: BackendConfig) -> Sequence[Problem]:
+    from lmi_trtllm.arguments import engine_arguments
+    from lmi_trtllm.config import TrtllmConfig
+    from lmi_trtllm.guard import find_problems
+    from lmi_trtllm.paths import way_of
 
-    progress("import tensorrt_llm")
-    importlib.import_module("tensorrt_llm")  # its absence is told by the core, with how to install it
-    raise EngineLoadError(
-        "engine.not-implemented",
-        "the backend trtllm reads and checks its configuration; loading comes with a later version",
-        "Install a newer lmi-trtllm when there is one; until then set option.rolling_batch to another backend",
-    )
+    typed, artifacts = TrtllmConfig.model_validate(config.model_dump()), ModelArtifacts()
+    return find_problems(lmi_describe_backend(), engine_arguments(artifacts, typed), way_of(artifacts, typed).reason)
+
+
+@hookimpl
+def lmi_compile_artifacts(
+    artifacts: ModelArtifacts, config: BackendConfig, output_dir: str, progress: Progress
+) -> ModelArtifacts:
+    from pathlib import Path
+
+    from lmi_trtllm.config import TrtllmConfig
+    from lmi_trtllm.loading import build
+
+    options = TrtllmConfig.model_validate(config.model_dump())
+    return build(lmi_describe_backend(), artifacts, options, Path(output_dir), progress)
+
+
+@hookimpl
+def lmi_load_engine(artifacts: ModelArtifacts, config: BackendConfig, progress: Progress) -> Engine:
+    from lmi_trtllm.config import TrtllmConfig
+    from lmi_trtllm.loading import load
+
+    return load(lmi_describe_backend(), artifacts, TrtllmConfig.model_validate(config.model_dump()), progress)

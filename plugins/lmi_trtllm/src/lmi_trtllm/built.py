@@ -40,6 +40,7 @@ class BuiltEngines:
         architecture: class name of the model.
         compute_capability: of the GPU they were built on, ``8.6``.
         limits: ``max_batch_size``, ``max_input_len`` and the like -> value.
+        gathers_prompt_logits: whether they give the logits of a prompt.
         plugins: the section ``plugin_config``.
         parameters: of ``config.pbtxt``, name -> value.
     """
@@ -55,6 +56,7 @@ class BuiltEngines:
     architecture: str = ""
     compute_capability: str = ""
     limits: Mapping[str, int] = field(default_factory=dict)
+    gathers_prompt_logits: bool = False
     plugins: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
 
@@ -101,6 +103,7 @@ def read_built(artifacts: ModelArtifacts) -> BuiltEngines:
         architecture=text(model, "architecture"),
         compute_capability=_capability(content, old, build),
         limits={name: limit for name, limit in limits.items() if limit},
+        gathers_prompt_logits=(old or build).get("gather_context_logits") in (True, 1),
         plugins=section(content, "plugin_config") or section(build, "plugin_config"),
         parameters=parameters,
     )

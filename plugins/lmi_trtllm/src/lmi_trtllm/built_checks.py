@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Severity, Target
-from lmi_trtllm.built import BuiltEngines, joined, read_built
+from lmi_trtllm.built import BuiltEngines, joined, read_built, section
 from lmi_trtllm.config import BATCH_WITH_TOKEN_LIMIT, TrtllmConfig
 from lmi_trtllm.conflicts import differs, said
 from lmi_trtllm.portability import check_portability
@@ -120,7 +120,9 @@ def _check_limits(artifacts: ModelArtifacts, engines: BuiltEngines, config: Trtl
     limit = engines.limits.get("max_seq_len", 0)
     names = [name for name in ("max_input_len", "max_output_len") if name in config.model_fields_set]
     n_tokens = sum(getattr(config, name) for name in names)
-    if limit and "max_output_len" not in engines.limits and n_tokens > limit:
+    trained_for = section(artifacts.document(engines.config_name), "pretrained_config").get("max_position_embeddings")
+    is_models_own = limit == trained_for  # no build would have more
+    if limit and "max_output_len" not in engines.limits and n_tokens > limit and not is_models_own:
         yield Problem(
             code="model.compiled-otherwise",
             message=f"the engines were built with max_seq_len={limit} for prompt and output, "

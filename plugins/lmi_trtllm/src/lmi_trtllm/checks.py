@@ -13,6 +13,7 @@ from lmi_trtllm.conflicts import differs, listed, said
 from lmi_trtllm.families import ARCHITECTURES, family_of
 from lmi_trtllm.family_options import ORIGINAL_ROTARY_BASE, ORIGINAL_ROTARY_DIM
 from lmi_trtllm.jit_checks import check_gpu, find_jit_problems
+from lmi_trtllm.versions import check_versions
 
 _ROTARY = ("llama", "internlm", "qwen")
 _FAMILIES_OF_OPTION = {
@@ -42,6 +43,7 @@ def find_problems(artifacts: ModelArtifacts, config: TrtllmConfig, target: Targe
         *_check_architecture(artifacts, config),
         *_check_families(artifacts, config),
         *_check_versions(artifacts, config),
+        *check_versions(artifacts, config, _family(artifacts)),
         *check_gpu(artifacts, config, target),
     ]
     if is_built(artifacts):

@@ -254,6 +254,11 @@ class TrtllmConfig(FamilyOptions):
         """The longest output the engine is made for."""
         return self._at_least(self.max_output_len)
 
+    @property
+    def engine_seq_len(self) -> int:
+        """Prompt and output together that the engine is made for."""
+        return self.engine_input_len + self.engine_output_len
+
     def _at_least(self, n_tokens: int) -> int:
         if self.max_num_tokens is None:
             return n_tokens

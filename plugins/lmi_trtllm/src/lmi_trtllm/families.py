@@ -32,6 +32,14 @@ _LATER_ARCHITECTURES = (
 )  # fmt: skip
 """Further ones of TensorRT-LLM's PyTorch backend. Source: its page of supported models."""
 
+PYTORCH_ARCHITECTURES = frozenset({
+    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM",
+    "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "Phi3ForCausalLM", "Starcoder2ForCausalLM", "Gemma3ForCausalLM",
+    *_LATER_ARCHITECTURES,
+})  # fmt: skip
+"""What the library runs without building engines; of the others it builds them, in releases that still do. Source: its
+page of supported models, and the registry of its PyTorch models."""
+
 ARCHITECTURES = (*(name for names in _ARCHITECTURES_OF.values() for name in names), *_LATER_ARCHITECTURES)
 
 BROUGHT_ARCHITECTURES = frozenset({

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from lmi.api import Accelerator, ModelArtifacts, Problem, Severity, Target, shape_of
 from lmi_trtllm.built import MAX_DEGREE
 from lmi_trtllm.config import TrtllmConfig
+from lmi_trtllm.conflicts import differs, said
 from lmi_trtllm.families import BROUGHT_ARCHITECTURES
 from lmi_trtllm.gpus import LEAST, LEAST_FOR_FP8, capability_here, is_older
-from lmi_trtllm.quantization import check_quantization, compiles_at_start
+from lmi_trtllm.paths import CHOOSING, TENSORRT, needed_engines, way_of
+from lmi_trtllm.quantization import check_quantization
+from lmi_trtllm.translation import NOTHING, ROWS
 
 
 def find_jit_problems(
@@ -27,17 +30,57 @@ def find_jit_problems(
     yield from _check_code(artifacts, config)
     yield from _check_split(artifacts, config)
     yield from _check_stages(artifacts, config, target)
-    reason = compiles_at_start(artifacts, config)
-    if reason:
+    yield from _check_way(artifacts, config)
+
+
+def _check_way(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iterator[Problem]:
+    """What comes of the way the model is run: a build at the start, or options that this way does not have."""
+    way, needed = way_of(artifacts, config), needed_engines(artifacts, config)
+    if way.name == TENSORRT:
         yield Problem(
             code="engine.compiles-at-start",
-            message=f"{reason}, so the model is compiled at every start: some minutes, more for a large model",
+            message=f"{way.reason}, so the model is compiled at its first start: some minutes, more for a large model",
             hint="In production build the engines once, on the type of instance that serves them, and name their "
             "folder with option.model_id",
             path=artifacts.folder,
             severity=Severity.WARNING,
-            fields=("backend",) if config.backend == "tensorrt" else ("quantize",),
+            fields=way.fields,
         )
+    elif needed.name == TENSORRT and needed.fields != ("quantize",):  # told by itself
+        yield Problem(
+            code="config.conflict",
+            message=f"backend=pytorch builds no engines, and {needed.reason}",
+            hint="Leave option.backend out",
+            path=artifacts.folder,
+            fields=("backend", *needed.fields),
+        )
+    yield from _check_counterparts(artifacts, config, way.name)
+
+
+def _check_counterparts(artifacts: ModelArtifacts, config: TrtllmConfig, way: str) -> Iterator[Problem]:
+    """Options that say something and are not there on this way: refused, or only told where they are about speed."""
+    for row in ROWS:
+        cell, name = getattr(row, way), row.option
+        if not differs(config, name) or name in CHOOSING or row.value(config) is None:
+            continue
+        if not cell:
+            yield Problem(
+                code="config.conflict",
+                message=f"{said(config, name)} is for building engines, and these weights are taken as they are",
+                hint=f"Remove option.{name}",
+                path=artifacts.folder,
+                fields=(name,),
+            )
+        elif cell.startswith(NOTHING) and way == TENSORRT:
+            yield Problem(
+                code="config.no-effect",
+                message=f"{said(config, name)} changes nothing where engines are built: "
+                + cell.removeprefix(NOTHING).rstrip(")"),
+                hint=f"Remove option.{name}",
+                path=artifacts.folder,
+                severity=Severity.WARNING,
+                fields=(name,),
+            )
 
 
 def check_gpu(artifacts: ModelArtifacts, config: TrtllmConfig, target: Target) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lmi.api import ModelArtifacts, Problem, quantization_of
 from lmi_trtllm.built import joined, section, text
 from lmi_trtllm.config import TrtllmConfig
-from lmi_trtllm.conflicts import listed, said
+from lmi_trtllm.conflicts import listed
 
 _FAMILIES_OF_METHOD = {
     "smoothquant": ("llama", "mistral", "internlm", "baichuan"),
@@ -95,15 +95,6 @@ def modelopt_method(artifacts: ModelArtifacts) -> str:
     return text(section(own, "quantization"), "quant_algo") or text(
         section(artifacts.config, "quantization_config"), "quant_algo"
     )
-
-
-def compiles_at_start(artifacts: ModelArtifacts, config: TrtllmConfig) -> str:
-    """Why weights are compiled to engines whenever the model is loaded; empty where they are taken as they are."""
-    if config.backend == "tensorrt":
-        return "backend=tensorrt builds engines"
-    if config.backend == "auto" and config.quantize in ("smoothquant", "awq", "fp8") and not method_of(artifacts):
-        return f"{said(config, 'quantize')} is applied while engines are built"
-    return ""
 
 
 def _fits(artifacts: ModelArtifacts, wanted: str, found: str) -> bool:
