@@ -31,7 +31,7 @@ from lmi.starting import plan_all
 @of_models
 @click.option("--output", required=True, metavar="FOLDER|s3://...", help="Where the build shall be.")
 def compile_(output: str, **asked: Any) -> None:
-    """Build ahead of time what the backend of MODEL needs: engines, graphs or shards.
+    """Build ahead of time what MODEL's backend needs: engines, graphs, shards.
 
     MODEL is as `lmi serve` takes it, with the configuration that it will be served with. Everything that would stop a
     start stops the build before it begins. OUTPUT gets the build, a manifest (what it was made of) and a
