@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lmi.api import ArtifactFormat, EngineLoadError, LmiError, ModelArtifacts, R
 from lmi.testing import write_tiny
 from lmi_deepspeed.config import DeepSpeedConfig
 from tests.backends.llama_answers import greedy_ids
+from tests.limits import limit_s
 from tests.servers import ServerProcess, eventually, serve
 
 PROMPTS = ("What is deep learning?", "Water boils at")
@@ -167,16 +170,36 @@ def tokens(server: ServerProcess) -> list[list[int]]:
     return [[each["id"] for each in server.generate(p, **asked)["details"]["tokens"]] for p in PROMPTS]
 
 
+def compiled(folder: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    flags = [word for flag in ("rolling_batch=deepspeed", *options) for word in ("-o", flag)]
+    command = [sys.executable, "-m", "lmi", "compile", str(folder), *flags, "--output", str(output)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit_s(LOAD_S), check=False)
+
+
+def test_two_ranks_build_their_parts_ahead_of_time_and_read_them_at_each_start(llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    done = compiled(llama, folder, "tensor_parallel_degree=2", "dtype=fp32")
+    assert done.returncode == 0, done.stderr
+    assert {"tp_00_00.safetensors", "tp_01_00.safetensors"} <= {path.name for path in folder.iterdir()}
+    with serve(str(folder), is_ready=False) as server:
+        server.wait_until_ready(LOAD_S)
+        assert tokens(server) == greedy_ids(llama, PROMPTS, N_TOKENS)
+
+
+def test_shards_are_not_built_of_layers_in_8_bits(llama: Path, tmp_path: Path) -> None:
+    done = compiled(llama, tmp_path / "made", "quantize=dynamic_int8")
+    assert (done.returncode, "does not go with shards" in done.stderr) == (1, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
 def test_two_ranks_write_their_parts_and_read_them_at_the_next_start(llama: Path, tmp_path: Path) -> None:
-    expected = greedy_ids(llama, PROMPTS, N_TOKENS)
     folder = tmp_path / "made"
     with running(llama, 2, f"save_mp_checkpoint_path={folder}") as server:
         server.wait_until_ready(LOAD_S)
-        assert tokens(server) == expected
-    assert {"tp_00_00.safetensors", "tp_01_00.safetensors"} <= {path.name for path in folder.iterdir()}
     with running(folder, 2, f"checkpoint={NAME}") as server:
         server.wait_until_ready(LOAD_S)
-        assert tokens(server) == expected
+        assert tokens(server) == greedy_ids(llama, PROMPTS, N_TOKENS)
 
 
 # ---------------------------------------------------------------------------------------------------------- 8 bits

@@ -40,7 +40,12 @@ from lmi.plugins import Plugins
 from lmi.workers.mpi.launch import MpiProgram
 from lmi.workers.program import Program
 
-_OF_THE_BUILD = frozenset({"option.model_id", "option.mpi_hostfile", "option.mpi_arguments", "option.pythonExecutable"})
+_OF_THE_BUILD = frozenset({
+    "option.model_id", "option.save_mp_checkpoint_path", "option.mpi_hostfile", "option.mpi_arguments",
+    "option.pythonExecutable",
+})  # fmt: skip
+"""Options that a build is not served with. Source: LMI's partition script, for the first two."""
+
 _LOOK_S = 0.2
 _CLOSE_S = 10.0
 _N_LAST_LINES = 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from lmi.api import ArtifactFormat, ModelArtifacts, Progress, Ranks
+from lmi.api import ArtifactFormat, EngineLoadError, ModelArtifacts, Progress, Ranks
 from lmi_deepspeed.config import DeepSpeedConfig
 from lmi_deepspeed.engine import load_model
 from lmi_deepspeed.ranked import WRITTEN_BY_LMI
@@ -24,8 +24,17 @@ def build_shards(
         ranks: which part this is.
         output_dir: the folder.
         progress: told the stages.
+    Raises:
+        EngineLoadError: shards do not go with the options; or as a load does.
+        OutOfMemoryError: as a load does.
     """
-    wanted = config.model_copy(update={"save_mp_checkpoint_path": output_dir, "quantize": None})
+    if config.quantization is not None:
+        raise EngineLoadError(
+            "config.conflict",
+            f"quantize={config.quantization} does not go with shards, which hold weights as they are",
+            "Remove option.quantize, or serve the model without shards",
+        )
+    wanted = config.model_copy(update={"save_mp_checkpoint_path": output_dir})
     load_model(artifacts, wanted, ranks, progress)
     if ranks.rank == 0:
         Path(output_dir, "serving.properties").write_text(f"option.checkpoint={WRITTEN_BY_LMI}\n", "utf-8")

@@ -97,7 +97,7 @@ def as_gpt2(model: Any) -> Any:
         activation_function="gelu_new", **{name: getattr(config, name) for name in names if hasattr(config, name)}
     )
     with torch.device("meta"):
-        found: Any = transformers.GPT2LMHeadModel(wanted)  # type: ignore[no-untyped-call]
+        found: Any = transformers.GPT2LMHeadModel(wanted)  # type: ignore[no-untyped-call,unused-ignore]
     weights = _weights_of_gpt2(model.state_dict(), config)
     found.load_state_dict(weights, strict=False, assign=True)
     found.tie_weights()
