@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 from lmi.api import (
@@ -19,9 +20,11 @@ from lmi.api import (
     UnsupportedError,
 )
 from lmi.artifacts import detect
+from lmi.compiling.build import build
 from lmi.serving.capabilities import refuse_undeclared
 from lmi.testing.checkpoints import write_tiny_adapter
 from lmi.testing.kit import Kit
+from lmi.testing.remote import has_ranks, python_path
 from lmi.testing.rules import NotDeclared, rule
 
 _CALL_S = 60.0
@@ -123,12 +126,15 @@ class AbilityRules:
         output, stages = kit.scratch / "compiled", list[str]()
         output.mkdir()
         plan = kit.plan()
-        compiled = hook(
-            artifacts=plan.artifacts,
-            config=plan.config,
-            output_dir=str(output),
-            progress=lambda stage, fraction=None: stages.append(stage),
-        )
+
+        def progress(stage: str, fraction: float | None = None) -> None:
+            stages.append(stage)
+
+        if has_ranks(plan):  # each of them builds its part
+            build(plan, kit.plugins, output, {**os.environ, **python_path()}, progress)
+            compiled = detect(output)
+        else:
+            compiled = hook(artifacts=plan.artifacts, config=plan.config, output_dir=str(output), progress=progress)
         assert stages, "compiling never called progress"
         assert any(output.iterdir()), "nothing was written into output_dir"
         assert compiled.folder == str(output), f"the artifacts are in {compiled.folder!r}, not in output_dir"

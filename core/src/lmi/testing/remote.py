@@ -35,6 +35,11 @@ def has_ranks(plan: LoadPlan) -> bool:
     return ranks_to_start(plan) > 1
 
 
+def python_path() -> dict[str, str]:
+    """The variable by which another process imports what this one does."""
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 class RemoteEngine(Engine):
     """A worker of several ranks as an engine; made in the loop that uses it.
 
@@ -57,7 +62,7 @@ class RemoteEngine(Engine):
                 heartbeat_interval_s=_BEAT_S,
             ),
             program=MpiProgram(plan.options.python_executable or sys.executable, plan.config.tensor_parallel_degree),
-            environ={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            environ=python_path(),
             socket_path=Path(self._folder.name) / "worker.sock",
             on_state=self._on_state,
             on_cleared=lambda flight: None,
