@@ -76,6 +76,7 @@ def test_a_model_split_over_two_ranks_gives_the_tokens_of_a_whole_one_and_goes_o
     llama: Path, expected: list[list[int]], drawn: list[list[int]], backend: str
 ) -> None:
     with running(llama, backend, 2) as server:
+        eventually(lambda: not list(Path("/dev/shm").glob("deepspeed*")))
         assert together(server) == expected
         assert together(server, **DRAWN) == drawn
         [mpirun] = server.worker_pids()
