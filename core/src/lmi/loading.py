@@ -7,11 +7,12 @@ touched. In the worker, ``load_engine``: the one slow hook.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -222,29 +223,43 @@ def load_backend(
     """
     hooks = plugins.hooks(backend_name)
     config = plugins.config_type(backend_name).model_validate(options)
-    refuse_engine(backend_name, library_problems(plugins.backends[backend_name]))
-    try:
+    info = plugins.backends[backend_name]
+    refuse_engine(backend_name, library_problems(info))
+    with told_by_hook(info, artifacts, "load"):
         loaded = hooks.lmi_load_engine(artifacts=artifacts, config=config, progress=progress)
-    except LmiError:
-        raise
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            "engine.out-of-memory", f"{backend_name} ran out of host memory while loading"
-        ) from error
-    except Exception as error:
-        absent = _absent_library(error, plugins.backends[backend_name])
-        if absent:
-            message = f"{backend_name} needs {absent}, which {sys.executable} does not have"
-            raise EngineLoadError("engine.not-installed", message, plugins.backends[backend_name].install) from error
-        what = artifacts.folder or "its engine"
-        message = f"{backend_name} could not load {what}: {type(error).__name__}: {error}"
-        raise EngineLoadError("engine.load-failed", message, "The traceback above names the line") from error
     if isinstance(loaded, Engine | Stepper | Answerer):
         return loaded
     raise PluginError(
         "plugin.hook-failed",
         f"lmi_load_engine of {backend_name} gave {loaded!r}, neither an Engine nor a Stepper nor an Answerer",
     )
+
+
+@contextlib.contextmanager
+def told_by_hook(info: BackendInfo, artifacts: ModelArtifacts, what: Literal["load", "build"]) -> Iterator[None]:
+    """Whatever a backend's slow hook raises, as an error that can be told.
+
+    Args:
+        info: the backend.
+        artifacts: the model.
+        what: the hook does with it.
+    Raises:
+        LmiError: what the hook raised, or what it comes to.
+    """
+    try:
+        yield
+    except LmiError:
+        raise
+    except MemoryError as error:
+        message = f"{info.name} ran out of host memory while {what}ing"
+        raise OutOfMemoryError("engine.out-of-memory", message) from error
+    except Exception as error:
+        absent = _absent_library(error, info)
+        if absent:
+            message = f"{info.name} needs {absent}, which {sys.executable} does not have"
+            raise EngineLoadError("engine.not-installed", message, info.install) from error
+        message = f"{info.name} could not {what} {artifacts.folder or 'its engine'}: {type(error).__name__}: {error}"
+        raise EngineLoadError("engine.load-failed", message, "The traceback above names the line") from error
 
 
 def scheduled(

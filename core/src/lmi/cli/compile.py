@@ -20,7 +20,7 @@ from lmi.api.folders import cache_root
 from lmi.artifacts import is_object_url
 from lmi.cli.arguments import Asked, of_models
 from lmi.compiling.build import Built, build
-from lmi.compiling.manifest import PROPERTIES
+from lmi.config.properties import FILE_NAME
 from lmi.loading import LoadPlan
 from lmi.plugins import Plugins
 from lmi.serving.progress import LoadProgress
@@ -85,6 +85,6 @@ def _print(built: Built, place: str) -> None:
     else:
         click.echo(f"{place} is this build already; nothing was done")
     click.echo(f"serve it with: lmi serve {place}")
-    click.echo(f"what {PROPERTIES} there says:")
+    click.echo(f"what {FILE_NAME} there says:")
     for key, value in sorted(manifest.serve_with.items()):
         click.echo(f"  {key}={value}")

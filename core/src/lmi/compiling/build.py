@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from lmi.artifacts import check, detect
 from lmi.compiling.builder import GO, JOB, REPORT, Job, Said
 from lmi.compiling.manifest import (
     NAME,
-    PROPERTIES,
     Manifest,
     deployed,
     finished,
@@ -32,12 +30,13 @@ from lmi.compiling.manifest import (
     write_manifest,
 )
 from lmi.config import names
-from lmi.config.properties import read_properties
+from lmi.config.properties import FILE_NAME, read_properties
 from lmi.config.settings import Setting
 from lmi.config.writing import Form, lines_of
 from lmi.loading import LoadPlan, ranks_to_start
 from lmi.plugins import Plugins
 from lmi.workers.mpi.launch import MpiProgram
+from lmi.workers.mpi.variables import free_port
 from lmi.workers.program import Program
 
 _OF_THE_BUILD = frozenset({
@@ -124,7 +123,7 @@ def build(
             run.end()
         options = {**deployed(made.settings, manifest, _OF_THE_BUILD), **_options_in(output)}
         lines = lines_of([Setting(key, value, "") for key, value in options.items()], Form.FILE)
-        (output / PROPERTIES).write_text("".join(f"{line.text}\n" for line in lines if line.text), "utf-8")
+        (output / FILE_NAME).write_text("".join(f"{line.text}\n" for line in lines if line.text), "utf-8")
         manifest = finished(manifest, output, options, time.monotonic() - started_s)
         write_manifest(manifest, output)
         _refuse_unreadable(output)
@@ -184,7 +183,7 @@ def _refuse_unreadable(output: Path) -> None:
 
 def _options_in(folder: Path) -> dict[str, str]:
     """What the backend, or an earlier build, wrote down to be served with."""
-    path = folder / PROPERTIES
+    path = folder / FILE_NAME
     if not path.is_file():
         return {}
     return {names.canonical(each.key): each.value for each in read_properties(path).lines}
@@ -205,7 +204,7 @@ class _Run:
         python, n_ranks = made.options.python_executable or sys.executable, ranks_to_start(made)
         program: Program = _RankedProgram(python, n_ranks) if n_ranks > 1 else _Program(python)
         job = Job(
-            backend=made.info.name, artifacts=made.artifacts, output_dir=str(output), port=_free_port(),
+            backend=made.info.name, artifacts=made.artifacts, output_dir=str(output), port=free_port(),
             options=made.config.model_dump(mode="json", by_alias=False),
         )  # fmt: skip
         (work / JOB).write_bytes(msgspec.msgpack.encode(job))
@@ -266,8 +265,3 @@ class _Run:
             return []
         new, self._n_read = whole[self._n_read :], len(whole)
         return [msgspec.json.decode(line, type=Said) for line in new]
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as listener:
-        return int(listener.getsockname()[1])

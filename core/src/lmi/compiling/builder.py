@@ -12,14 +12,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
-from lmi.api import ModelArtifacts, PluginError, refuse_engine
+from lmi.api import ModelArtifacts, PluginError, Ranks, refuse_engine
+from lmi.loading import told_by_hook
 from lmi.plugins import Plugins
-from lmi.plugins.libraries import library_problems
+from lmi.plugins.libraries import installed, library_problems
+from lmi.workers.mpi.variables import rank_variables
 from lmi.workers.wire import ErrorReport
 
 JOB, REPORT, GO = "job.msgpack", "report.jsonl", "go"
@@ -88,35 +89,27 @@ def main() -> None:
 def _build(job: Job, say: Callable[[Said], None], go: Path) -> None:
     plugins = Plugins.discover(only_backend=job.backend)
     hooks, info = plugins.hooks(job.backend), plugins.backends[job.backend]
-    names = [each.distribution for each in info.engine_libraries]
-    say(Said(versions={name: found for name in names if (found := _version(name))}))
+    libraries = [choice for each in info.engine_libraries for choice in each.choices]
+    say(Said(versions={name: version for each in libraries for name, version in installed(each).items()}))
     refuse_engine(job.backend, library_problems(info))
     while not go.exists():  # the same build may be there already
         time.sleep(_LOOK_S)
     config = plugins.config_type(job.backend).model_validate(job.options)
-    built = hooks.lmi_compile_artifacts(
-        artifacts=job.artifacts,
-        config=config,
-        output_dir=job.output_dir,
-        progress=lambda stage, fraction=None: say(Said(stage=stage, fraction=fraction)),
-    )
+    with told_by_hook(info, job.artifacts, "build"):
+        built = hooks.lmi_compile_artifacts(
+            artifacts=job.artifacts,
+            config=config,
+            output_dir=job.output_dir,
+            progress=lambda stage, fraction=None: say(Said(stage=stage, fraction=fraction)),
+        )
     if built is None:
         raise PluginError("plugin.hook-failed", f"lmi_compile_artifacts of {job.backend} built nothing")
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _tell_ranks(port: int) -> None:
     """What engine libraries read of a rank, as a worker's ranks have it."""
     if _RANK not in os.environ:
         return
-    given = os.environ
-    given.update(
-        RANK=given[_RANK], WORLD_SIZE=given[_SIZE], LOCAL_RANK=given[_LOCAL_RANK], LOCAL_WORLD_SIZE=given[_LOCAL_SIZE],
-        LOCAL_SIZE=given[_LOCAL_SIZE], MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
+    rank, size, local_rank, local_size = (int(os.environ[name]) for name in (_RANK, _SIZE, _LOCAL_RANK, _LOCAL_SIZE))
+    ranks = Ranks(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
+    os.environ.update(rank_variables(ranks, "127.0.0.1", port))

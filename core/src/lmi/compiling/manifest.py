@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import lmi
+from lmi.config.properties import FILE_NAME
 from lmi.config.settings import Settings
 
 if TYPE_CHECKING:
     from lmi.loading import LoadPlan
 
-NAME, PROPERTIES = "lmi-manifest.json", "serving.properties"
+NAME = "lmi-manifest.json"
 SCHEMA = "lmi.manifest/1"
 
 _CHUNK_BYTES = 1 << 22
@@ -107,7 +108,7 @@ def finished(manifest: Manifest, folder: Path, serve_with: Mapping[str, str], bu
 
 def built_files(folder: Path) -> Iterator[Path]:
     """Every file of a build but its manifest, and the options that may be changed later."""
-    left_out = (NAME, PROPERTIES)
+    left_out = (NAME, FILE_NAME)
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in left_out)
 
 

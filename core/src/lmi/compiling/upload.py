@@ -10,8 +10,10 @@ from typing import Any
 import obstore
 
 from lmi.api import ArtifactError, Progress
+from lmi.artifacts.places.objects import read_object
 from lmi.artifacts.places.stores import Absent, Location, Store, asked, location_of
-from lmi.compiling.manifest import NAME, PROPERTIES, Manifest, read_manifest
+from lmi.compiling.manifest import NAME, Manifest, read_manifest
+from lmi.config.properties import FILE_NAME
 
 _TIMEOUT_S = 60.0
 _DIGEST = "lmi-sha256"
@@ -26,13 +28,8 @@ def remote_manifest(url: str) -> Manifest | None:
     Raises:
         ArtifactError: the store cannot be reached, or does not let us in.
     """
-    location = location_of(f"{url.rstrip('/')}/{NAME}")
-    store = Store(location, timeout_s=_TIMEOUT_S)
-    try:
-        content = asked(store, location.url, lambda: bytes(obstore.get(store.opened(), location.key).bytes()))
-    except Absent:
-        return None
-    return read_manifest(content)
+    content = read_object(url, NAME, timeout_s=_TIMEOUT_S)
+    return None if content is None else read_manifest(content)
 
 
 def upload(folder: Path, manifest: Manifest, url: str, progress: Progress) -> int:
@@ -60,7 +57,7 @@ def upload(folder: Path, manifest: Manifest, url: str, progress: Progress) -> in
             n_sent += built.n_bytes
         n_done += built.n_bytes
     progress("upload", 1.0)
-    for name in (PROPERTIES, NAME):
+    for name in (FILE_NAME, NAME):
         _put(store, _at(prefix, name), folder / name, "")
     return n_sent
 
@@ -72,7 +69,7 @@ def _at(prefix: Location, name: str) -> Location:
 def _digest(store: Store, at: Location) -> str:
     """What is known of an object's bytes; empty where there is none, or it is not ours."""
     with contextlib.suppress(Absent):
-        found = asked(store, at.url, lambda: obstore.get(store.opened(), at.key))
+        found = asked(store, at.url, lambda: obstore.get(store.opened(), at.key, options={"head": True}))
         return str(found.attributes.get(_DIGEST, ""))
     return ""
 

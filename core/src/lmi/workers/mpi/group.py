@@ -15,6 +15,8 @@ import zlib
 import mpi4py  # type: ignore[import-not-found,unused-ignore]
 
 from lmi.api.errors import EngineDeadError
+from lmi.api.machine import Ranks
+from lmi.workers.mpi.variables import rank_variables
 
 mpi4py.rc.initialize = False
 mpi4py.rc.finalize = False
@@ -64,11 +66,8 @@ class RankGroup:
         Args:
             address, port: where rank 0 listens for the others.
         """
-        os.environ.update(
-            RANK=str(self.rank), WORLD_SIZE=str(self.size), LOCAL_RANK=str(self.local_rank),
-            LOCAL_WORLD_SIZE=str(self.local_size), LOCAL_SIZE=str(self.local_size),
-            MASTER_ADDR=address, MASTER_PORT=str(port),
-        )  # fmt: skip
+        ranks = Ranks(rank=self.rank, size=self.size, local_rank=self.local_rank, local_size=self.local_size)
+        os.environ.update(rank_variables(ranks, address, port))
 
     def broadcast(self, message: bytes) -> None:
         """Send a message to all other ranks; called by rank 0 alone."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from lmi.workers.mpi.answering import MpiCompute, follow_calls
 from lmi.workers.mpi.launch import OWN_TEMPORARY, TEMPORARY
 from lmi.workers.mpi.link import RankLink, RankWatch
 from lmi.workers.mpi.stepper import MpiStepper, follow
+from lmi.workers.mpi.variables import free_port
 from lmi.workers.wire import Load
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class FirstRank(WorkerMain):
             address="127.0.0.1" if group.is_on_one_machine else group.hosts[0],
             link_port=port,
             token=watch.token,
-            engine_port=_free_port(),
+            engine_port=free_port(),
         )
         group.broadcast(msgspec.msgpack.encode(setup))
         group.set_variables(setup.address, setup.engine_port)
@@ -181,11 +181,6 @@ def refuse_others(kinds: Sequence[str], limits: Sequence[object]) -> None:
                 f"rank {rank} loaded {found[0]} with {found[1]}, rank 0 {kinds[0]} with {limits[0]}",
                 "Check that all machines have the same versions, model files and options",
             )
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 # ------------------------------------------------------------------------------------------------------ other ranks
