@@ -34,7 +34,7 @@ PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(W
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch bench-ranks bench-quantize clean
+.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch bench-ranks bench-quantize bench-compile clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -87,6 +87,9 @@ bench-fetch: $(VENV)/.tools ## how fast a model comes from S3, beside aws s3 cp 
 
 bench-ranks: $(VENV)/.tools ## models split over ranks: what a step's message costs, tokens/s beside one process, start-up
 	@$(BIN)/python benchmarks/ranks.py $(ARGS)
+
+bench-compile: $(VENV)/.tools ## how long a start takes from a build of lmi compile, beside one from the weights
+	@$(BIN)/python benchmarks/compiled_start.py $(ARGS)
 
 bench-quantize: $(VENV)/.tools ## 8-bit layers of the backend deepspeed: distance from whole weights, memory, time
 	@$(BIN)/python benchmarks/eight_bits.py $(ARGS)

@@ -43,7 +43,7 @@ def main() -> None:
     print(machine(), flush=True)
     _print_messages(options.ranks)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
-        folder = _write_model(Path(name))
+        folder = write_model(Path(name), _SHAPE)
         field = {"hf, 1 process": ("rolling_batch=hf", f"n_threads={options.ranks}")}
         for backend in options.backends:
             for n_ranks in (1, options.ranks):
@@ -133,7 +133,14 @@ def _measure_messages() -> None:
 # ----------------------------------------------------------------------------------------------------------- tokens
 
 
-def _write_model(folder: Path) -> Path:
+def write_model(folder: Path, shape: dict[str, int], dtype: str = "float32") -> Path:
+    """Write a Llama with random weights, and return its folder.
+
+    Args:
+        folder: made if it does not exist.
+        shape: further fields of its configuration.
+        dtype: of the weights.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -141,8 +148,8 @@ def _write_model(folder: Path) -> Path:
 
     write_tokenizer(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=4096, num_key_value_heads=4, max_position_embeddings=1024, **_SHAPE)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    config = LlamaConfig(vocab_size=4096, num_key_value_heads=4, max_position_embeddings=1024, **shape)
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
 
 

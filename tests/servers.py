@@ -194,3 +194,21 @@ def ranks_of(server: ServerProcess) -> list[psutil.Process]:
         if rank is not None:
             found[int(rank)] = process
     return [found[rank] for rank in sorted(found)]
+
+
+def with_descendants(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that it started."""
+    return [process, *process.children(recursive=True)]
+
+
+def wait_for_ends(processes: list[psutil.Process], seconds: float = 10) -> None:
+    """Fail if one of them still runs after a while."""
+    _, alive = psutil.wait_procs(processes, limit_s(seconds))
+    alive = [each for each in alive if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert not alive, f"still there: {alive}"
+
+
+def shared_memory() -> set[str]:
+    """What ranks keep where all processes see it: of Open MPI, of DeepSpeed."""
+    names = ("ompi", "vader", "sm_segment", "pmix", "psm", "deepspeed")
+    return {each.name for each in Path("/dev/shm").iterdir() if each.name.startswith(names)}

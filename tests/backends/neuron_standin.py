@@ -19,6 +19,7 @@ from lmi.config.coerce import as_text
 from lmi.config.model_entries import ModelEntry
 from lmi.loading import LoadPlan, load_backend, plan
 from lmi.plugins import Plugins
+from tests.servers import ServerProcess, serve
 
 STANDIN = Path(__file__).parents[1] / "standins" / "neuron"
 CONTRACTS = STANDIN.parent / "contracts"
@@ -44,6 +45,28 @@ def variables(**further: str) -> dict[str, str]:
     """Variables of a process that finds the stand-in."""
     path = os.pathsep.join(filter(None, [str(STANDIN), os.environ.get("PYTHONPATH", "")]))
     return {"PYTHONPATH": path, **further}
+
+
+def write_machine(root: Path) -> Path:
+    """The files by which a machine with two devices of two cores is known, below a root."""
+    (root / "dev").mkdir(parents=True)
+    for number in range(2):
+        (root / "dev" / f"neuron{number}").touch()
+        folder = root / "sys/devices/virtual/neuron_device" / f"neuron{number}"
+        folder.mkdir(parents=True)
+        (folder / "core_count").write_text("2\n")
+    return root
+
+
+@contextlib.contextmanager
+def serving(
+    machine: Path, *args: str, options: Mapping[str, Any] = {}, is_ready: bool = True, **environ: str
+) -> Iterator[ServerProcess]:
+    """A server on a machine with Neuron devices; ``options`` as ``-o`` takes them."""
+    flags = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+    found = variables(STANDIN_NEURON_ROOT=str(machine), **environ)
+    with serve(*args, *flags, environ=found, is_ready=is_ready) as running:
+        yield running
 
 
 def recorded(path: Path, what: str = "") -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import lmi_neuronx
 from lmi.api import Accelerator, ArtifactFormat, ModelArtifacts, Problem, Severity, Target
+from lmi_neuronx.compiled import read_compiled
 from lmi_neuronx.config import NeuronxConfig
 from tests.backends.placing import placed
 
@@ -81,8 +82,11 @@ def plain(*names: str, folder: str = "s3://bucket/model") -> ModelArtifacts:
 
 
 def checked(artifacts: ModelArtifacts, target: Target | None = None, **options: Any) -> list[Problem]:
-    config = NeuronxConfig(**options)
-    return placed(lmi_neuronx.lmi_validate_artifacts(artifacts, config, target or neuron()), NeuronxConfig)
+    """What is wrong with a model; one that is compiled gets the cores that it was compiled for, unless options say."""
+    there, compiled = target or neuron(), read_compiled(artifacts)
+    if compiled is not None and compiled.n_cores == SECTION["num_cores"]:
+        options = {"tensor_parallel_degree": compiled.n_cores, **options}
+    return placed(lmi_neuronx.lmi_validate_artifacts(artifacts, NeuronxConfig(**options), there), NeuronxConfig)
 
 
 def facts(found: list[Problem]) -> list[tuple[str, Severity]]:

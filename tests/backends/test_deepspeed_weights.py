@@ -238,7 +238,7 @@ def test_smoothquant_moves_less_with_a_smaller_alpha_and_computes_in_32_bits_whe
 
     import lmi_deepspeed.engine
 
-    monkeypatch.setattr(lmi_deepspeed.engine, "computes_bf16", lambda: True)
+    monkeypatch.setattr(lmi_deepspeed.engine, "has_bf16", lambda: True)
     one = loaded(llama, quantize="smoothquant", smoothquant_alpha=0.9, dtype="auto")
     other = loaded(llama, quantize="smoothquant", smoothquant_alpha=0.1, dtype="auto")
     assert one.dtype is torch.float32
@@ -252,6 +252,18 @@ def test_smoothquant_without_a_tokenizer_says_what_it_needs(llama: Path, tmp_pat
     with pytest.raises(LmiError) as raised:
         loaded(folder, quantize="smoothquant")
     assert raised.value.code == "engine.no-calibration"
+
+
+@pytest.mark.usefixtures("torchao")
+@pytest.mark.parametrize("method", ["smoothquant", "dynamic_int8"])
+def test_sequences_of_layers_in_8_bits_are_stepped_together(demo_model: Path, method: str) -> None:
+    from lmi_deepspeed.engine import load_stepper
+    from lmi_hf.stepping import PackedStepper
+
+    config = DeepSpeedConfig(dtype="fp32", quantize=method, max_tokens=128)
+    stepper = load_stepper(artifacts_of(demo_model), config, Ranks(), 1, lambda stage, fraction=None: None)
+    stepper.close()
+    assert isinstance(stepper, PackedStepper)
 
 
 @pytest.mark.usefixtures("torchao")

@@ -13,6 +13,7 @@ import lmi_neuronx
 from lmi.api import ModelArtifacts, Severity, Target
 from lmi.artifacts import detect
 from lmi_neuronx.compiled import is_same_compiler, read_compiled
+from lmi_neuronx.config import NeuronxConfig
 from tests.backends.neuronx_models import (
     CACHE,
     GRAPH,
@@ -81,6 +82,34 @@ def test_options_that_a_model_was_not_compiled_for_are_told(
     assert (problem.code, problem.severity, problem.fields) == ("model.compiled-otherwise", ERROR, tuple(options))
     assert said in problem.message
     assert hint in problem.hint
+
+
+@pytest.mark.parametrize("artifacts", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"n_positions": 128}, ("n_positions",)),
+        ({"max_rolling_batch_size": 32}, ("max_rolling_batch_size",)),
+        ({"dtype": "fp16"}, ("dtype",)),
+        ({"tensor_parallel_degree": 1}, ("tensor_parallel_degree",)),
+    ],
+)
+def test_a_default_that_is_said_aloud_counts(
+    artifacts: ModelArtifacts, options: dict[str, Any], fields: tuple[str, ...]
+) -> None:
+    assert [(each.code, each.fields) for each in checked(artifacts, **options)] == [
+        ("model.compiled-otherwise", fields)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [(neuron(12), "model.compiled-otherwise"), (neuron(0), "model.compiled-otherwise"), (neuron(1), "device.too-few")],
+)
+def test_cores_that_nobody_says_are_not_taken_from_the_model(target: Target, code: str) -> None:
+    """The core hands out one core then, whatever the model was compiled for."""
+    (problem,) = lmi_neuronx.lmi_validate_artifacts(of_2_16(), NeuronxConfig(), target)
+    assert (problem.code, problem.severity) == (code, ERROR)
 
 
 def test_whole_batches_have_a_size_of_their_own() -> None:

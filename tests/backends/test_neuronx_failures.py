@@ -4,44 +4,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmi.api import EngineDeadError, OutOfMemoryError, Prefill, StepBatch
-from lmi.testing import write_tiny
 from lmi_neuronx import lmi_check_engine
 from lmi_neuronx.config import NeuronxConfig
-from tests.backends.neuron_standin import loaded, planned, refusal, standin_importable
+from tests.backends.neuron_standin import loaded, planned, refusal
+
+pytestmark = pytest.mark.usefixtures("neuron_libraries")
 
 ONE_STEP = StepBatch(prefills=[Prefill(slot=0, ids=[3, 4, 5], start=0, n_logits=1)])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standin() -> Iterator[None]:
-    with standin_importable():
-        yield
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny("llama", tmp_path_factory.mktemp("models") / "llama")
 
 
 # -------------------------------------------------------------------------------------------------------- failures
 
 
-def test_a_device_without_room_is_told_with_what_to_do(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_room_is_told_with_what_to_do(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STANDIN_NEURON_FAIL", "memory")
     with pytest.raises(OutOfMemoryError, match="the NeuronCores are full") as caught:
-        loaded(planned(llama))
+        loaded(planned(tiny_llama))
     assert (caught.value.code, "tensor_parallel_degree" in caught.value.hint) == ("engine.out-of-memory", True)
 
 
-def test_a_runtime_that_dies_in_a_step_is_a_dead_engine(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = loaded(planned(llama))
+def test_a_runtime_that_dies_in_a_step_is_a_dead_engine(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = loaded(planned(tiny_llama))
     monkeypatch.setenv("STANDIN_NEURON_FAIL", "step:1")
     with pytest.raises(EngineDeadError, match="failed with status 1200"):
         found.step(ONE_STEP)
@@ -55,10 +44,10 @@ def test_a_runtime_that_dies_in_a_step_is_a_dead_engine(llama: Path, monkeypatch
     ],
 )
 def test_fewer_cores_than_the_model_takes_are_told_before_the_runtime_is_asked(
-    shown: str, code: str, words: str, llama: Path, monkeypatch: pytest.MonkeyPatch
+    shown: str, code: str, words: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEURON_RT_VISIBLE_CORES", shown)
-    made = planned(llama, tensor_parallel_degree=2)
+    made = planned(tiny_llama, tensor_parallel_degree=2)
     if not code:
         loaded(made).close()
         return
@@ -66,12 +55,12 @@ def test_fewer_cores_than_the_model_takes_are_told_before_the_runtime_is_asked(
     assert (problem.code, words in problem.message) == (code, True)
 
 
-def test_cores_that_the_runtime_does_not_give_are_told(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_that_the_runtime_does_not_give_are_told(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(n_cores: int) -> None:
         raise RuntimeError("nrt_init failed with status=9: Logical Neuron Core(s) not available")
 
     monkeypatch.setattr("transformers_neuronx._device.take_cores", refuse)
-    problem = refusal(lambda: loaded(planned(llama)))
+    problem = refusal(lambda: loaded(planned(tiny_llama)))
     assert (problem.code, "neuron-ls" in problem.hint) == ("engine.no-cores", True)
 
 
@@ -83,14 +72,16 @@ def test_a_library_with_everything_has_no_problems(loader: str | None) -> None:
     assert lmi_check_engine(NeuronxConfig(model_loader=loader)) == []
 
 
-def test_what_a_library_lacks_is_named_by_check_and_at_the_load(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_library_lacks_is_named_by_check_and_at_the_load(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import transformers_neuronx
 
     monkeypatch.delattr(transformers_neuronx.LlamaForSampling, "forward")
     (problem,) = lmi_check_engine(NeuronxConfig())
     assert problem.message == "transformers-neuronx 0.13.0 has no transformers_neuronx.LlamaForSampling.forward"
     assert "transformers-neuronx>=0.13,<0.14" in problem.hint
-    found = refusal(lambda: loaded(planned(llama)))
+    found = refusal(lambda: loaded(planned(tiny_llama)))
     assert (found.code, found.message) == ("engine.symbol-moved", problem.message)
 
 

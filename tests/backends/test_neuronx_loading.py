@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +17,18 @@ from lmi.starting import bring_here
 from lmi.testing import write_tiny
 from lmi_neuronx import lmi_compile_artifacts
 from lmi_neuronx.checkpoints import as_gpt2
-from tests.backends.neuron_standin import COMPILER, loaded, planned, recorded, refusal, standin_importable
+from tests.backends.neuron_standin import COMPILER, loaded, planned, recorded, refusal
 from tests.buckets import Bucket
+
+pytestmark = pytest.mark.usefixtures("neuron_libraries")
 
 QUIET = lambda stage, fraction=None: None  # noqa: E731
 
 
-@pytest.fixture(scope="module", autouse=True)
-def standin() -> Iterator[None]:
-    with standin_importable():
-        yield
-
-
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny("llama", tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STANDIN_NEURON_RECORD", str(tmp_path / "record"))
-    for name in ("NEURON_CC_FLAGS", "NEURON_COMPILE_CACHE_URL"):
-        monkeypatch.setenv(name, "")
-    return tmp_path / "record"
-
-
-@pytest.fixture(scope="module")
-def compiled(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model as compiling ahead of time writes it, in the layout of the SDK 2.16."""
-    return compiled_into(llama, tmp_path_factory.mktemp("compiled"))
+    return compiled_into(tiny_llama, tmp_path_factory.mktemp("compiled"))
 
 
 def compiled_into(folder: Path, output: Path, **options: Any) -> Path:
@@ -62,12 +44,12 @@ def whats(record: Path) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- graphs
 
 
-def test_a_model_without_a_graph_is_compiled(llama: Path, record: Path) -> None:
-    loaded(planned(llama)).close()
-    assert whats(record) == ["from_pretrained", "to_neuron", "compiled", "compiled", "compiled"][:4]
+def test_a_model_without_a_graph_is_compiled(tiny_llama: Path, neuron_record: Path) -> None:
+    loaded(planned(tiny_llama)).close()
+    assert whats(neuron_record) == ["from_pretrained", "to_neuron", "compiled", "compiled", "compiled"][:4]
 
 
-def test_a_compiled_model_brings_its_graph_its_weights_and_its_sizes(compiled: Path, record: Path) -> None:
+def test_a_compiled_model_brings_its_graph_its_weights_and_its_sizes(compiled: Path, neuron_record: Path) -> None:
     section = json.loads((compiled / "config.json").read_text())["neuron"]
     assert section == {
         "auto_cast_type": "f16", "batch_size": 4, "checkpoint_id": None, "checkpoint_revision": None,
@@ -77,14 +59,14 @@ def test_a_compiled_model_brings_its_graph_its_weights_and_its_sizes(compiled: P
     assert (compiled / "compiled" / "VERSION").read_text().strip() == COMPILER
     found = loaded(planned(compiled, n_positions=None, max_rolling_batch_size=None))
     assert (found.limits.max_slots, found.limits.max_context_tokens) == (4, 256)
-    assert whats(record) == ["from_pretrained", "load", "to_neuron"]
-    first, load, _ = recorded(record)
+    assert whats(neuron_record) == ["from_pretrained", "load", "to_neuron"]
+    first, load, _ = recorded(neuron_record)
     assert (first["path"], first["is_split"]) == (str(compiled / "checkpoint"), True)
     assert load["directory"] == str(compiled / "compiled")
     found.close()
 
 
-def test_split_weights_go_with_a_graph_that_is_elsewhere(compiled: Path, tmp_path: Path, record: Path) -> None:
+def test_split_weights_go_with_a_graph_that_is_elsewhere(compiled: Path, tmp_path: Path, neuron_record: Path) -> None:
     """As the guide describes it: a folder pytorch_model.bin, and the graph at option.compiled_graph_path."""
     model, graph = tmp_path / "model", tmp_path / "graph"
     shutil.copytree(compiled / "checkpoint", model)
@@ -96,22 +78,22 @@ def test_split_weights_go_with_a_graph_that_is_elsewhere(compiled: Path, tmp_pat
     shutil.copytree(compiled / "compiled", graph)
     assert refusal(lambda: planned(model, compiled_graph_path=graph)).code == "weights.split"
     loaded(planned(model, load_split_model=True, compiled_graph_path=graph)).close()
-    assert whats(record) == ["from_pretrained", "load", "to_neuron"]
+    assert whats(neuron_record) == ["from_pretrained", "load", "to_neuron"]
 
 
 def test_a_dump_of_a_compilers_cache_goes_to_the_compiler(
-    llama: Path, tmp_path: Path, record: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, neuron_record: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", str(cache))
-    loaded(planned(llama)).close()
-    record.unlink()
+    loaded(planned(tiny_llama)).close()
+    neuron_record.unlink()
     for place in (cache, next(cache.iterdir())):
         monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", "")
-        loaded(planned(llama, compiled_graph_path=place)).close()
+        loaded(planned(tiny_llama, compiled_graph_path=place)).close()
         assert os.environ["NEURON_COMPILE_CACHE_URL"] == str(cache)
-        assert set(whats(record)) == {"from_pretrained", "to_neuron", "cached"}
-        record.unlink()
+        assert set(whats(neuron_record)) == {"from_pretrained", "to_neuron", "cached"}
+        neuron_record.unlink()
 
 
 def test_a_cache_that_may_only_be_read_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,61 +115,61 @@ def test_a_cache_that_may_only_be_read_is_copied(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("kind", ["graphs", "cache"])
 def test_a_graph_in_an_object_store_is_looked_at_and_fetched_first(
-    kind: str, llama: Path, compiled: Path, bucket: Bucket, tmp_path: Path, record: Path,
+    kind: str, tiny_llama: Path, compiled: Path, bucket: Bucket, tmp_path: Path, neuron_record: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     source = compiled / "compiled"
     if kind == "cache":
         source = tmp_path / "cache"
         monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", str(source))
-        loaded(planned(llama)).close()
+        loaded(planned(tiny_llama)).close()
         monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", "")
-        record.unlink()
+        neuron_record.unlink()
     for path in (each for each in source.rglob("*") if each.is_file()):
         bucket.put(f"graph/{path.relative_to(source)}", path.read_bytes())
     environ = {**os.environ, "LMI_CACHE_DIR": str(tmp_path / "lmi")}
-    made = planned(llama, environ=environ, compiled_graph_path="s3://bucket/graph/")
+    made = planned(tiny_llama, environ=environ, compiled_graph_path="s3://bucket/graph/")
     assert made.artifacts.further["compiled_graph_path"].is_elsewhere
     here = bring_here(made, environ, QUIET)
     loaded(here).close()
     expected = {"graphs": ["from_pretrained", "load", "to_neuron"]}
-    assert "compiled" not in whats(record)
-    assert whats(record)[: len(expected.get(kind, []))] == expected.get(kind, [])
+    assert "compiled" not in whats(neuron_record)
+    assert whats(neuron_record)[: len(expected.get(kind, []))] == expected.get(kind, [])
     other = {**environ, "LMI_VERSIONS_FILE": str(tmp_path / "versions.json")}
     (tmp_path / "versions.json").write_text('{"neuronx-cc": "2.14.1"}')
-    problem = refusal(lambda: planned(llama, environ=other, compiled_graph_path="s3://bucket/graph/"))
+    problem = refusal(lambda: planned(tiny_llama, environ=other, compiled_graph_path="s3://bucket/graph/"))
     assert problem.code == "model.compiler-version"
     assert COMPILER in problem.message
 
 
-def test_a_prefix_without_a_graph_is_refused_before_anything_is_fetched(llama: Path, bucket: Bucket) -> None:
+def test_a_prefix_without_a_graph_is_refused_before_anything_is_fetched(tiny_llama: Path, bucket: Bucket) -> None:
     bucket.put("graph/notes.txt", "nothing")
-    problem = refusal(lambda: planned(llama, environ=os.environ, compiled_graph_path="s3://bucket/graph/"))
+    problem = refusal(lambda: planned(tiny_llama, environ=os.environ, compiled_graph_path="s3://bucket/graph/"))
     assert problem.code == "config.compiled-graph"
     assert "holds no compiled graph" in problem.message
 
 
 def test_a_graph_of_another_compiler_is_refused_before_weights_are_read(
-    llama: Path, compiled: Path, tmp_path: Path, record: Path
+    tiny_llama: Path, compiled: Path, tmp_path: Path, neuron_record: Path
 ) -> None:
     graph = tmp_path / "graph"
     shutil.copytree(compiled / "compiled", graph)
     (graph / "VERSION").write_text("2.14.1\n")
-    problem = refusal(lambda: loaded(planned(llama, compiled_graph_path=graph)))
+    problem = refusal(lambda: loaded(planned(tiny_llama, compiled_graph_path=graph)))
     assert problem.code == "model.compiler-version"
     assert "neuronx-cc 2.14.1 compiled the graph" in problem.message
-    assert whats(record) == []
+    assert whats(neuron_record) == []
 
 
-def test_a_graph_of_other_sizes_is_told_with_what_the_library_says(llama: Path, compiled: Path) -> None:
-    made = planned(llama, compiled_graph_path=compiled / "compiled", n_positions=128)
+def test_a_graph_of_other_sizes_is_told_with_what_the_library_says(tiny_llama: Path, compiled: Path) -> None:
+    made = planned(tiny_llama, compiled_graph_path=compiled / "compiled", n_positions=128)
     problem = refusal(lambda: loaded(made))
     assert problem.code == "engine.load-failed"
     assert "Could not find a matching NEFF" in problem.message
 
 
 def test_a_class_that_loads_no_graphs_takes_a_cache(
-    tmp_path: Path, record: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, neuron_record: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_tiny("gptj", tmp_path / "gptj")
     (tmp_path / "graphs").mkdir()
@@ -196,37 +178,34 @@ def test_a_class_that_loads_no_graphs_takes_a_cache(
     assert (problem.code, "neuronxcc-*" in problem.hint) == ("config.compiled-graph", True)
     output = compiled_into(folder, tmp_path / "out")
     monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", "")
-    record.unlink()
+    neuron_record.unlink()
     loaded(planned(output)).close()
-    assert set(whats(record)) == {"from_pretrained", "to_neuron", "cached"}
+    assert set(whats(neuron_record)) == {"from_pretrained", "to_neuron", "cached"}
 
 
-def test_a_graph_alone_is_what_compile_only_writes(llama: Path, tmp_path: Path, record: Path) -> None:
-    output = compiled_into(llama, tmp_path / "out", partition_schema="compile_only")
-    assert [path.name for path in output.iterdir()] == ["compiled"]
-    record.unlink()
-    loaded(planned(llama, compiled_graph_path=output / "compiled")).close()
-    assert whats(record) == ["from_pretrained", "load", "to_neuron"]
+def test_the_graph_of_a_compiled_model_serves_the_model_it_was_made_of(
+    tiny_llama: Path, compiled: Path, neuron_record: Path
+) -> None:
+    loaded(planned(tiny_llama, compiled_graph_path=compiled / "compiled")).close()
+    assert whats(neuron_record) == ["from_pretrained", "load", "to_neuron"]
 
 
 # -------------------------------------------------------------------------------------------------- optimum-neuron
 
 
-def test_what_optimum_neuron_compiled_is_loaded_as_it_is(tmp_path: Path, record: Path) -> None:
+def test_what_optimum_neuron_compiled_is_loaded_as_it_is(tmp_path: Path, neuron_record: Path) -> None:
     folder = write_tiny("qwen2", tmp_path / "qwen2")
     output = compiled_into(folder, tmp_path / "out")
-    (output / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    record.unlink()
+    neuron_record.unlink()
     found = loaded(planned(output, n_positions=None, max_rolling_batch_size=None))
     assert (found.limits.max_slots, found.limits.max_context_tokens) == (4, 256)
-    assert whats(record) == ["from_pretrained"]
+    assert whats(neuron_record) == ["from_pretrained"]
     found.close()
 
 
 def test_a_model_of_optimum_neuron_for_other_devices_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_tiny("qwen2", tmp_path / "qwen2")
     output = compiled_into(folder, tmp_path / "out")
-    (output / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     monkeypatch.setenv("STANDIN_NEURON_TARGET", "inf2")
     problem = refusal(lambda: loaded(planned(output)))
     assert (problem.code, "The model was compiled for trn1" in problem.message) == ("engine.load-failed", True)
@@ -237,10 +216,12 @@ def test_a_model_of_optimum_neuron_for_other_devices_is_told(tmp_path: Path, mon
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # transformers, for GPT-BigCode
 @pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode"])
-def test_gpt2_and_bigcode_are_written_as_split_weights_of_gpt2(family: str, tmp_path: Path, record: Path) -> None:
+def test_gpt2_and_bigcode_are_written_as_split_weights_of_gpt2(
+    family: str, tmp_path: Path, neuron_record: Path
+) -> None:
     folder = write_tiny(family, tmp_path / family)
     found = loaded(planned(folder, low_cpu_mem_usage=True))
-    (call,) = recorded(record, "from_pretrained")
+    (call,) = recorded(neuron_record, "from_pretrained")
     assert (call["of"], call["is_split"]) == ("GPT2ForSamplingWithContextBroadcasting", True)
     assert not Path(call["path"]).exists()  # what was written for the load alone is gone
     assert found.limits.vocab_size == 300

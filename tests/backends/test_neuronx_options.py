@@ -3,41 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmi.testing import write_tiny
 from lmi_neuronx.config import NeuronxConfig
-from tests.backends.neuron_standin import CONTRACTS, loaded, planned, recorded, standin_importable
+from tests.backends.neuron_standin import CONTRACTS, loaded, planned, recorded
 from tests.standins.signatures import differences
+
+pytestmark = pytest.mark.usefixtures("neuron_libraries")
 
 GONE = object()
 """Of a key that must not be there."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standin() -> Iterator[None]:
-    with standin_importable():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: write_tiny(name, root / name) for name in ("llama", "mistral", "mixtral", "gptj", "bloom", "qwen2")}
-
-
-@pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STANDIN_NEURON_RECORD", str(tmp_path / "record"))
-    for name in ("NEURON_CC_FLAGS", "NEURON_COMPILE_CACHE_URL", "NEURON_RT_VISIBLE_CORES"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(name, "")
-    monkeypatch.delenv("NEURON_RT_VISIBLE_CORES")
-    return tmp_path / "record"
 
 
 def test_the_stand_ins_have_the_signatures_that_were_recorded() -> None:
@@ -126,10 +105,16 @@ REACHES: list[tuple[dict[str, Any], str, str, str, Any]] = [
 
 @pytest.mark.parametrize(("options", "family", "what", "key", "expected"), REACHES)
 def test_an_option_reaches_the_call_that_it_belongs_to(
-    options: dict[str, Any], family: str, what: str, key: str, expected: Any, folders: Mapping[str, Path], record: Path
+    options: dict[str, Any],
+    family: str,
+    what: str,
+    key: str,
+    expected: Any,
+    tiny: Callable[[str], Path],
+    neuron_record: Path,
 ) -> None:
-    loaded(planned(folders[family], **options)).close()
-    (call,) = recorded(record, what)
+    loaded(planned(tiny(family), **options)).close()
+    (call,) = recorded(neuron_record, what)
     for name in key.split(".")[:-1]:
         call = call[name]
     assert call.get(key.rpartition(".")[2], GONE) == expected
@@ -151,11 +136,11 @@ def test_no_option_is_left_out() -> None:
 
 
 def test_flags_that_are_there_already_stay_and_are_said_once(
-    folders: Mapping[str, Path], record: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[[str], Path], neuron_record: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEURON_CC_FLAGS", "--cache_dir=/graphs -O2")
-    loaded(planned(folders["llama"], neuron_optimize_level=2, enable_saturate_infinity=True)).close()
-    (call,) = recorded(record, "to_neuron")
+    loaded(planned(tiny("llama"), neuron_optimize_level=2, enable_saturate_infinity=True)).close()
+    (call,) = recorded(neuron_record, "to_neuron")
     assert call["flags"] == "--cache_dir=/graphs -O2 --enable-saturate-infinity"
 
 
@@ -166,7 +151,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("family", CLASSES)
-def test_a_family_has_its_class(family: str, folders: Mapping[str, Path], record: Path) -> None:
-    loaded(planned(folders[family])).close()
-    (call,) = recorded(record, "from_pretrained")
-    assert (call["of"], call["path"]) == (CLASSES[family], str(folders[family]))
+def test_a_family_has_its_class(family: str, tiny: Callable[[str], Path], neuron_record: Path) -> None:
+    loaded(planned(tiny(family))).close()
+    (call,) = recorded(neuron_record, "from_pretrained")
+    assert (call["of"], call["path"]) == (CLASSES[family], str(tiny(family)))

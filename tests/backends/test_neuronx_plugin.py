@@ -66,6 +66,7 @@ def problems(artifacts: ModelArtifacts, **options: Any) -> list[Problem]:
 
 OF_THE_MODEL = [
     (model("falcon"), {}, "model.architecture-not-served"),
+    (model("gpt_bigcode", activation_function="relu"), {}, "model.architecture-not-served"),
     (model("qwen2"), {"fuse_qkv": True}, "config.model-loader"),
     (model("qwen2"), {"model_loader": "tnx"}, "config.model-loader"),
     (model("gptj"), {"model_loader": "optimum"}, "config.model-loader"),

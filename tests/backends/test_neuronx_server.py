@@ -3,52 +3,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmi.testing import write_tiny
-from tests.backends.neuron_standin import recorded, variables
-from tests.servers import ServerProcess, eventually, in_threads, serve
+from tests.backends.neuron_standin import recorded, serving
+from tests.servers import ServerProcess, eventually, in_threads
 
 PROMPTS = ["Once upon a time", "a", "The quick brown fox jumps over the lazy dog. " * 2, "Hello", "x y z", "again"]
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny("llama", tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A machine with two devices of two cores."""
-    root = tmp_path_factory.mktemp("machine")
-    (root / "dev").mkdir()
-    for number in range(2):
-        (root / "dev" / f"neuron{number}").touch()
-        folder = root / "sys/devices/virtual/neuron_device" / f"neuron{number}"
-        folder.mkdir(parents=True)
-        (folder / "core_count").write_text("2\n")
-    return root
-
-
-@contextlib.contextmanager
-def serving(
-    machine: Path, *args: str, options: Mapping[str, Any] = {}, is_ready: bool = True, **environ: str
-) -> Iterator[ServerProcess]:
-    flags = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-    found = variables(STANDIN_NEURON_ROOT=str(machine), **environ)
-    with serve(*args, *flags, environ=found, is_ready=is_ready) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(machine: Path, llama: Path) -> Iterator[ServerProcess]:
+def server(neuron_machine: Path, tiny_llama: Path) -> Iterator[ServerProcess]:
     options = {"tensor_parallel_degree": 4, "n_positions": 256, "max_rolling_batch_size": 3}
-    with serving(machine, str(llama), options=options) as running:
+    with serving(neuron_machine, str(tiny_llama), options=options) as running:
         yield running
 
 
@@ -104,17 +74,17 @@ VARIABLES = {
 
 
 @pytest.mark.parametrize("form", ["serving.properties", "variables"])
-def test_the_samples_of_the_guide_are_served(form: str, machine: Path, llama: Path, tmp_path: Path) -> None:
+def test_the_samples_of_the_guide_are_served(form: str, neuron_machine: Path, tiny_llama: Path, tmp_path: Path) -> None:
     record = tmp_path / "record"
     environ = {"STANDIN_NEURON_RECORD": str(record)}
     args = []
     if form == "variables":
-        environ |= {name: value.format(model=llama) for name, value in VARIABLES.items()}
+        environ |= {name: value.format(model=tiny_llama) for name, value in VARIABLES.items()}
     else:
         (tmp_path / "served").mkdir()
-        (tmp_path / "served" / "serving.properties").write_text(PROPERTIES.format(model=llama))
+        (tmp_path / "served" / "serving.properties").write_text(PROPERTIES.format(model=tiny_llama))
         args = [str(tmp_path / "served")]
-    with serving(machine, *args, **environ) as running:
+    with serving(neuron_machine, *args, **environ) as running:
         path = "/predictions/test" if form == "variables" else "/invocations"
         answer = running.post({"inputs": "Hello", "parameters": {"max_new_tokens": 5}}, path=path)
         assert answer.status_code == 200, answer.text
@@ -123,10 +93,10 @@ def test_the_samples_of_the_guide_are_served(form: str, machine: Path, llama: Pa
     assert (call["n_positions"], call["amp"]) == ([128], "f16")
 
 
-def test_requests_go_on_after_a_worker_died_in_a_step(machine: Path, llama: Path, tmp_path: Path) -> None:
+def test_requests_go_on_after_a_worker_died_in_a_step(neuron_machine: Path, tiny_llama: Path, tmp_path: Path) -> None:
     options = {"tensor_parallel_degree": 4, "n_positions": 256, "max_rolling_batch_size": 3}
     failing = {"STANDIN_NEURON_FAIL": "die:80", "STANDIN_NEURON_FAIL_ONCE": str(tmp_path / "failed")}
-    with serving(machine, str(llama), options=options, **failing) as running:
+    with serving(neuron_machine, str(tiny_llama), options=options, **failing) as running:
         prompts = PROMPTS[:3]
         calls = [lambda p=prompt: tokens(running, p, max_new_tokens=100) for prompt in prompts]
         before = in_threads(calls)  # the device fails while these run
@@ -134,9 +104,9 @@ def test_requests_go_on_after_a_worker_died_in_a_step(machine: Path, llama: Path
         assert [tokens(running, prompt, max_new_tokens=100) for prompt in prompts] == before
 
 
-def test_each_copy_owns_its_cores(machine: Path, llama: Path, tmp_path: Path) -> None:
+def test_each_copy_owns_its_cores(neuron_machine: Path, tiny_llama: Path, tmp_path: Path) -> None:
     options = {"tensor_parallel_degree": 2, "n_positions": 256, "max_rolling_batch_size": 2, "rolling_batch": "neuronx"}
-    with serving(machine, str(llama), options=options, STANDIN_NEURON_LOCKS=str(tmp_path)) as running:
+    with serving(neuron_machine, str(tiny_llama), options=options, STANDIN_NEURON_LOCKS=str(tmp_path)) as running:
         eventually(lambda: [worker["state"] for worker in running.workers()] == ["ready"] * 2, 120)
         assert sorted(path.name for path in tmp_path.glob("core*")) == [f"core{number}" for number in range(4)]
         assert in_threads([lambda: len(tokens(running, "Hello"))] * 4) == [40] * 4
@@ -150,18 +120,22 @@ def test_each_copy_owns_its_cores(machine: Path, llama: Path, tmp_path: Path) ->
     ],
 )
 def test_a_load_that_fails_says_why_and_ends_the_server(
-    environ: Mapping[str, str], words: str, machine: Path, llama: Path, tmp_path: Path
+    environ: Mapping[str, str], words: str, neuron_machine: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a.neff").touch()
     chosen = {name: value.format(graph=tmp_path) for name, value in environ.items()}
-    with serving(machine, str(llama), options={"tensor_parallel_degree": 4}, is_ready=False, **chosen) as running:
+    with serving(
+        neuron_machine, str(tiny_llama), options={"tensor_parallel_degree": 4}, is_ready=False, **chosen
+    ) as running:
         running.wait_for_line(words, 120)
         assert running.wait_for_end(60) != 0
 
 
-def test_compiling_is_told_while_it_lasts(machine: Path, llama: Path) -> None:
+def test_compiling_is_told_while_it_lasts(neuron_machine: Path, tiny_llama: Path) -> None:
     options = {"tensor_parallel_degree": 4}
-    with serving(machine, str(llama), options=options, is_ready=False, STANDIN_NEURON_COMPILE_S="1.5") as running:
+    with serving(
+        neuron_machine, str(tiny_llama), options=options, is_ready=False, STANDIN_NEURON_COMPILE_S="1.5"
+    ) as running:
         stages = set()
         while not any("is ready: " in line for line in running.lines):
             stages |= {str(each.get("stage")) for model in running.health()["models"] for each in model["workers"]}

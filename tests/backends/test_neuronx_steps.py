@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from lmi.api import Decode, Prefill, StepBatch, Stepper
-from lmi.testing import BackendCase, write_tiny
+from lmi.testing import BackendCase
 from lmi.testing.contract import RULES
 from lmi.testing.kit import Kit
 from lmi.testing.rules import NotDeclared
-from tests.backends.neuron_standin import loaded, planned, standin_importable
+from tests.backends.neuron_standin import loaded, planned
+
+pytestmark = pytest.mark.usefixtures("neuron_libraries")
 
 VOCAB = 300
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,22 +35,10 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 SMOKE = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G11", "G13", "K-seed", "K-temperature", "K-n_logprobs")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def standin() -> Iterator[None]:
-    with standin_importable():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: write_tiny(name, root / name) for name in ("llama", "bloom", "gpt_neox", "qwen2")}
-
-
 @pytest.fixture(params=WAYS)
-def stepper(request: pytest.FixtureRequest, folders: Mapping[str, Path]) -> Iterator[Stepper]:
+def stepper(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> Iterator[Stepper]:
     family, options = WAYS[request.param]
-    found = loaded(planned(folders[family], **options))
+    found = loaded(planned(tiny(family), **options))
     yield found
     found.close()
 
@@ -117,10 +107,10 @@ def test_a_step_may_have_every_slot_up_to_the_last_position(stepper: Stepper) ->
 
 
 @pytest.mark.parametrize("way", [each for each in WAYS if each != "continuous batching"])
-def test_the_contract_is_kept_by_each_way_to_batch(way: str, folders: Mapping[str, Path]) -> None:
+def test_the_contract_is_kept_by_each_way_to_batch(way: str, tiny: Callable[[str], Path]) -> None:
     family, options = WAYS[way]
     settings = {"n_positions": 256, **options}
-    kit = Kit(BackendCase(backend="neuronx", settings=settings, model=folders[family], devices="neuron:2"))
+    kit = Kit(BackendCase(backend="neuronx", settings=settings, model=tiny(family), devices="neuron:2"))
     try:
         for rule_id in SMOKE:
             try:
@@ -132,8 +122,8 @@ def test_the_contract_is_kept_by_each_way_to_batch(way: str, folders: Mapping[st
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_ids_that_the_device_samples_are_the_most_likely_ones(family: str, folders: Mapping[str, Path]) -> None:
-    found = loaded(planned(folders[family], on_device_generation="top_k=1"))
+def test_ids_that_the_device_samples_are_the_most_likely_ones(family: str, tiny: Callable[[str], Path]) -> None:
+    found = loaded(planned(tiny(family), on_device_generation="top_k=1"))
     assert found.limits.samples_on_device
     batch = StepBatch(
         prefills=[Prefill(slot=1, ids=[4, 5], start=0, n_logits=1), Prefill(slot=0, ids=[6], start=0, n_logits=1)]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,16 @@ from lmi.testing import write_tiny, write_tiny_adapter
 from lmi.testing.tiny_tokenizer import write_tokenizer
 from tests.backends.llama_answers import greedy_ids, write_merged
 from tests.buckets import Bucket
-from tests.servers import ServerProcess, eventually, in_threads, ranks_of, serve
+from tests.servers import (
+    ServerProcess,
+    eventually,
+    in_threads,
+    ranks_of,
+    serve,
+    shared_memory,
+    wait_for_ends,
+    with_descendants,
+)
 
 PROMPTS = (
     "What is deep learning?",
@@ -75,8 +86,9 @@ def drawn(llama: Path) -> list[list[int]]:
 def test_a_model_split_over_two_ranks_gives_the_tokens_of_a_whole_one_and_goes_on_after_a_death(
     llama: Path, expected: list[list[int]], drawn: list[list[int]], backend: str
 ) -> None:
+    before = shared_memory()
     with running(llama, backend, 2) as server:
-        eventually(lambda: not list(Path("/dev/shm").glob("deepspeed*")))
+        eventually(lambda: not {each for each in shared_memory() - before if each.startswith("deepspeed")})
         assert together(server) == expected
         assert together(server, **DRAWN) == drawn
         [mpirun] = server.worker_pids()
@@ -89,7 +101,27 @@ def test_a_model_split_over_two_ranks_gives_the_tokens_of_a_whole_one_and_goes_o
 
         *found, _ = in_threads([*(lambda p=p: tokens(server, p) for p in PROMPTS), kill])
         assert found == expected, "the requests went on with the tokens that they would have had"
-        eventually(lambda: not any(each.is_running() for each in old))
+        wait_for_ends(old)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_starts_stops_and_deaths_leave_no_process_or_shared_memory(llama: Path, backend: str) -> None:
+    before = shared_memory()
+    for number in range(6):
+        with running(llama, backend, 2) as server:
+            [worker] = server.worker_pids()
+            everybody = with_descendants(psutil.Process(worker))
+            assert tokens(server, PROMPTS[0], max_new_tokens=2)
+            if number % 3 == 1:
+                os.kill(worker, signal.SIGKILL)
+            if number % 3 == 2:
+                server.process.kill()
+            else:
+                server.terminate()
+                assert server.wait_for_end() == 0
+            wait_for_ends(everybody, 20)
+    assert shared_memory() - before == set()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -69,6 +69,8 @@ def test_every_option_is_in_the_table_once() -> None:
 
 SPLIT = {"tensor_parallel_degree": 2}
 BUILT = {"backend": "tensorrt"}
+LORA = {"enable_lora": True}
+ADAPTED = ["attn_q", "attn_k", "attn_v", "attn_dense", "mlp_h_to_4h", "mlp_gate", "mlp_4h_to_h"]
 REACHES = [
     # ------------------------------------------------------------------------------------- weights as they are
     ({}, "tensor_parallel_size", 1),
@@ -110,6 +112,15 @@ REACHES = [
         {"rotary_scaling_type": "linear", "rotary_scaling_factor": 2.0}, "model_kwargs.rope_scaling",
         {"type": "linear", "factor": 2.0},
     ),
+    ({}, "lora_config", None),
+    (LORA, "lora_config.max_loras", 4),
+    ({**LORA, "max_loras": 2}, "lora_config.max_loras", 2),
+    ({**LORA, "max_loras": 2}, "lora_config.max_cpu_loras", 2),
+    ({**LORA, "max_cpu_loras": 9}, "lora_config.max_cpu_loras", 9),
+    ({**LORA, "max_lora_rank": 64}, "lora_config.max_lora_rank", 64),
+    (LORA, "lora_config.lora_target_modules", ADAPTED),
+    (LORA, "cuda_graph_config", None),
+    (LORA, "enable_lora", False),  # the library says that a lora_config makes it superfluous
     ({}, "cuda_graph_config.max_batch_size", 32),
     ({}, "sampler_type", "TRTLLMSampler"),
     ({}, "gather_generation_logits", True),
@@ -155,6 +166,15 @@ REACHES = [
     ({"quantize": "fp8"}, "quant_config.quant_algo", "FP8"),
     ({"quantize": "fp8", "use_fp8_context_fmha": True}, "build_config.plugin_config.use_fp8_context_fmha", True),
     ({**BUILT, "rotary_base": 5e5}, "model_kwargs.rope_theta", 5e5),
+    (BUILT, "build_config.gather_context_logits", False),
+    ({**BUILT, "gather_context_logits": True}, "build_config.gather_context_logits", True),
+    (BUILT, "enable_lora", False),
+    (BUILT, "build_config.plugin_config.lora_plugin", None),
+    ({**BUILT, **LORA}, "enable_lora", True),
+    ({**BUILT, **LORA}, "lora_config.max_loras", 4),
+    ({**BUILT, **LORA}, "build_config.plugin_config.lora_plugin", "auto"),
+    ({**BUILT, **LORA}, "build_config.lora_config.lora_target_modules", ADAPTED),
+    ({**BUILT, **LORA, "max_lora_rank": 64}, "build_config.lora_config.max_lora_rank", 64),
 ]  # fmt: skip
 """Options -> where the stand-in's LLM class got a value, and which."""
 

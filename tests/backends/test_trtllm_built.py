@@ -172,6 +172,7 @@ AGAINST_OPTIONS = [
     ),
     (repository(), {"enable_kv_cache_reuse": True}, "config.conflict", ERROR, "without use_paged_context_fmha"),
     (repository(), {"backend": "pytorch"}, "config.conflict", ERROR, "backend=pytorch loads weights"),
+    (saved(), {"gather_context_logits": True}, "model.compiled-otherwise", ERROR, "were built without it"),
     (repository(), {"rotary_dim": 32}, "config.conflict", ERROR, "rotary_dim=32 is for gptj only"),
     (repository(), {"quantize": "gptq"}, "config.no-effect", WARNING, "this one is built already"),
     (saved(), {"quantize": "awq"}, "config.no-effect", WARNING, "this one is built already (FP8)"),

@@ -18,13 +18,27 @@ from lmi.api import (
     FinishReason,
     GenerationRequest,
     LmiError,
+    NotFoundError,
     RequestError,
     TokenChunk,
     UnsupportedError,
 )
 from lmi.testing import BackendContract, write_tiny
 from lmi_trtllm.contract import CASE
-from tests.backends.trtllm_standin import PROMPT, answer, ids_of, installed, load, request, running
+from tests.backends.trtllm_standin import (
+    PROMPT,
+    answer,
+    cache,
+    folder,
+    ids_of,
+    installed,
+    load,
+    request,
+    running,
+    standin,
+)
+
+__all__ = ["cache", "folder", "standin"]
 
 
 @pytest.fixture(scope="class")
@@ -36,23 +50,6 @@ def _class_standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.usefixtures("_class_standin")
 class TestTrtllmOnAStandIn(BackendContract):
     case = replace(CASE, is_exact=True)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LMI_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "trtllm"
-
-
-@pytest.fixture
-def standin(tmp_path: Path, cache: Path) -> Iterator[Path]:
-    with installed(tmp_path / "site") as site:
-        yield site
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_tiny("llama", tmp_path / "model")
 
 
 # ---------------------------------------------------------------------------------------------------------- generation
@@ -129,13 +126,32 @@ def test_what_was_resumed_is_read_as_prompt_and_counts_as_output(standin: Path, 
     assert (ids_of(done), done[-1].finish) == ([], Finish(FinishReason.LENGTH))
 
 
+@pytest.mark.parametrize("options", [{}, {"backend": "tensorrt", "gather_context_logits": True}])
+def test_the_prompts_log_probabilities_are_those_that_the_same_ids_have_as_output(
+    standin: Path, folder: Path, options: dict[str, Any]
+) -> None:
+    engine = load(folder, **options)
+
+    async def scenario() -> tuple[list[TokenChunk], list[TokenChunk]]:
+        output = await answer(engine, request(max_tokens=3, n_logprobs=2))
+        whole = request([*PROMPT, *ids_of(output)], max_tokens=1, n_prompt_logprobs=2)
+        return output, await answer(engine, whole)
+
+    output, read = running(engine, scenario)
+    scores = [score for chunk in output for score in chunk.logprobs or []]
+    assert read[0].prompt_logprobs is not None and read[0].prompt_logprobs[0] is None
+    assert read[0].prompt_logprobs[len(PROMPT) :] == scores
+
+
 REFUSED = [
     (request(list(range(1, 103)), 1), {"max_input_len": 100}, RequestError, r"the prompt has 102 tokens; .* of 100"),
     (request(max_tokens=600), {}, RequestError, r"3 tokens \+ max_tokens 600 = 603; this model takes 512"),
     (request(logit_bias={300: 1.0}), {}, RequestError, r"logit_bias has the id 300; ids go from 0 to 299"),
     (
-        request(n_prompt_logprobs=0), {"backend": "tensorrt"}, UnsupportedError, "gather_context_logits",
+        request(n_prompt_logprobs=0), {"backend": "tensorrt"}, UnsupportedError,
+        r"built with gather_context_logits(?s:.*)option\.gather_context_logits=true",
     ),
+    (request(adapter="fr"), {}, NotFoundError, r"adapter 'fr' is not loaded(?s:.*)option\.enable_lora=true"),
 ]  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,22 @@ import pytest
 
 import lmi_trtllm
 from lmi.api import EngineLoadError, OutOfMemoryError
-from lmi.testing import write_tiny
 from lmi_trtllm.config import TrtllmConfig
-from tests.backends.trtllm_standin import ENGINES, PACKAGE, answer, ids_of, installed, load, request, running
+from tests.backends.trtllm_standin import (
+    ENGINES,
+    PACKAGE,
+    answer,
+    cache,
+    folder,
+    ids_of,
+    installed,
+    load,
+    request,
+    running,
+    standin,
+)
 
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LMI_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "trtllm"
-
-
-@pytest.fixture
-def standin(tmp_path: Path, cache: Path) -> Iterator[Path]:
-    with installed(tmp_path / "site") as site:
-        yield site
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_tiny("llama", tmp_path / "model")
+__all__ = ["cache", "folder", "standin"]
 
 
 def test_memory_that_runs_out_while_loading_is_told_in_the_words_of_the_cause(
@@ -78,7 +73,7 @@ def test_what_a_start_builds_is_kept_and_taken_again(
             asyncio.run(engine.close())
     assert stages == ["import tensorrt_llm", "build engines", "keep the engines", "import tensorrt_llm", "load engines"]
     (kept,) = cache.iterdir()
-    assert sorted(each.name for each in kept.iterdir()) == ["config.json", "rank0.engine"]
+    assert sorted(each.name for each in kept.iterdir()) == ["config.json", "model.cache", "rank0.engine"]
     assert engine.llm.args.model == str(kept) and engine.llm.args.tokenizer == str(folder)
     assert "tensorrt (quantize=awq is applied while engines are built)" in caplog.text
     assert f"Engines: {kept}, built at an earlier start" in caplog.text

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lmi.testing import write_tiny
+from lmi.testing import write_tiny, write_tiny_adapter
 from tests.backends.trtllm_builds import PBTXT
 from tests.backends.trtllm_standin import VERSION, write_gpus, write_site
 from tests.servers import ServerProcess, eventually, serve
@@ -75,6 +75,31 @@ def test_a_prompt_that_is_too_long_is_a_mistake_of_the_client(server: ServerProc
     answer = server.post({"inputs": "x" * 150, "parameters": {"max_new_tokens": 5}})
     assert answer.status_code == 400
     assert "the prompt has 150 tokens; this model takes prompts of 100" in answer.json()["message"]
+
+
+def test_adapters_beside_the_model_and_those_loaded_later_have_answers_of_their_own(site: Path, tmp_path: Path) -> None:
+    folder = write_tiny("llama", tmp_path / "model")
+    write_tiny_adapter(folder / "adapters" / "de", folder, seed=1)
+    later = write_tiny_adapter(tmp_path / "more" / "fr", folder, seed=2)
+    large = write_tiny_adapter(tmp_path / "more" / "large", folder, rank=32)
+    with started(site, folder, "enable_lora=true", "max_lora_rank=8") as server:
+
+        def text(**more: Any) -> Any:
+            return server.post({"inputs": "hello", "parameters": {"max_new_tokens": 12}, **more})
+
+        plain, beside, unknown = text(), text(adapters="de"), text(adapters="fr")
+        loaded = server.post({"name": "fr", "src": str(later)}, path="/models/model/adapters")
+        refused = server.post({"name": "xl", "src": str(large)}, path="/models/model/adapters")
+        after = text(adapters="fr")
+        assert (unknown.status_code, unknown.json()["error"]) == (404, "adapter.unknown")
+        assert loaded.status_code == 200, loaded.text
+        assert (refused.status_code, refused.json()["error"]) == (400, "adapter.invalid")
+        assert "rank 32, and max_lora_rank is 8" in refused.json()["message"]
+        answers = [each.json()["generated_text"] for each in (plain, beside, after)]
+        assert len(set(answers)) == 3 and text().json()["generated_text"] == answers[0]
+        with server.client() as client:
+            client.delete("/models/model/adapters/fr").raise_for_status()
+        assert text(adapters="fr").status_code == 404
 
 
 def test_when_the_engine_dies_a_stream_goes_on_in_the_worker_that_comes_after(

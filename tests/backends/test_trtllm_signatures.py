@@ -39,7 +39,8 @@ EVERYTHING = (
     {"quantize": "smoothquant", "multi_block_mode": True, "use_fused_mlp": True, "tokens_per_block": 64,
      "enable_kv_cache_reuse": True, "max_draft_len": 3, "max_num_tokens": 512},
     {"quantize": "awq", "calib_size": 64, "calib_batch_size": 8, "awq_block_size": 64},
-    {"quantize": "fp8", "use_fp8_context_fmha": True},
+    {"quantize": "fp8", "use_fp8_context_fmha": True, "gather_context_logits": True, "enable_lora": True},
+    {"enable_lora": True},
 )  # fmt: skip
 """Options that between them reach every call."""
 
@@ -124,7 +125,9 @@ def test_every_class_that_arguments_can_name_was_recorded() -> None:
 
 def test_keywords_of_the_pytorch_way_are_in_both_recorded_lists() -> None:
     keywords = {
-        name for options in EVERYTHING[:1] for name in engine_arguments(LLAMA, TrtllmConfig(**options)).keywords
+        name
+        for options in (EVERYTHING[0], EVERYTHING[-1])
+        for name in engine_arguments(LLAMA, TrtllmConfig(**options)).keywords
     }
     lists = [fields_of(RECORD[path]) for path in BOTH_LISTS]
     # The first list is of a release candidate; there a rotary option is refused by name.

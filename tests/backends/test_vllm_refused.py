@@ -6,9 +6,13 @@ import contextlib
 import pytest
 from pydantic import ValidationError
 
-from lmi.api import ConfigError
+from lmi.api import ArtifactError, ConfigError
 from lmi.config import parse, read_settings
 from lmi.config.coerce import as_text
+from lmi.config.model_entries import ModelEntry
+from lmi.loading import plan
+from lmi.plugins import Plugins
+from lmi.testing import write_tiny
 from lmi.testing.config_rules import sample_values
 from lmi_vllm import lmi_describe_backend
 from lmi_vllm.config import VLLMConfig
@@ -65,3 +69,16 @@ def test_a_value_that_lmi_cannot_offer_is_refused_with_the_reason(name, value):
 def test_each_argument_is_judged_once():
     names = [*REFUSED, *NO_EFFECT, *NOT_ON_CPU, *IDLE_ON_CPU]
     assert [name for name in names if names.count(name) > 1 or name not in VLLMConfig.model_fields] == []
+
+
+def test_a_neuron_machine_is_refused_by_name_whatever_the_python(tmp_path):
+    """vLLM's plugin for Neuron is not driven yet; nothing of the other Python is asked."""
+    folder = write_tiny("llama", tmp_path / "llama")
+    flags = {"rolling_batch": "vllm", "tensor_parallel_degree": "2", "pythonExecutable": str(tmp_path / "no-python")}
+    with pytest.raises(ArtifactError) as caught:
+        plan(
+            ModelEntry(url=str(folder)), flags=flags, environ={"HF_HUB_OFFLINE": "1"},
+            plugins=Plugins.discover({"LMI_EXTENSIONS": ""}), default_folder=tmp_path / "none", devices="neuron:12",
+        )  # fmt: skip
+    found = {(each.code, each.message) for each in caught.value.problems}
+    assert ("backend.misfit", "vllm runs on cuda, cpu, not on neuron") in found

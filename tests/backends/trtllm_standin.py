@@ -11,9 +11,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import lmi_trtllm
 from lmi.api import GenerationRequest, SamplingParams, TokenChunk
 from lmi.artifacts import detect
+from lmi.testing import write_tiny
 from lmi_trtllm.config import TrtllmConfig
 from tests.limits import limit_s
 
@@ -23,6 +26,8 @@ CONTRACT = STANDINS / "contracts" / "tensorrt_llm.json"
 VERSION = "1.2.1"
 ENGINES = "_tensorrt_engine"
 PROMPT = [5, 6, 7]
+_HOLDERS = ("lmi_trtllm.sampling", "lmi_trtllm.engine", "lmi_trtllm.adapter_engine")
+"""Modules of the plugin that hold on to what they imported of the library."""
 
 
 def write_site(folder: Path, version: str = VERSION, *, has_engines: bool = True) -> Path:
@@ -73,9 +78,29 @@ def installed(folder: Path, version: str = VERSION, *, has_engines: bool = True)
         sys.path.remove(str(site))
         # What was imported from it, and what of the plugin holds on to that.
         for name in [*sys.modules]:
-            if name.partition(".")[0] == "tensorrt_llm" or name in ("lmi_trtllm.sampling", "lmi_trtllm.engine"):
+            if name.partition(".")[0] == "tensorrt_llm" or name in _HOLDERS:
                 del sys.modules[name]
         importlib.invalidate_caches()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where engines are kept that a start builds."""
+    monkeypatch.setenv("LMI_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "trtllm"
+
+
+@pytest.fixture
+def standin(tmp_path: Path, cache: Path) -> Iterator[Path]:
+    """The stand-in, installed for one test."""
+    with installed(tmp_path / "site") as site:
+        yield site
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny model."""
+    return write_tiny("llama", tmp_path / "model")
 
 
 def load(folder: Path, stages: list[str] | None = None, **options: Any) -> Any:
@@ -89,12 +114,13 @@ def load(folder: Path, stages: list[str] | None = None, **options: Any) -> Any:
 
 
 def request(prompt_ids: list[int] | None = None, max_tokens: int = 5, **more: Any) -> GenerationRequest:
-    """A request that runs to its end; further keywords are of its sampling."""
-    resumed = more.pop("resumed_ids", [])
+    """A request that runs to its end; further keywords are of its sampling, or its resumed ids and adapter."""
+    resumed, adapter = more.pop("resumed_ids", []), more.pop("adapter", "")
     sampling = SamplingParams(max_tokens=max_tokens, **{"ignore_eos": True, **more})
     return GenerationRequest(
-        request_id="a", prompt_ids=PROMPT if prompt_ids is None else prompt_ids, resumed_ids=resumed, sampling=sampling
-    )
+        request_id="a", prompt_ids=PROMPT if prompt_ids is None else prompt_ids, resumed_ids=resumed, sampling=sampling,
+        adapter=adapter,
+    )  # fmt: skip
 
 
 async def answer(engine: Any, asked: GenerationRequest) -> list[TokenChunk]:

@@ -22,13 +22,5 @@ def console(title: str) -> list[tuple[str, list[str]]]:
 
 def tree(title: str) -> dict[str, str]:
     """The files of a section's tree, below the folder that heads it, with what is said of each."""
-    [listing] = re.findall(r"^```\n(\S+/(?: .*)?\n[├└].*?)^```$", section(title), re.MULTILINE | re.DOTALL)
-    found, at = {}, []
-    for line in listing.splitlines()[1:]:
-        match = re.fullmatch(r"((?:│   |    )*)[├└]── (\S+)\s*(.*)", line)
-        assert match, line
-        depth = len(match[1]) // 4
-        at[depth:] = [match[2].rstrip("/")]
-        if not match[2].endswith("/"):
-            found["/".join(at)] = match[3]
+    [found] = _PAGE.trees(title)
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lmi.compiling.folder import is_empty, is_fixed, put
 from lmi.compiling.manifest import sha256_of
 from lmi.testing import write_tiny
 from tests.buckets import Bucket, running_bucket
@@ -114,6 +115,9 @@ def test_what_would_stop_a_start_stops_the_build_before_it_begins(run: Command, 
     assert (done.returncode, "Did you mean 'option.depth'" in done.stderr) == (2, True), done.stderr
     done = run(tmp_path / "built", "rolling_batch=hf")
     assert (done.returncode, "compile.nothing-to-build" in done.stderr) == (2, True), done.stderr
+    (tmp_path / "model.py").write_text("def handle(inputs):\n    return None\n")
+    done = run(tmp_path / "built", "rolling_batch=auto", f"entryPoint={tmp_path / 'model.py'}")
+    assert (done.returncode, "compile.nothing-to-build: custom" in done.stderr) == (2, True), done.stderr
 
 
 def test_an_interrupted_build_ends_its_processes_and_leaves_nothing(
@@ -179,3 +183,99 @@ def test_a_build_goes_to_s3_whole_once_and_goes_on_where_it_broke_off(
     assert after.keys() == before.keys()
     assert after["built/model.safetensors"] == before["built/model.safetensors"], "it was not sent again"
     assert not list(Path(environ["LMI_CACHE_DIR"], "compiled").iterdir()), "nothing is left here"
+
+
+Door = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def partition(environ: dict[str, str]) -> Door:
+    """``partition("--model-dir", ...)``: what LMI's own command prints and ends with."""
+
+    def command(*words: str, name: str = "partition", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*LMI, name, *words], env={**environ, **more}, capture_output=True, text=True, timeout=limit_s(120),
+            check=False,
+        )  # fmt: skip
+
+    return command
+
+
+def properties(folder: Path, **options: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    lines = [f"option.{key}={value}" for key, value in {"rolling_batch": "building", **options}.items()]
+    (folder / "serving.properties").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["partition", "train"])
+def test_the_containers_command_builds_what_the_file_says(
+    partition: Door, model: Path, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / "built"
+    folder = properties(tmp_path / "in", model_id=model, save_mp_checkpoint_path=output, max_rolling_batch_size=3)
+    done = partition("--model-dir", str(folder), name=name)
+    assert done.returncode == 0, done.stderr
+    assert set((output / "serving.properties").read_text().splitlines()) == {
+        "option.rolling_batch=building", "option.tensor_parallel_degree=1", "option.max_rolling_batch_size=3",
+        "option.depth=7",
+    }  # fmt: skip
+    assert "config.overruled" not in done.stderr
+    assert "nothing was done" in partition("--model-dir", str(folder), name=name).stdout
+
+
+def test_a_flag_wins_over_the_file_and_says_so(partition: Door, model: Path, tmp_path: Path) -> None:
+    folder = properties(
+        tmp_path / "in", model_id="/nowhere", tensor_parallel_degree=2, save_mp_checkpoint_path="s3://x/y"
+    )
+    output = tmp_path / "built"
+    flags = ("--model-id", str(model), "--tensor-parallel-degree", "1", "--save-mp-checkpoint-path", str(output))
+    done = partition("--model-dir", str(folder), *flags)
+    assert done.returncode == 0, done.stderr
+    said = "[config.overruled] --tensor-parallel-degree 1 holds, and option.tensor_parallel_degree=2 does not"
+    assert said in done.stderr
+    assert "--model-id" in done.stderr and "--save-mp-checkpoint-path" in done.stderr
+    assert json.loads((output / "lmi-manifest.json").read_text())["tensor_parallel_degree"] == 1
+
+
+def test_without_its_folder_variables_say_everything(partition: Door, model: Path, tmp_path: Path) -> None:
+    flags = ("--model-dir", "/of/another/machine", "--save-mp-checkpoint-path", str(tmp_path / "built"))
+    done = partition(*flags, OPTION_MODEL_ID=str(model), OPTION_ROLLING_BATCH="building", OPTION_DEPTH="4")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "built" / "lmi-manifest.json").read_text())["options"]["depth"] == "4"
+    unknown = partition(*flags)
+    assert (unknown.returncode, "model.not-found" in unknown.stderr) == (2, True), unknown.stderr
+    nowhere = partition("--model-dir", str(model))
+    assert (nowhere.returncode, "config.no-output" in nowhere.stderr) == (2, True), nowhere.stderr
+
+
+def test_a_build_without_documents_has_the_configuration_alone(partition: Door, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "built"
+    flags = ("--model-dir", str(model), "--save-mp-checkpoint-path", str(output), "-o", "rolling_batch=building")
+    done = partition(*flags, "--skip-copy")
+    assert done.returncode == 0, done.stderr
+    assert "put it there before it is served" in done.stdout
+    assert {path.name for path in output.iterdir()} == {
+        "config.json", "model.safetensors", "serving.properties", "lmi-manifest.json"
+    }  # fmt: skip
+    assert "compile.output-in-use" in partition(*flags).stderr, "the whole one is another build"
+
+
+def test_a_folder_that_cannot_be_replaced_is_filled_and_gets_the_manifest_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, built, order = tmp_path / "volume", tmp_path / "volume" / ".volume.part-1", []
+    (built / "1").mkdir(parents=True)
+    for name in ("1/rank0.engine", "lmi-manifest.json", "serving.properties"):
+        (built / name).write_text("x")
+    (target / "lost+found").mkdir()
+    assert not is_fixed(target)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == target)
+    assert is_fixed(target)
+    assert is_empty(target)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: (order.append(path.name), rename(path, to)))
+    put(built, target)
+    assert (len(order), order[-1]) == (3, "lmi-manifest.json")
+    assert (target / "1" / "rank0.engine").is_file()
+    assert not is_empty(target)

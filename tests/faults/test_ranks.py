@@ -15,7 +15,16 @@ import pytest
 
 from tests.core.distributions import Distributions
 from tests.limits import limit_s
-from tests.servers import ServerProcess, eventually, in_threads, ranks_of, serve
+from tests.servers import (
+    ServerProcess,
+    eventually,
+    in_threads,
+    ranks_of,
+    serve,
+    shared_memory,
+    wait_for_ends,
+    with_descendants,
+)
 
 RankedServer = Callable[..., AbstractContextManager[ServerProcess]]
 ALPHABET = "abcdefghijklmnopqrstuvwxyz" * 8
@@ -40,16 +49,6 @@ def serve_ranked(mpirun: str, tmp_path_factory: pytest.TempPathFactory) -> Ranke
             yield server
 
     return start
-
-
-def with_descendants(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
-
-
-def wait_for_ends(processes: list[psutil.Process], seconds: float = 10) -> None:
-    _, alive = psutil.wait_procs(processes, limit_s(seconds))
-    alive = [each for each in alive if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-    assert not alive, f"still there: {alive}"
 
 
 def text_after(letter: str, n: int) -> str:
@@ -311,12 +310,6 @@ def test_no_rank_outlives_a_server_and_an_mpirun_that_are_killed_together(serve_
         os.kill(worker, signal.SIGKILL)
         server.process.kill()
         wait_for_ends(everybody)
-
-
-def shared_memory() -> set[str]:
-    """What Open MPI keeps where all processes see it."""
-    names = ("ompi", "vader", "sm_segment", "pmix", "psm")
-    return {each.name for each in Path("/dev/shm").iterdir() if each.name.startswith(names)}
 
 
 @pytest.mark.parametrize("n_cycles", [3, pytest.param(20, marks=pytest.mark.long)])

@@ -215,7 +215,7 @@ def read_configuration(
         entry=entry.settings,
     )  # fmt: skip
     problems += [*unread_file(settings, folder, url), *_beside(entry, settings, folder)]
-    settings = settings.with_problems(problems)
+    settings = settings.without(entry.left_out).with_problems(problems)
     here, target = on_machine(settings, environ, devices)
     return Written(folder=folder, written=settings, settings=here, target=target, files=files)
 

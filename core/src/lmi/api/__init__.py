@@ -13,7 +13,7 @@ from lmi.api.abilities import (
 )
 from lmi.api.adapters import Adapter, adapter_problem, adapter_problems, adapters_of, unserved_adapters
 from lmi.api.answering import Answerer, AnswererLimits, Classifier, Compute, Inputs, TaskRunner
-from lmi.api.artifacts import ArtifactFormat, ModelArtifacts, Target
+from lmi.api.artifacts import MANIFEST, ArtifactFormat, ModelArtifacts, Target
 from lmi.api.backend import (
     CONTRACT_VERSION,
     STEPPER_CAPABILITIES,
@@ -87,7 +87,7 @@ __all__ = [
     "BackendConfig", "BackendInfo", "CONTRACT_VERSION", "Capability", "Classifier", "Compute", "ConfigError",
     "Conflict", "Constraint", "DeadlineError", "Decode", "Draft", "Engine", "EngineDeadError", "EngineLibrary",
     "EngineLimits", "EngineLoadError", "EngineStats", "ExistsError", "Finish", "FinishReason", "GenerationRequest",
-    "Inputs", "Launch", "LmiError", "MemoryOverhead", "ModelArtifacts", "ModelShape", "NotFoundError",
+    "Inputs", "Launch", "LmiError", "MANIFEST", "MemoryOverhead", "ModelArtifacts", "ModelShape", "NotFoundError",
     "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
     "ProblemsError", "Progress", "Ranks", "RefusedError", "RequestError", "Resume", "STEPPER_CAPABILITIES",
     "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits", "SupportsAdapters",

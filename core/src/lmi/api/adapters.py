@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,19 @@ FOLDER = "adapters"
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""Ways to draw the first weights that leave the base model as it is."""
+
+_BEYOND = {
+    "use_dora": "DoRA",
+    "lora_bias": "a bias of its own (lora_bias)",
+    "alora_invocation_tokens": "invocation tokens (activated LoRA)",
+    "layer_replication": "replicated layers (layer_replication)",
+    "use_bdlora": "block-diagonal matrices (use_bdlora)",
+    "use_qalora": "QALoRA",
+}
+"""Settings of PEFT that make more of an adapter than plain LoRA, and what they mean."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _IN_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
@@ -97,6 +110,29 @@ def adapter_problems(
             *_check_modules(artifacts, adapter),
         )
     ]
+
+
+def beyond_lora(adapter: Adapter, *, heads: Collection[str] = ()) -> Iterator[str]:
+    """What an adapter has beyond plain LoRA, which loaders of engines do not take, as the end of a sentence.
+
+    Args:
+        adapter: one of ``adapters_of``.
+        heads: whole matrices that the library takes with an adapter all the same.
+    """
+    config = adapter.config
+    if adapter.method != "LORA":
+        yield f"the method {adapter.method}"
+        return
+    yield from (meaning for name, meaning in _BEYOND.items() if config.get(name))
+    if config.get("bias", "none") != "none":
+        yield f"a trained bias (bias={config['bias']})"
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in _PLAIN_STARTS:
+        yield f"a start that changes the base model (init_lora_weights={start})"
+    saved = config.get("modules_to_save")
+    whole = [str(each) for each in saved if each not in heads] if isinstance(saved, list) else []
+    if whole:
+        yield f"whole matrices (modules_to_save: {', '.join(whole)})"
 
 
 def unserved_adapters(artifacts: ModelArtifacts, reason: str, hint: str, *fields: str) -> list[Problem]:
@@ -250,4 +286,4 @@ def _at(artifacts: ModelArtifacts, name: str) -> str:
     return f"{artifacts.folder}/{name}"
 
 
-__all__ = ["Adapter", "adapter_problem", "adapter_problems", "adapters_of", "unserved_adapters"]
+__all__ = ["Adapter", "adapter_problem", "adapter_problems", "adapters_of", "beyond_lora", "unserved_adapters"]

@@ -11,6 +11,10 @@ import msgspec
 
 from lmi.api.backend import Accelerator
 
+MANIFEST = "lmi-manifest.json"
+"""The document that ``lmi compile`` puts into a build: ``device_name`` and ``compute_capability`` of the machine that
+built it, ``versions`` of the engine's libraries there, ``options``, ``files``."""
+
 
 class ArtifactFormat(str, Enum):
     """How a model is laid out on disk.

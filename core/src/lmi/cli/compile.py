@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,19 @@ from typing import Any
 
 import click
 
-from lmi.api import ConfigError, Progress
+from lmi.api import ConfigError, Problem, Progress
 from lmi.api.folders import cache_root
 from lmi.artifacts import is_object_url
 from lmi.cli.arguments import Asked, of_models
-from lmi.compiling.build import Built, build
+from lmi.compiling.build import SAVED_AT, Built, build
 from lmi.config.properties import FILE_NAME
-from lmi.loading import LoadPlan
 from lmi.plugins import Plugins
+from lmi.reading import Start
 from lmi.serving.progress import LoadProgress
 from lmi.starting import plan_all
+
+_SPARED = "engine.compiles-at-start"
+"""What a build is made for."""
 
 
 @click.command("compile")
@@ -37,10 +41,31 @@ def compile_(output: str, **asked: Any) -> None:
     start stops the build before it begins. OUTPUT gets the build, a manifest (what it was made of) and a
     serving.properties (what to serve it with), whole or not at all; the same build again is left as it is.
     """
+    build_and_tell(Asked(**asked).read(os.environ), output)
+
+
+def build_and_tell(
+    start: Start,
+    output: str,
+    *,
+    copies_documents: bool = True,
+    warnings: Iterable[Problem] = (),
+) -> None:
+    """Build a model, and print what came of it.
+
+    Args:
+        start: what is built: one model.
+        output: a folder, or a URL of an object store.
+        copies_documents: as ``build`` has it.
+        warnings: what else the user should know.
+    Raises:
+        LmiError: as ``plan_all`` and ``build`` do.
+    """
     logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
-    start = Asked(**asked).read(os.environ)
     if len(start.entries) != 1:
         raise ConfigError("compile.several", f"{len(start.entries)} models are named; one is built at a time", ())
+    # Where an earlier kind of build would go; this one goes to the output.
+    start = replace(start, entries=(replace(start.entries[0], left_out=frozenset({SAVED_AT})),))
     bars, name = LoadProgress(sys.stderr), start.entries[0].name
     plugins = Plugins.discover(os.environ)
 
@@ -48,28 +73,30 @@ def compile_(output: str, **asked: Any) -> None:
         bars.show(model, stage, fraction)
 
     [made] = plan_all(start, plugins, show)
+    for warning in (*start.warnings, *made.warnings, *warnings):
+        if warning.code != _SPARED:
+            logging.getLogger(__name__).warning("%s", warning)
+    run = partial(
+        build, made, plugins, environ=os.environ, progress=partial(show, name), copies_documents=copies_documents
+    )
     try:
-        built, place = _built(made, plugins, output, partial(show, name))
+        if is_object_url(output):
+            built, place = _built_elsewhere(run, output, partial(show, name)), output
+        else:
+            folder = Path(output).expanduser().absolute()
+            built, place = run(folder), str(folder)
     finally:
         bars.close()
     _print(built, place)
 
 
-def _built(made: LoadPlan, plugins: Plugins, output: str, progress: Progress) -> tuple[Built, str]:
-    """The build, and where it is."""
-    if is_object_url(output):
-        return _built_elsewhere(made, plugins, output, progress), output
-    folder = Path(output).expanduser().absolute()
-    return build(made, plugins, folder, os.environ, progress), str(folder)
-
-
-def _built_elsewhere(made: LoadPlan, plugins: Plugins, url: str, progress: Progress) -> Built:
+def _built_elsewhere(run: Callable[..., Built], url: str, progress: Progress) -> Built:
     """The build in an object store. It stays here until all of it is there: what broke off goes on without another."""
     from lmi.compiling.upload import remote_manifest, upload
 
     folder = cache_root(os.environ) / "compiled" / hashlib.sha256(url.encode()).hexdigest()[:16]
     there = remote_manifest(url)
-    built = build(made, plugins, folder, os.environ, progress, there)
+    built = run(folder, elsewhere=there)
     if there is None or built.manifest.key != there.key:
         upload(folder, built.manifest, url, progress)
         built = replace(built, is_new=True)

@@ -22,11 +22,18 @@ COMMANDS = {
     "config": ("lmi.cli.config:config", "Show what a configuration comes to, and everything that is wrong with it."),
     "contract": ("lmi.cli.contract:contract", "Check which rules of the contract BACKEND keeps."),
     "new": ("lmi.cli.new:new", "Write the project of a backend called NAME."),
+    "partition": (
+        "lmi.cli.partition:partition",
+        "Build ahead of time what a model's backend needs, by the arguments of LMI's containers.",
+    ),
     "plan": ("lmi.cli.plan:plan", "Tell what MODEL needs: memory, machine, backend and time; no weight is read."),
     "serve": ("lmi.cli.serve:serve", "Serve MODEL (a folder, an s3:// prefix, or ORG/NAME on the hub) until SIGTERM."),
     "plugins": ("lmi.cli.plugins:plugins", "List backends and extensions, and what is wrong with them."),
 }
 """Name -> where the command is, and its line in the help."""
+
+_SYNONYMS = {"train": "partition"}
+"""What SageMaker calls a container with for a training job -> the command that LMI's containers made of it."""
 
 EXIT_FAILURE = 1
 EXIT_WRONG_INPUT = 2
@@ -43,6 +50,7 @@ class LazyGroup(click.Group):
         return sorted({*COMMANDS, *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = _SYNONYMS.get(cmd_name, cmd_name)
         if cmd_name in COMMANDS:
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             command: click.Command = getattr(import_module(module), attribute)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from lmi.api import ArtifactError, ConfigError, EngineLoadError, Progress, Severity
+from lmi.api import MANIFEST, ArtifactError, ConfigError, EngineLoadError, Progress, Severity
 from lmi.artifacts import check, detect
 from lmi.compiling.builder import GO, JOB, REPORT, Job, Said
+from lmi.compiling.folder import is_empty, is_fixed, part_of, put, remove_copies
 from lmi.compiling.manifest import (
-    NAME,
     Manifest,
     deployed,
     finished,
@@ -39,9 +39,11 @@ from lmi.workers.mpi.launch import MpiProgram
 from lmi.workers.mpi.variables import free_port
 from lmi.workers.program import Program
 
+SAVED_AT = "option.save_mp_checkpoint_path"
+"""Where LMI's partition script puts a build."""
+
 _OF_THE_BUILD = frozenset({
-    "option.model_id", "option.save_mp_checkpoint_path", "option.mpi_hostfile", "option.mpi_arguments",
-    "option.pythonExecutable",
+    "option.model_id", SAVED_AT, "option.mpi_hostfile", "option.mpi_arguments", "option.pythonExecutable",
 })  # fmt: skip
 """Options that a build is not served with. Source: LMI's partition script, for the first two."""
 
@@ -79,9 +81,11 @@ def build(
     made: LoadPlan,
     plugins: Plugins,
     target: Path,
+    *,
     environ: Mapping[str, str],
     progress: Progress,
     elsewhere: Manifest | None = None,
+    copies_documents: bool = True,
 ) -> Built:
     """Build what a plan's backend can build of its model.
 
@@ -92,27 +96,30 @@ def build(
         environ: of this process.
         progress: told the stages.
         elsewhere: of a build that is where this one is meant to go in the end.
+        copies_documents: whether tokenizer and other documents that are just the model's go into the build. Without
+            them it is served once somebody has put them there.
     Raises:
         ConfigError: the backend builds nothing, or there is no room for it.
         ArtifactError: there is something else at that place, or what was built cannot be read back.
         EngineLoadError, OutOfMemoryError, PluginError: the build failed.
     """
-    if not plugins.hooks(made.info.name).lmi_compile_artifacts.get_hookimpls():
+    if made.is_custom or not plugins.hooks(made.info.name).lmi_compile_artifacts.get_hookimpls():
         raise ConfigError(
             "compile.nothing-to-build",
             f"{made.info.name} builds nothing ahead of time; it loads the model as it is",
             (),
             "Serve the model, or name a backend that builds with option.rolling_batch",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _refuse_too_little_room(made, target)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.part-", dir=target.parent) as name:
+    disk = target if is_fixed(target) else target.parent
+    disk.mkdir(parents=True, exist_ok=True)
+    _refuse_too_little_room(made, disk)
+    with tempfile.TemporaryDirectory(prefix=part_of(target), dir=disk) as name:
         work, output = Path(name), Path(name) / "output"
         output.mkdir()
         started_s = time.monotonic()
         run = _Run(made, work, output, environ)
         try:
-            manifest = manifest_of(made, run.versions(progress))
+            manifest = manifest_of(made, run.versions(progress), copies_documents=copies_documents)
             found = _there(target)
             for each in filter(None, (elsewhere, found)):
                 if each.key == manifest.key:
@@ -121,22 +128,22 @@ def build(
             run.finish(progress)
         finally:
             run.end()
+        _refuse_unreadable(output)
+        if not copies_documents:
+            remove_copies(output, made.artifacts.path)
         options = {**deployed(made.settings, manifest, _OF_THE_BUILD), **_options_in(output)}
         lines = lines_of([Setting(key, value, "") for key, value in options.items()], Form.FILE)
         (output / FILE_NAME).write_text("".join(f"{line.text}\n" for line in lines if line.text), "utf-8")
         manifest = finished(manifest, output, options, time.monotonic() - started_s)
         write_manifest(manifest, output)
-        _refuse_unreadable(output)
-        with contextlib.suppress(FileNotFoundError):
-            target.rmdir()  # an empty one
-        output.rename(target)
+        put(output, target)
     return Built(manifest=manifest, folder=target, is_new=True)
 
 
 def _there(target: Path) -> Manifest | None:
     """The manifest of a build that is whole: every file has its size."""
     try:
-        found = read_manifest((target / NAME).read_bytes())
+        found = read_manifest((target / MANIFEST).read_bytes())
     except OSError:
         return None
     if found is None:
@@ -146,27 +153,26 @@ def _there(target: Path) -> Manifest | None:
 
 
 def _refuse_other(target: Path, found: Manifest | None) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists() or (target.is_dir() and is_empty(target)):
         return
     what = "files of something else"
     if found is not None:
         what = (
             f"another build ({found.backend}, tensor_parallel_degree={found.tensor_parallel_degree}) of {found.model}"
         )
-    elif (target / NAME).exists():
+    elif (target / MANIFEST).exists():
         what = "a build that is not whole"
     raise ArtifactError(
         "compile.output-in-use", f"{target} holds {what}; nothing was built", (), "Name another folder, or remove it"
     )
 
 
-def _refuse_too_little_room(made: LoadPlan, target: Path) -> None:
-    needed, free = int(made.artifacts.weights.n_bytes * _ROOM), shutil.disk_usage(target.parent).free
+def _refuse_too_little_room(made: LoadPlan, disk: Path) -> None:
+    needed, free = int(made.artifacts.weights.n_bytes * _ROOM), shutil.disk_usage(disk).free
     if needed > free:
         raise ConfigError(
             "compile.no-space",
-            f"a build of {made.artifacts.folder} takes about {needed >> 20} MiB, and {target.parent} has "
-            f"{free >> 20} MiB free",
+            f"a build of {made.artifacts.folder} takes about {needed >> 20} MiB, and {disk} has {free >> 20} MiB free",
             (),
             "Free some space, or name a folder on another disk",
         )

@@ -8,8 +8,8 @@ from importlib import metadata
 
 import msgspec
 
-from lmi.api import BackendConfig, BackendInfo, ModelArtifacts, Problem, Severity
-from lmi.compiling.manifest import NAME, Manifest, read_manifest
+from lmi.api import MANIFEST, BackendConfig, BackendInfo, ModelArtifacts, Problem, Severity
+from lmi.compiling.manifest import Manifest, read_manifest
 
 _AGAIN = "Build it again with lmi compile"
 
@@ -25,14 +25,14 @@ def build_problems(
         config: its options.
         is_seen: whether the engine is looked for under this Python.
     """
-    document = artifacts.documents.get(NAME)
+    document = artifacts.documents.get(MANIFEST)
     manifest = read_manifest(msgspec.json.encode(document)) if document is not None else None
     if manifest is None:
         return []
     problems = [*_of_files(manifest, artifacts), *_of_use(manifest, info, config)]
     if is_seen and manifest.backend == info.name:
         problems += _of_versions(manifest)
-    return [msgspec.structs.replace(each, path=f"{artifacts.folder}/{NAME}") for each in problems]
+    return [msgspec.structs.replace(each, path=f"{artifacts.folder}/{MANIFEST}") for each in problems]
 
 
 def _of_files(manifest: Manifest, artifacts: ModelArtifacts) -> Iterator[Problem]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 import lmi
+from lmi.api import MANIFEST
 from lmi.config.properties import FILE_NAME
 from lmi.config.settings import Settings
 
 if TYPE_CHECKING:
     from lmi.loading import LoadPlan
 
-NAME = "lmi-manifest.json"
 SCHEMA = "lmi.manifest/1"
 
 _CHUNK_BYTES = 1 << 22
@@ -39,6 +39,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         backend: name.
         versions: distribution -> version, of lmi-core and the engine's libraries.
         accelerator: kind of the devices it was built on.
+        device_name: what one of them is sold as; empty where unknown.
+        compute_capability: of one of them, where they are CUDA's.
         tensor_parallel_degree: devices that a copy is split over.
         options: of the backend, as they held.
         model: where the model came from.
@@ -52,6 +54,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     versions: dict[str, str]
     accelerator: str
+    device_name: str = ""
+    compute_capability: str = ""
     tensor_parallel_degree: int
     options: dict[str, str]
     model: str
@@ -60,12 +64,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     build_s: float = 0.0
 
 
-def manifest_of(made: LoadPlan, versions: Mapping[str, str]) -> Manifest:
+def manifest_of(made: LoadPlan, versions: Mapping[str, str], *, copies_documents: bool) -> Manifest:
     """What a build of a plan is made of; its files are not there yet.
 
     Args:
         made: the plan.
         versions: of the engine's libraries, where it is built.
+        copies_documents: whether the build has the model's documents.
     """
     config = made.config
     given = {name: getattr(config, name) for name in sorted(type(config).model_fields)}
@@ -76,11 +81,14 @@ def manifest_of(made: LoadPlan, versions: Mapping[str, str]) -> Manifest:
         backend=made.info.name,
         versions={"lmi-core": lmi.__version__, **dict(sorted(versions.items()))},
         accelerator=made.target.accelerator.value,
+        device_name=made.target.device_name,
+        compute_capability=made.target.compute_capability,
         tensor_parallel_degree=config.tensor_parallel_degree,
         options=options,
         model=made.artifacts.folder,
     )
-    key = hashlib.sha256(msgspec.json.encode([msgspec.to_builtins(manifest), sources])).hexdigest()
+    made_of = [msgspec.to_builtins(manifest), sources, copies_documents]
+    key = hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()
     return msgspec.structs.replace(manifest, key=key)
 
 
@@ -108,7 +116,7 @@ def finished(manifest: Manifest, folder: Path, serve_with: Mapping[str, str], bu
 
 def built_files(folder: Path) -> Iterator[Path]:
     """Every file of a build but its manifest, and the options that may be changed later."""
-    left_out = (NAME, FILE_NAME)
+    left_out = (MANIFEST, FILE_NAME)
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in left_out)
 
 
@@ -124,7 +132,7 @@ def sha256_of(path: Path) -> str:
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Put it into the build's folder."""
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    (folder / NAME).write_bytes(encoded + b"\n")
+    (folder / MANIFEST).write_bytes(encoded + b"\n")
 
 
 def read_manifest(content: bytes) -> Manifest | None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import obstore
 
-from lmi.api import ArtifactError, Progress
+from lmi.api import MANIFEST, ArtifactError, Progress
 from lmi.artifacts.places.objects import read_object
 from lmi.artifacts.places.stores import Absent, Location, Store, asked, location_of
-from lmi.compiling.manifest import NAME, Manifest, read_manifest
+from lmi.compiling.manifest import Manifest, read_manifest
 from lmi.config.properties import FILE_NAME
 
 _TIMEOUT_S = 60.0
@@ -28,7 +28,7 @@ def remote_manifest(url: str) -> Manifest | None:
     Raises:
         ArtifactError: the store cannot be reached, or does not let us in.
     """
-    content = read_object(url, NAME, timeout_s=_TIMEOUT_S)
+    content = read_object(url, MANIFEST, timeout_s=_TIMEOUT_S)
     return None if content is None else read_manifest(content)
 
 
@@ -57,7 +57,7 @@ def upload(folder: Path, manifest: Manifest, url: str, progress: Progress) -> in
             n_sent += built.n_bytes
         n_done += built.n_bytes
     progress("upload", 1.0)
-    for name in (FILE_NAME, NAME):
+    for name in (FILE_NAME, MANIFEST):
         _put(store, _at(prefix, name), folder / name, "")
     return n_sent
 

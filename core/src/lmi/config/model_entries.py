@@ -35,6 +35,7 @@ class ModelEntry:
         version: as it was given; empty where it was not.
         settings: what the entry itself sets: ``engine``, ``load_on_devices``.
         source: where the URL was given.
+        left_out: canonical keys that do not count this time, whatever sets them.
     """
 
     url: str | None = None
@@ -42,6 +43,7 @@ class ModelEntry:
     version: str = ""
     settings: tuple[Setting, ...] = ()
     source: str = "command line"
+    left_out: frozenset[str] = frozenset()
 
 
 def parse_load_models(text: str, source: str) -> list[ModelEntry]:

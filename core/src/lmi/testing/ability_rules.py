@@ -131,7 +131,7 @@ class AbilityRules:
             stages.append(stage)
 
         if has_ranks(plan):  # each of them builds its part
-            build(plan, kit.plugins, output, {**os.environ, **python_path()}, progress)
+            build(plan, kit.plugins, output, environ={**os.environ, **python_path()}, progress=progress)
             compiled = detect(output)
         else:
             compiled = hook(artifacts=plan.artifacts, config=plan.config, output_dir=str(output), progress=progress)

@@ -27,7 +27,7 @@ class BackendCase:
             lets its next step fail.
         faults: at least three ways to spoil a copy of the model folder, each of which must be found (rule A2). Unset:
             tokenizer, weights and configuration are spoilt as a pretrained folder has them.
-        adapter: a folder with an adapter for the model (rule K-adapters). Unset: one for the tiny Llama is written.
+        adapter: a folder with an adapter for the model (rule K-adapters). Unset: one for a Llama is written.
         known_failures: rule id -> reason with a link to the upstream issue. Such a rule must fail: when it passes, the
             entry has to go.
         devices: the machine it is configured for, ``cuda:1`` or ``neuron:12``; so the rules that need no engine run on

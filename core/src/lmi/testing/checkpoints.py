@@ -25,12 +25,9 @@ from lmi.testing.shapes import (
     EOS_ID,
     HIDDEN,
     INITIALIZER_RANGE,
-    N_LAYERS,
     PAD_ID,
     SHAPES,
     VOCAB_SIZE,
-    WIDE_HEAD_DIM,
-    Shape,
 )
 from lmi.testing.tiny_tokenizer import write_tokenizer
 
@@ -116,21 +113,21 @@ def write_tiny(
 
 
 def write_tiny_adapter(folder: Path | str, base: Path | str, *, rank: int = 4, seed: int = 0) -> Path:
-    """Write a LoRA adapter for a tiny Llama, in PEFT's format; it changes greedy ids.
+    """Write a LoRA adapter for a Llama, in PEFT's format; it changes greedy ids.
 
     Args:
         folder: made if it does not exist.
-        base: folder of a ``llama`` or ``llama-wide`` that ``write_tiny`` wrote; the adapter names it as its base model.
+        base: folder of a Llama, one that ``write_tiny`` wrote or another; the adapter names it as its base model.
         rank: of the two matrices, 1 to 64.
         seed: of the weights, 0 to 2**32 - 1.
     Returns:
         The folder.
     Raises:
         ConfigError: rank or seed is out of its bounds.
-        ArtifactError: there is no tiny Llama in ``base``.
+        ArtifactError: there is no Llama in ``base``.
     """
     _refuse(_outside("rank", rank, HIDDEN, least=1) + _outside("seed", seed, 2**32 - 1))
-    base_shape = SHAPES[_base_architecture(Path(base))]
+    shapes = _adapter_shapes(_llama_config(Path(base)), rank)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     config = {
@@ -146,19 +143,20 @@ def write_tiny_adapter(folder: Path | str, base: Path | str, *, rank: int = 4, s
         "target_modules": list(_ADAPTED),
     }
     _write_json(path / "adapter_config.json", config)
-    shapes = _adapter_shapes(base_shape, rank)
     _write_safetensors(path / "adapter_model.safetensors", _draw(shapes, seed, std=_ADAPTER_STD), "float32")
     return path
 
 
-def _adapter_shapes(base: Shape, rank: int) -> dict[str, tuple[int, ...]]:
+def _adapter_shapes(config: Mapping[str, Any], rank: int) -> dict[str, tuple[int, ...]]:
+    hidden, n_heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or hidden // n_heads
+    widths = {"q_proj": n_heads * head_dim, "v_proj": (config.get("num_key_value_heads") or n_heads) * head_dim}
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer in range(N_LAYERS):
+    for layer in range(config["num_hidden_layers"]):
         for module in _ADAPTED:
-            name = f"model.layers.{layer}.self_attn.{module}"
-            n_out, n_in = base.tensors[f"{name}.weight"]
-            shapes[f"base_model.model.{name}.lora_A.weight"] = (rank, n_in)
-            shapes[f"base_model.model.{name}.lora_B.weight"] = (n_out, rank)
+            name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            shapes[f"{name}.lora_A.weight"] = (rank, hidden)
+            shapes[f"{name}.lora_B.weight"] = (widths[module], rank)
     return shapes
 
 
@@ -206,19 +204,19 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _base_architecture(base: Path) -> str:
-    """Which of the two tiny Llamas a folder holds."""
+def _llama_config(base: Path) -> dict[str, Any]:
+    """The configuration of the Llama that a folder holds."""
     try:
-        found = json.loads((base / "config.json").read_text("utf-8"))
+        found: dict[str, Any] = json.loads((base / "config.json").read_text("utf-8"))
     except OSError as error:
-        reason: str = f"its config.json cannot be read: {error.strerror}"
+        reason = f"its config.json cannot be read: {error.strerror}"
     else:
-        if (found.get("model_type"), found.get("hidden_size")) == ("llama", HIDDEN):
-            return "llama-wide" if found.get("head_dim") == WIDE_HEAD_DIM else "llama"
-        reason = f"it is a {found.get('model_type')} of hidden size {found.get('hidden_size')}, not a llama of {HIDDEN}"
+        if found.get("model_type") == "llama":
+            return found
+        reason = f"it is a {found.get('model_type')}"
     problem = Problem(
         code="adapter.base-missing",
-        message=f"{base} is no tiny Llama: {reason}",
+        message=f"{base} is no Llama: {reason}",
         hint="Write one first: write_tiny('llama', folder)",
         path=str(base),
     )

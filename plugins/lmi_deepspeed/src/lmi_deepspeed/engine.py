@@ -15,12 +15,12 @@ from lmi_hf.engine import (
     Whole,
     Wishes,
     choose_dtype,
+    has_bf16,
     load_pretrained,
     read_config,
     source_of,
     stepper_of,
 )
-from lmi_hf.machine import computes_bf16
 
 if TYPE_CHECKING:
     from lmi_deepspeed.shards import ShardList
@@ -47,7 +47,11 @@ def load_stepper(
         EngineLoadError: DeepSpeed or transformers refused the model; the cause is kept.
         OutOfMemoryError: it does not fit.
     """
-    wishes = Wishes(max_slots=config.max_rolling_batch_size, max_context_tokens=longest_input(artifacts, config))
+    wishes = Wishes(
+        max_slots=config.max_rolling_batch_size,
+        max_context_tokens=longest_input(artifacts, config),
+        rounds_activations=config.quantization is not None,
+    )
     return stepper_of(artifacts, lambda: load_model(artifacts, config, ranks, progress), wishes, n_threads, progress)
 
 
@@ -149,19 +153,19 @@ def _dtype(config: DeepSpeedConfig, model_config: Any, listed: ShardList | None)
 
     if config.dtype == "auto" and listed is not None and listed.dtype is not None:
         return listed.dtype
-    found = choose_dtype(served_dtype() if config.dtype == "auto" else config.dtype, model_config)
+    found = choose_dtype(default_dtype() if config.dtype == "auto" else config.dtype, model_config)
     if config.quantization == "smoothquant" and found == torch.bfloat16:  # its factors need more digits
         return torch.float16 if torch.cuda.is_available() else torch.float32
     return found
 
 
-def served_dtype() -> str:
+def default_dtype() -> str:
     """What ``option.dtype=auto`` means on this machine: bf16 where its device computes that, else fp16, else fp32."""
     import torch
 
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if computes_bf16() else "fp32"
+    if has_bf16():
+        return "bf16"
+    return "fp16" if torch.cuda.is_available() else "fp32"
 
 
 def _meet(ranks: Ranks, progress: Progress) -> None:

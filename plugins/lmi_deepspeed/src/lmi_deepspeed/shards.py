@@ -8,7 +8,6 @@ Source of the form: ``deepspeed/module_inject/replace_module.py`` (``save_mp_che
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ from typing import Any
 import torch
 
 from lmi.api import ArtifactFormat, EngineLoadError, ModelArtifacts, Ranks
+from lmi.api.folders import copy_documents
 from lmi_deepspeed.ranked import WRITTEN_BY_LMI
 
 _SAME = "non-tp.safetensors"
 """What all ranks read."""
-_COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
-_LEFT = ("*.index.json", "adapter_config.json", WRITTEN_BY_LMI)
+_LEFT = ("adapter_config.json", WRITTEN_BY_LMI)
+"""What the folder is not: an adapter; and what it gets anew."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -188,10 +188,7 @@ def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def _copy_documents(model: Any, artifacts: ModelArtifacts, target: Path) -> None:
     if artifacts.format is ArtifactFormat.ADAPTER:
         model.config.save_pretrained(target)
-    source = Path(artifacts.folder)
-    for path in sorted({path for pattern in _COPIED for path in source.glob(pattern)}):
-        if not any(path.match(pattern) for pattern in _LEFT):
-            shutil.copyfile(path, target / path.name)
+    copy_documents(artifacts.path, target, but=_LEFT)
 
 
 def _write_list(model: Any, target: Path, ranks: Ranks) -> None:

@@ -88,6 +88,7 @@ class Wishes:
         cache_bytes: for keys and values.
         memory_share: of a CUDA device, for weights and cache together.
         token_bytes_beside: what a token takes in the cache of another model, which is to hold as many.
+        rounds_activations: whether layers round what they read to few bits.
     """
 
     max_slots: int
@@ -97,6 +98,7 @@ class Wishes:
     cache_bytes: int = 0
     memory_share: float = 0.0
     token_bytes_beside: int = 0
+    rounds_activations: bool = False
 
 
 def stepper_of(
@@ -172,6 +174,7 @@ def _sizes(model: Any, artifacts: ModelArtifacts, wishes: Wishes) -> dict[str, A
         "cache_bytes": wishes.cache_bytes,
         "memory_share": wishes.memory_share,
         "token_bytes_beside": wishes.token_bytes_beside,
+        "rounds_activations": wishes.rounds_activations,
         "prefill_chunk_tokens": chunk,
         "prefill_tokens_beside_decodes": min(beside, chunk),
     }
@@ -275,11 +278,15 @@ def choose_dtype(name: str, model_config: Any) -> torch.dtype:
     stored = getattr(model_config.get_text_config(), "dtype", None) or getattr(model_config, "dtype", None)
     stored = stored if isinstance(stored, torch.dtype) else torch.float32
     if torch.cuda.is_available():
-        computes_bf16_there = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.float16 if stored == torch.bfloat16 and not computes_bf16_there else stored
-    if stored == torch.float32 or not computes_bf16():
-        return torch.float32
-    return torch.bfloat16
+        return torch.float16 if stored == torch.bfloat16 and not has_bf16() else stored
+    return torch.bfloat16 if stored != torch.float32 and has_bf16() else torch.float32
+
+
+def has_bf16() -> bool:
+    """Whether this machine's device computes bf16 by itself."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() else computes_bf16()
 
 
 def choose_device_map(config: HFConfig) -> str | int | None:
@@ -322,6 +329,7 @@ __all__ = [
     "Wishes",
     "choose_device_map",
     "choose_dtype",
+    "has_bf16",
     "config_of",
     "context_limit",
     "import_libraries",

@@ -101,10 +101,11 @@ def lmi_compile_artifacts(
 ) -> ModelArtifacts:
     from pathlib import Path
 
-    from lmi_neuronx.compiling import compile_into
+    from lmi_neuronx.compiling import compile_into, refuse_unbuildable
     from lmi_neuronx.config import NeuronxConfig
 
     options = NeuronxConfig.model_validate(config.model_dump())
+    refuse_unbuildable(artifacts, options)
     _refuse_unfit(artifacts, options)
     return compile_into(artifacts, options, Path(output_dir), progress)
 

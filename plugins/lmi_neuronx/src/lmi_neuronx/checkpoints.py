@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lmi.api import ArtifactFormat, EngineLoadError, ModelArtifacts, Progress
 from lmi_neuronx.compiled import SPLIT_WEIGHTS, joined
 from lmi_neuronx.config import NeuronxConfig
+from lmi_neuronx.families import TANH_GELUS
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +19,6 @@ REWRITTEN_FAMILIES = frozenset({"gpt2", "gpt_bigcode"})
 """Families that transformers reads and writes as split weights first: the names in a checkpoint of GPT-2 as it is
 published are not those that the library looks for, and for GPT BigCode it has no class but one that computes the
 same."""
-
-_TANH_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 
 
 def weights_folder(artifacts: ModelArtifacts) -> str:
@@ -85,11 +84,11 @@ def as_gpt2(model: Any) -> Any:
     import transformers
 
     config = model.config
-    if config.activation_function not in _TANH_GELUS:
+    if config.activation_function not in TANH_GELUS:
         raise EngineLoadError(
             "model.architecture-not-served",
             f"gpt_bigcode is served as GPT-2, and activation_function is {config.activation_function}",
-            f"It serves models with {', '.join(_TANH_GELUS)}; take another backend for this one",
+            f"It serves models with {', '.join(TANH_GELUS)}; take another backend for this one",
         )
     names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "layer_norm_epsilon",
              "bos_token_id", "eos_token_id", "tie_word_embeddings")  # fmt: skip

@@ -15,6 +15,7 @@ from lmi_neuronx.families import (
     CONTINUOUS_FAMILIES,
     FORMER_OPTIMUM_FAMILIES,
     OPTIMUM_FAMILIES,
+    TANH_GELUS,
     TNX_FAMILIES,
 )
 from lmi_neuronx.graph_paths import check_graph_paths
@@ -34,6 +35,7 @@ def find_problems(artifacts: ModelArtifacts, config: NeuronxConfig, target: Targ
         return []
     found = [
         *_check_architecture(artifacts),
+        *_check_activation(artifacts),
         *_check_loader(artifacts, config),
         *_check_batching(artifacts, config),
         *_check_context(artifacts, config),
@@ -58,7 +60,19 @@ def _check_architecture(artifacts: ModelArtifacts) -> Iterator[Problem]:
         yield Problem(
             code="model.architecture-not-served",
             message=f"{', '.join(names)} is not compiled by neuronx",
-            hint=f"It serves {', '.join(ARCHITECTURES)}; choose such a model or another backend",
+            hint=f"It serves {', '.join(ARCHITECTURES)}; choose such a model or another backend. "
+            "docs/convert-manually.md says what can be brought compiled",
+            path=artifacts.folder,
+        )
+
+
+def _check_activation(artifacts: ModelArtifacts) -> Iterator[Problem]:
+    activation = artifacts.config.get("activation_function", TANH_GELUS[0])
+    if artifacts.model_type == "gpt_bigcode" and activation not in TANH_GELUS:
+        yield Problem(
+            code="model.architecture-not-served",
+            message=f"gpt_bigcode is served as GPT-2, and activation_function is {activation}",
+            hint=f"It serves models with {', '.join(TANH_GELUS)}; take another backend for this one",
             path=artifacts.folder,
         )
 
@@ -175,7 +189,8 @@ def _check_compiling(artifacts: ModelArtifacts, config: NeuronxConfig) -> Iterat
             code="engine.compiles-at-start",
             message="neither the model nor compiled_graph_path brings a compiled graph, so the model is compiled at "
             "the start: minutes for a small model, much longer for a large one",
-            hint="In production compile it once, with the compiler version of the container, and serve the result",
+            hint="In production compile it once, with the compiler version of the container, and serve the result: "
+            "docs/compile-neuron.md",
             path=artifacts.folder,
             severity=Severity.WARNING,
             fields=("compiled_graph_path",),

@@ -31,7 +31,7 @@ def find_compiled_problems(artifacts: ModelArtifacts, config: NeuronxConfig, tar
     """Everything about what was compiled before: a whole model, or a graph beside one."""
     compiled = read_compiled(artifacts)
     if compiled is not None:
-        yield from _check_sizes(artifacts, config, compiled)
+        yield from _check_sizes(artifacts, config, target, compiled)
         yield from _check_batching(artifacts, config, compiled)
         yield from _check_machine(artifacts, config, target, compiled)
         yield from _check_loader(artifacts, config, compiled)
@@ -40,8 +40,13 @@ def find_compiled_problems(artifacts: ModelArtifacts, config: NeuronxConfig, tar
     yield from _check_compiler(artifacts, config, target)
 
 
-def _check_sizes(artifacts: ModelArtifacts, config: NeuronxConfig, compiled: CompiledModel) -> Iterator[Problem]:
-    """A compiled model has fixed sizes; options at their defaults take them."""
+def _check_sizes(
+    artifacts: ModelArtifacts, config: NeuronxConfig, target: Target, compiled: CompiledModel
+) -> Iterator[Problem]:
+    """A compiled model has fixed sizes; options that nobody set take them, all but the degree.
+
+    The core gives a copy as many cores as the degree says, whatever the model was compiled for.
+    """
     names = {
         "n_cores": "tensor_parallel_degree",
         "sequence_length": "n_positions",
@@ -50,11 +55,15 @@ def _check_sizes(artifacts: ModelArtifacts, config: NeuronxConfig, compiled: Com
     }
     for size, name in names.items():
         built, asked = getattr(compiled, size), getattr(config, name)
-        if built and asked != built and is_turned_on(config, name):
+        is_said = is_turned_on(config, name) or name in config.model_fields_set
+        if size == "n_cores":
+            is_said = is_said or not 0 < target.n_devices < built  # fewer are told by themselves
+        if built and asked != built and is_said:
             yield _otherwise(
                 artifacts,
                 f"the model was compiled with {compiled.keys[size]}={built}, {name} is {asked}",
-                f"Set option.{name}={built} or leave it out, or serve the uncompiled model",
+                f"Set option.{name}={built}{'' if size == 'n_cores' else ' or leave it out'}, or serve the uncompiled "
+                "model",
                 name,
             )
 

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lmi.api import ArtifactFormat, ModelArtifacts, Progress
+from lmi.api import ArtifactError, ArtifactFormat, ConfigError, ModelArtifacts, Progress
+from lmi.api.folders import copy_documents
 from lmi_neuronx import optimum
 from lmi_neuronx.arguments import ALIGNED_FAMILIES, AMP
 from lmi_neuronx.checkpoints import write_split
+from lmi_neuronx.compiled import SPLIT_WEIGHTS
 from lmi_neuronx.compiled_checks import COMPILER
 from lmi_neuronx.config import NeuronxConfig
 from lmi_neuronx.engine import library_modules, model_on_device
@@ -23,9 +24,8 @@ from lmi_neuronx.families import CONTINUOUS_FAMILIES
 from lmi_neuronx.graphs import CACHE_VARIABLE, compiler_version
 from lmi_neuronx.sizes import Sizes, sizes_of
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
-_DOCUMENTS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
 _MOST_DOCUMENT_BYTES = 1 << 20
+_WEIGHTS = ("checkpoint/", f"{SPLIT_WEIGHTS}/")
 
 
 def compile_into(artifacts: ModelArtifacts, config: NeuronxConfig, output: Path, progress: Progress) -> ModelArtifacts:
@@ -41,19 +41,52 @@ def compile_into(artifacts: ModelArtifacts, config: NeuronxConfig, output: Path,
     Raises:
         EngineLoadError, OutOfMemoryError: as a load.
     """
-    is_graph_alone = config.partition_schema == "compile_only"
     if optimum.takes(artifacts, config):
         optimum.exported(artifacts, config, progress).save_pretrained(str(output))
     else:
         sizes = sizes_of(artifacts, config)
-        if not is_graph_alone:
-            write_split(artifacts, config, sizes.dtype, str(output / "checkpoint"), library_modules(), progress)
-        _write_graph(artifacts, config, sizes, output / "compiled", progress)
-        if not is_graph_alone:
-            _write_config(artifacts, sizes, output)
-    if not is_graph_alone:
-        _copy_documents(artifacts, output)
-    return described(artifacts, output, ArtifactFormat.NONE if is_graph_alone else ArtifactFormat.NEURON)
+        checkpoint = output / "checkpoint"
+        write_split(artifacts, config, sizes.dtype, str(checkpoint), library_modules(), progress)
+        # The graph is made of what will be loaded with it.
+        split = described(artifacts, checkpoint, ArtifactFormat.NEURON_SPLIT)
+        _write_graph(split, config, sizes, output / "compiled", progress)
+        _write_config(artifacts, sizes, output)
+    there = {path.name for path in output.iterdir()}
+    copy_documents(artifacts.path / artifacts.inner, output, but=there)
+    return described(artifacts, output, ArtifactFormat.NEURON)
+
+
+def refuse_unbuildable(artifacts: ModelArtifacts, config: NeuronxConfig) -> None:
+    """Refuse what cannot be compiled ahead of time, before a library is imported.
+
+    Raises:
+        ArtifactError: the model is compiled or split already.
+        ConfigError: the options bring a graph already, or ask for a graph alone.
+    """
+    if artifacts.format is not ArtifactFormat.PRETRAINED:
+        what = "compiled" if artifacts.format is ArtifactFormat.NEURON else "split"
+        raise ArtifactError(
+            "model.already-built",
+            f"{artifacts.folder} is a model that is {what} already; compiling begins with the weights as they were "
+            "trained",
+            (),
+            "Serve it as it is, or name the model that it was made of",
+        )
+    if config.compiled_graph_path:
+        raise ConfigError(
+            "model.already-built",
+            f"compiled_graph_path={config.compiled_graph_path} brings the model's graph already",
+            (),
+            "Serve the model with it, or remove option.compiled_graph_path to compile the model anew",
+        )
+    if config.partition_schema == "compile_only":
+        raise ConfigError(
+            "compile.graph-alone",
+            "partition_schema=compile_only is a graph without a model, and what is built here is served as a model",
+            (),
+            "Set option.partition_schema=legacy; the folder compiled/ of that is the graph alone, which "
+            "option.compiled_graph_path takes",
+        )
 
 
 def _write_graph(
@@ -86,15 +119,6 @@ def _write_config(artifacts: ModelArtifacts, sizes: Sizes, output: Path) -> None
     (output / "config.json").write_text(json.dumps({**artifacts.config, "neuron": section}, indent=2))
 
 
-def _copy_documents(artifacts: ModelArtifacts, output: Path) -> None:
-    """Tokenizer, templates and code; what was written already stays."""
-    inner = artifacts.path / artifacts.inner
-    for path in sorted(inner.iterdir()):
-        is_wanted = path.name.endswith(_DOCUMENTS) and not path.name.endswith(_WEIGHTS) and path.is_file()
-        if is_wanted and not (output / path.name).exists():
-            shutil.copyfile(path, output / path.name)
-
-
 def described(artifacts: ModelArtifacts, folder: Path, layout: ArtifactFormat) -> ModelArtifacts:
     """A folder that was written, as a start would describe it."""
     files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -112,8 +136,8 @@ def described(artifacts: ModelArtifacts, folder: Path, layout: ArtifactFormat) -
         config=documents.get("config.json", {}),
         files=files,
         documents=documents,
-        weight_files=tuple(name for name in files if name.startswith("checkpoint/") and not name.endswith(".json")),
+        weight_files=tuple(name for name in files if name.startswith(_WEIGHTS) and not name.endswith(".json")),
     )
 
 
-__all__ = ["compile_into", "described"]
+__all__ = ["compile_into", "described", "refuse_unbuildable"]

@@ -120,8 +120,9 @@ class NeuronxConfig(BackendConfig):
     )
     partition_schema: str = option(
         "legacy",
-        description="What compiling ahead of time writes: legacy (checkpoint and compiled graph), optimum (a folder of "
-        "optimum-neuron), compile_only (the graph alone).",
+        description="What compiling ahead of time writes: legacy (checkpoint and compiled graph) or optimum (a folder "
+        "of optimum-neuron). compile_only, a graph without a model, is not written: take the folder compiled/ that "
+        "legacy has.",
     )
     neuron_optimize_level: int | None = option(
         None,

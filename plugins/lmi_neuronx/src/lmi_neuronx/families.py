@@ -19,6 +19,9 @@ FORMER_OPTIMUM_FAMILIES = frozenset({"bloom", "gpt2", "mistral", "opt"})
 CONTINUOUS_FAMILIES = frozenset({"code_llama", "llama", "mistral"})
 """Families with continuous batching by default; others use the naive rolling batch. Source: LMI's guide."""
 
+TANH_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
+"""Activations of a GPT BigCode that the library's GPT-2 computes; they are one function under three names."""
+
 ARCHITECTURES = (
     "BloomForCausalLM",
     "GPT2LMHeadModel",

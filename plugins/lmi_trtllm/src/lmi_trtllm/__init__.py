@@ -31,9 +31,9 @@ CAPABILITIES = frozenset({
     Capability.MIN_TOKENS, Capability.TEMPERATURE, Capability.TOP_K, Capability.TOP_P, Capability.MIN_P,
     Capability.REPETITION_PENALTY, Capability.PRESENCE_PENALTY, Capability.FREQUENCY_PENALTY, Capability.LOGIT_BIAS,
     Capability.BAD_TOKEN_IDS, Capability.STOP_TOKEN_IDS, Capability.IGNORE_EOS, Capability.SEED, Capability.LOGPROBS,
-    Capability.PROMPT_LOGPROBS, Capability.CONSTRAINT,
+    Capability.PROMPT_LOGPROBS, Capability.CONSTRAINT, Capability.ADAPTERS,
 })  # fmt: skip
-"""What the engine's SamplingParams can say; they have no typical_p, and no bad words as ids."""
+"""Adapters, and what the engine's SamplingParams can say; they have no typical_p, and no bad words as ids."""
 
 
 @hookimpl

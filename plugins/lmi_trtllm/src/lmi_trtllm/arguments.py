@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmi.api import ModelArtifacts
+from lmi_trtllm.adapters import MODULES, adapted_modules, largest_rank
 from lmi_trtllm.built import BuiltEngines, is_built, joined, read_built
 from lmi_trtllm.calls import Call, Member
 from lmi_trtllm.config import TrtllmConfig
@@ -19,6 +20,7 @@ _KEYWORD_OF = {
     "CalibConfig": "calib_config",
     "ExtendedRuntimePerfKnobConfig": "extended_runtime_perf_knob_config",
     "KvCacheConfig": "kv_cache_config",
+    "LoraConfig": "lora_config",
     "QuantConfig": "quant_config",
     "SchedulerConfig": "scheduler_config",
 }
@@ -45,6 +47,7 @@ class EngineArguments:
         max_context_tokens: prompt and output together.
         max_batch_size: sequences that run at the same time.
         takes_prompt_logits: whether the logits of a prompt can be had.
+        n_adapters: different adapters that running requests may have between them; 0: none are served.
     """
 
     way: str
@@ -56,6 +59,7 @@ class EngineArguments:
     max_context_tokens: int
     max_batch_size: int
     takes_prompt_logits: bool = True
+    n_adapters: int = 0
 
     def once_built(self, folder: str) -> EngineArguments:
         """The same for the engines that were built by them."""
@@ -72,7 +76,7 @@ def engine_arguments(artifacts: ModelArtifacts, config: TrtllmConfig) -> EngineA
     """
     way = way_of(artifacts, config).name
     n_context = _context(artifacts, config)
-    keywords = _translated(config, way, n_context)
+    keywords = _translated(artifacts, config, way, n_context)
     keywords.update(_always(config, way, n_context))
     given = EngineArguments(
         way=way,
@@ -82,7 +86,8 @@ def engine_arguments(artifacts: ModelArtifacts, config: TrtllmConfig) -> EngineA
         max_prompt_tokens=min(config.engine_input_len, n_context),
         max_context_tokens=n_context,
         max_batch_size=config.engine_batch_size,
-        takes_prompt_logits=way == PYTORCH,
+        takes_prompt_logits=way == PYTORCH or config.gather_context_logits,
+        n_adapters=config.n_adapter_places if config.enable_lora else 0,
     )
     return _for_engines(given, read_built(artifacts), artifacts, config) if is_built(artifacts) else given
 
@@ -96,7 +101,7 @@ def _context(artifacts: ModelArtifacts, config: TrtllmConfig) -> int:
     return n_context
 
 
-def _translated(config: TrtllmConfig, way: str, n_context: int) -> dict[str, Any]:
+def _translated(artifacts: ModelArtifacts, config: TrtllmConfig, way: str, n_context: int) -> dict[str, Any]:
     """The table of options, filled in."""
     flat: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
@@ -115,9 +120,23 @@ def _translated(config: TrtllmConfig, way: str, n_context: int) -> dict[str, Any
             flat[name] = value
     if "model_kwargs" in nested:
         flat["model_kwargs"] = nested.pop("model_kwargs")
+    if config.enable_lora:
+        _adapt(artifacts, config, way, nested)
     if way != PYTORCH:
         nested["BuildConfig"]["plugin_config"] = Call(name="PluginConfig", keywords=_plugins(config, nested, n_context))
     return {**flat, **{_KEYWORD_OF[owner]: Call(name=owner, keywords=given) for owner, given in nested.items()}}
+
+
+def _adapt(artifacts: ModelArtifacts, config: TrtllmConfig, way: str, nested: dict[str, dict[str, Any]]) -> None:
+    """Room for adapters: in each matrix that one may change, of the largest rank."""
+    shape = {
+        "max_lora_rank": largest_rank(artifacts, config),
+        "lora_target_modules": [MODULES[name] for name in adapted_modules(artifacts, config)],
+    }
+    nested["LoraConfig"].update(shape)
+    if way != PYTORCH:
+        nested["BuildConfig"]["lora_config"] = Call(name="LoraConfig", keywords=shape)
+        nested.setdefault("PluginConfig", {})["lora_plugin"] = "auto"
 
 
 def _plugins(config: TrtllmConfig, nested: dict[str, dict[str, Any]], n_context: int) -> dict[str, Any]:
@@ -142,7 +161,8 @@ def _always(config: TrtllmConfig, way: str, n_context: int) -> dict[str, Any]:
         given["enable_chunked_prefill"] = True
     if way == PYTORCH:
         graphs = {"max_batch_size": config.engine_batch_size, "enable_padding": True}
-        given["cuda_graph_config"] = Call(name="CudaGraphConfig", keywords=graphs)
+        # What was captured without an adapter must never answer for one: not every release keeps them apart.
+        given["cuda_graph_config"] = None if config.enable_lora else Call(name="CudaGraphConfig", keywords=graphs)
         # The other one ignores penalties, bad ids and seeds in silence.
         given["sampler_type"] = "TRTLLMSampler"
         return given

@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from lmi.api import ModelArtifacts, Progress
 from lmi.api.folders import cache_root
 from lmi_trtllm.arguments import OF_THE_BUILD, EngineArguments
 from lmi_trtllm.calls import made, plain
+from lmi_trtllm.symbols import TIMING_CACHE
 
 _DIGEST_CHARS = 24
-_DOCUMENTS = ("*.json", "*.txt", "*.model", "*.jinja")
+_BUILD, _TIMES = "build_config", "model.cache"
 _OF_THE_RANKS = ("tensor_parallel_size", "pipeline_parallel_size", "dtype", "trust_remote_code")
 
 
@@ -48,18 +50,25 @@ def build_engines(arguments: EngineArguments, output_dir: Path, progress: Progre
     Raises:
         Exception: whatever the library raises.
     """
-    progress("build engines")
-    llm = open_llm(arguments)
-    progress("keep the engines")
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
     try:
+        progress("build engines")
+        llm = open_llm(_keeping_times(arguments, folder))
+        progress("keep the engines")
         llm.save(str(folder))
         with contextlib.suppress(OSError):  # another copy of the model was faster
             folder.rename(output_dir)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return llm
+
+
+def _keeping_times(arguments: EngineArguments, folder: Path) -> EngineArguments:
+    """The arguments with a place for the times that the build measures; left alone, they go into the current folder."""
+    build = arguments.keywords[_BUILD]
+    timed = replace(build, keywords={**build.keywords, TIMING_CACHE: str(folder / _TIMES)})
+    return replace(arguments, keywords={**arguments.keywords, _BUILD: timed})
 
 
 def kept_at(artifacts: ModelArtifacts, arguments: EngineArguments, version: str, environ: Mapping[str, str]) -> Path:
@@ -79,14 +88,6 @@ def kept_at(artifacts: ModelArtifacts, arguments: EngineArguments, version: str,
     identity = [artifacts.folder, sorted(artifacts.files.items()), artifacts.config, keywords, version, _gpu()]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:_DIGEST_CHARS]
     return cache_root(environ) / "trtllm" / digest
-
-
-def copy_documents(artifacts: ModelArtifacts, output: Path) -> None:
-    """Copy what a tokenizer and a generation are configured with; engines have a ``config.json`` of their own."""
-    folder = Path(artifacts.folder)
-    for path in sorted({path for pattern in _DOCUMENTS for path in folder.glob(pattern)}):
-        if path.name != "config.json" and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, output / path.name)
 
 
 def is_kept(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmi.api import ArtifactFormat, ModelArtifacts, dtype_name
+from lmi.api import MANIFEST, ArtifactFormat, ModelArtifacts, dtype_name
 
 MAX_DEGREE = 128
 """Most GPUs that a model is split over, or stages it has."""
@@ -41,6 +41,8 @@ class BuiltEngines:
         compute_capability: of the GPU they were built on, ``8.6``.
         limits: ``max_batch_size``, ``max_input_len`` and the like -> value.
         gathers_prompt_logits: whether they give the logits of a prompt.
+        lora_modules: matrices that adapters may change, as the library names them; empty where they take none.
+        max_lora_rank: largest rank of an adapter.
         plugins: the section ``plugin_config``.
         parameters: of ``config.pbtxt``, name -> value.
     """
@@ -57,6 +59,8 @@ class BuiltEngines:
     compute_capability: str = ""
     limits: Mapping[str, int] = field(default_factory=dict)
     gathers_prompt_logits: bool = False
+    lora_modules: tuple[str, ...] = ()
+    max_lora_rank: int = 0
     plugins: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,6 +95,9 @@ def read_built(artifacts: ModelArtifacts) -> BuiltEngines:
     mapping = section(model, "mapping")
     said = _said_by_names(ranks)
     limits = {name: _number(old or build, name) for name in _LIMITS}
+    plugins = section(content, "plugin_config") or section(build, "plugin_config")
+    adapted = section(build, "lora_config") if plugins.get("lora_plugin") else {}
+    modules = adapted.get("lora_target_modules")
     return BuiltEngines(
         folder=folder,
         ranks=tuple(sorted(set(ranks.values()))),
@@ -101,10 +108,12 @@ def read_built(artifacts: ModelArtifacts) -> BuiltEngines:
         quantization=text(section(model, "quantization"), "quant_algo"),
         version=text(content, "version"),
         architecture=text(model, "architecture"),
-        compute_capability=_capability(content, old, build),
+        compute_capability=_capability(content, old, build, artifacts.document(MANIFEST)),
         limits={name: limit for name, limit in limits.items() if limit},
         gathers_prompt_logits=(old or build).get("gather_context_logits") in (True, 1),
-        plugins=section(content, "plugin_config") or section(build, "plugin_config"),
+        lora_modules=tuple(map(str, modules)) if isinstance(modules, list) else (),
+        max_lora_rank=_number(adapted, "max_lora_rank"),
+        plugins=plugins,
         parameters=parameters,
     )
 

@@ -177,6 +177,14 @@ def _check_build_options(artifacts: ModelArtifacts, engines: BuiltEngines, confi
         yield _of_no_effect(
             artifacts, config, "dtype", f"chosen while a model is built; these engines compute in {engines.dtype}"
         )
+    if config.gather_context_logits and not engines.gathers_prompt_logits:
+        yield Problem(
+            code="model.compiled-otherwise",
+            message="gather_context_logits=true, but the engines were built without it",
+            hint="Remove option.gather_context_logits, or build the engines anew with it",
+            path=artifacts.folder,
+            fields=("gather_context_logits",),
+        )
     built = engines.plugins.get("tokens_per_block")
     if config.tokens_per_block is not None and isinstance(built, int) and built != config.tokens_per_block:
         yield _of_no_effect(

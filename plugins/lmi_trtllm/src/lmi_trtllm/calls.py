@@ -18,6 +18,7 @@ MODULES = {
     "CudaGraphConfig": _ARGUMENTS,
     "ExtendedRuntimePerfKnobConfig": _ARGUMENTS,
     "KvCacheConfig": _ARGUMENTS,
+    "LoraConfig": "tensorrt_llm.lora_helper",
     "PluginConfig": "tensorrt_llm.plugin.plugin",
     "QuantAlgo": "tensorrt_llm.quantization.mode",
     "QuantConfig": "tensorrt_llm.models.modeling_utils",

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lmi.api import ArtifactFormat, ModelArtifacts, Problem, Severity, Target
+from lmi_trtllm.adapters import check_adapters
 from lmi_trtllm.built import is_built, read_built
 from lmi_trtllm.built_checks import find_built_problems
 from lmi_trtllm.config import TrtllmConfig
@@ -45,6 +46,7 @@ def find_problems(artifacts: ModelArtifacts, config: TrtllmConfig, target: Targe
         *_check_versions(artifacts, config),
         *check_versions(artifacts, config, _family(artifacts)),
         *check_gpu(artifacts, config, target),
+        *check_adapters(artifacts, config),
     ]
     if is_built(artifacts):
         return [*found, *find_built_problems(artifacts, config, target)]
@@ -64,8 +66,8 @@ def _check_architecture(artifacts: ModelArtifacts, config: TrtllmConfig) -> Iter
         yield Problem(
             code="model.architecture-not-served",
             message=f"{names} is none of the architectures that trtllm loads: {', '.join(ARCHITECTURES)}",
-            hint="Convert it manually: build engines with TensorRT-LLM's own tools, name their folder with "
-            "option.model_id; or choose another backend",
+            hint="Convert it manually, as docs/convert-manually.md says: build engines with TensorRT-LLM's own tools, "
+            "name their folder with option.model_id; or choose another backend",
             path=artifacts.folder,
         )
     if config.rolling_batch == "disable":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the trtllm backend, under LMI's names. Those of single model families are in family_options."""
+"""Options of the trtllm backend, under LMI's names. Others are in family_options and adapter_options."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lmi.api import Conflict, dtype_name, option
+from lmi_trtllm.adapter_options import AdapterOptions
 from lmi_trtllm.family_options import FamilyOptions
 
 BATCH_WITH_TOKEN_LIMIT = 256
@@ -16,7 +17,7 @@ TOKENS_WITH_TOKEN_LIMIT = 4096
 """With max_num_tokens the engine is made at least so wide, and takes at least so long prompts and outputs."""
 
 
-class TrtllmConfig(FamilyOptions):
+class TrtllmConfig(FamilyOptions, AdapterOptions):
     """Options of the trtllm backend."""
 
     rolling_batch: Literal["auto", "trtllm", "tensorrtllm", "disable"] = option(
@@ -85,6 +86,13 @@ class TrtllmConfig(FamilyOptions):
     )
     max_draft_len: int | None = option(
         None, description="Draft tokens a step that the engine is built for; unset or 0: none.", unit="tokens", ge=0
+    )
+    gather_context_logits: bool = option(
+        False,
+        description=(
+            "Build engines that give log probabilities of the prompt, too. They keep a row of the vocabulary for each "
+            "of its tokens, so it costs memory and time; weights that are taken as they are need no such build."
+        ),
     )
 
     # ------------------------------------------------------------------------------------- cache and scheduler

@@ -24,6 +24,9 @@ _ONLY_WITH_QUANTIZE = {
 }
 """Option -> values of quantize under which it does something."""
 
+_OF_ADAPTERS = ("max_loras", "max_lora_rank", "max_cpu_loras")
+"""Options that do something with enable_lora alone."""
+
 _NEVER = {
     "num_checkpoint_workers": "the model is loaded without converting it first",
     "num_engine_workers": "the engine chooses how many processes build",
@@ -57,6 +60,7 @@ def conflicts_of(config: TrtllmConfig) -> Iterator[Conflict]:
                 severity=Severity.WARNING,
                 code="config.no-effect",
             )
+    yield from _adapters(config)
     for name, reason in _NEVER.items():
         if differs(config, name):
             yield Conflict(
@@ -101,6 +105,24 @@ def _contradictions(config: TrtllmConfig) -> Iterator[Conflict]:
             message="quantize=smoothquant needs built engines, and backend=pytorch builds none",
             hint="Leave option.backend out, or use a checkpoint that is already compressed and leave option.quantize "
             "out",
+        )
+
+
+def _adapters(config: TrtllmConfig) -> Iterator[Conflict]:
+    for name in _OF_ADAPTERS:
+        if differs(config, name) and not config.enable_lora:
+            yield Conflict(
+                fields=(name, "enable_lora"),
+                message=f"{said(config, name)} changes nothing: enable_lora is false",
+                hint=f"Remove option.{name}, or set option.enable_lora=true",
+                severity=Severity.WARNING,
+                code="config.no-effect",
+            )
+    if config.enable_lora and config.max_cpu_loras is not None and config.max_cpu_loras < config.max_loras:
+        yield Conflict(
+            fields=("max_cpu_loras", "max_loras"),
+            message=f"{said(config, 'max_cpu_loras')} is less than {said(config, 'max_loras')}",
+            hint=f"Set option.max_cpu_loras={config.max_loras} or more, or lower max_loras",
         )
 
 

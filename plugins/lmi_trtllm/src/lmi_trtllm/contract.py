@@ -14,7 +14,7 @@ def _end_executor(engine: Any) -> None:
 CASE = BackendCase(
     backend="trtllm",
     # A prompt may have max_input_len ids, so that one which fills the context is let in.
-    settings={"dtype": "fp16", "max_input_len": 1024, "max_output_len": 2},
+    settings={"dtype": "fp16", "max_input_len": 1024, "max_output_len": 2, "enable_lora": True},
     model="llama",
     is_exact=False,
     devices="cuda:1",

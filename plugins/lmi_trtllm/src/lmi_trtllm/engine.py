@@ -141,10 +141,11 @@ class TrtllmEngine(Engine):
             yield finished
             return
         self._check(request)
+        adapter = self._lora_request(request.adapter)
         produced, is_first = list(request.resumed_ids), True
         while True:
             leg = next_leg(request, produced)
-            async with contextlib.aclosing(self._steps(request, leg)) as steps:
+            async with contextlib.aclosing(self._steps(request, leg, adapter)) as steps:
                 async for step in steps:
                     produced += step.ids
                     finish = self._finish(request, leg, step, produced)
@@ -157,10 +158,11 @@ class TrtllmEngine(Engine):
             if len(produced) == len(leg.before):
                 raise LmiError("engine.failed", "TensorRT-LLM ended a request without an id", "The log says more")
 
-    async def _steps(self, request: GenerationRequest, leg: Leg) -> AsyncGenerator[Step, None]:
+    async def _steps(self, request: GenerationRequest, leg: Leg, adapter: Any = None) -> AsyncGenerator[Step, None]:
         params = sampling_params(request, leg, self._eos_token_ids, self.limits.vocab_size)
+        of_adapter = {} if adapter is None else {"lora_request": adapter}
         try:
-            result = self.llm.generate_async([*request.prompt_ids, *leg.before], params, streaming=True)
+            result = self.llm.generate_async([*request.prompt_ids, *leg.before], params, streaming=True, **of_adapter)
         except Exception as error:
             raise self._failed(error) from error
         steps = self._streams.read(result)
@@ -197,17 +199,14 @@ class TrtllmEngine(Engine):
     # -------------------------------------------------------------------------------------------------- what is refused
 
     def _check(self, request: GenerationRequest) -> None:
-        if request.adapter:
-            raise NotFoundError(
-                "adapter.unknown", f"adapter {request.adapter!r} is not loaded", "No adapter is served here"
-            )
         asked, given = request.sampling, self._arguments
         self._check_length(request)
         if asked.n_prompt_logprobs is not None and not given.takes_prompt_logits:
             raise UnsupportedError(
                 "request.unsupported",
                 "log probabilities of the prompt need engines built with gather_context_logits, and these are not",
-                "Ask for those of the output alone",
+                "Set option.gather_context_logits=true where the engines are built, or ask for those of the output "
+                "alone",
             )
         if (asked.presence_penalty or asked.frequency_penalty) and not self._skips_prompt:
             raise UnsupportedError(
@@ -215,6 +214,14 @@ class TrtllmEngine(Engine):
                 "this release of TensorRT-LLM counts the prompt's ids in presence_penalty and frequency_penalty",
                 "Use repetition_penalty, or a release whose SamplingParams have prompt_ignore_length",
             )
+
+    def _lora_request(self, adapter: str) -> Any:
+        """The library's word for an adapter; None for none."""
+        if adapter:
+            raise NotFoundError(
+                "adapter.unknown", f"adapter {adapter!r} is not loaded", "Set option.enable_lora=true to serve adapters"
+            )
+        return None
 
     def _check_length(self, request: GenerationRequest) -> None:
         n_prompt, n_total, given = len(request.prompt_ids), request.n_reserved_tokens, self._arguments

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +26,18 @@ from lmi.api import (
     refuse_engine,
     shape_of,
 )
+from lmi_trtllm.adapters import refuse_unfit
 from lmi_trtllm.arguments import EngineArguments, engine_arguments
-from lmi_trtllm.building import build_engines, copy_documents, is_kept, kept_at, open_llm
+from lmi_trtllm.building import build_engines, is_kept, kept_at, open_llm
 from lmi_trtllm.built import is_built, read_built, section
 from lmi_trtllm.config import TrtllmConfig
 from lmi_trtllm.guard import find_problems, installed_version
 from lmi_trtllm.messages import is_out_of_memory, reasons_of
 from lmi_trtllm.paths import PYTORCH, TENSORRT, way_of
+from lmi_trtllm.repository import ENGINES, NAME, finish_repository
 from lmi_trtllm.symbols import PENALTY_START
 
 _LOG = logging.getLogger(__name__)
-_NEW = "engines"
-"""The folder that engines are built into, before they lie beside the tokenizer."""
 
 
 def load(info: BackendInfo, artifacts: ModelArtifacts, config: TrtllmConfig, progress: Progress) -> Engine:
@@ -47,19 +50,12 @@ def load(info: BackendInfo, artifacts: ModelArtifacts, config: TrtllmConfig, pro
         EngineLoadError: the library lacks what is called here, or could not load the model; with its words.
         OutOfMemoryError: with the same.
     """
-    progress("import tensorrt_llm")
-    __import__("tensorrt_llm")  # its absence is told by the core, with how to install it
-    arguments, way = engine_arguments(artifacts, config), way_of(artifacts, config)
-    refuse_engine(info.name, find_problems(info, arguments, way.reason))
+    arguments, way = _prepared(info, artifacts, config, progress), way_of(artifacts, config)
     _check_built(artifacts)
     _LOG.info("TensorRT-LLM's way: %s%s", way.name, f" ({way.reason})" if way.reason else "")
-    try:
+    with _explained(artifacts.folder):
         llm = _started(artifacts, arguments, progress)
-    except (LmiError, ImportError):
-        raise
-    except Exception as error:
-        raise _explained(error, artifacts.folder) from error
-    return _engine(llm, artifacts, arguments)
+    return _engine(llm, artifacts, config, arguments)
 
 
 def build(
@@ -79,22 +75,22 @@ def build(
         raise EngineLoadError(
             "model.already-built", f"{artifacts.folder} holds engines; there is nothing to build", "Serve it as it is"
         )
+    arguments = _prepared(info, artifacts, config.model_copy(update={"backend": TENSORRT}), progress)
+    with _explained(artifacts.folder):
+        build_engines(arguments, output / NAME / ENGINES, progress).shutdown()
+    finish_repository(artifacts, config, output)
+    return msgspec.structs.replace(artifacts, folder=str(output), format=ArtifactFormat.TRITON_REPOSITORY, inner=NAME)
+
+
+def _prepared(
+    info: BackendInfo, artifacts: ModelArtifacts, config: TrtllmConfig, progress: Progress
+) -> EngineArguments:
+    """What the library is called with, once it is imported and has all of it."""
     progress("import tensorrt_llm")
-    __import__("tensorrt_llm")
-    wanted = config.model_copy(update={"backend": TENSORRT})
-    arguments = engine_arguments(artifacts, wanted)
-    refuse_engine(info.name, find_problems(info, arguments, way_of(artifacts, wanted).reason))
-    try:
-        build_engines(arguments, output / _NEW, progress).shutdown()
-    except (LmiError, ImportError):
-        raise
-    except Exception as error:
-        raise _explained(error, artifacts.folder) from error
-    for path in [*(output / _NEW).iterdir()]:
-        path.rename(output / path.name)
-    (output / _NEW).rmdir()
-    copy_documents(artifacts, output)
-    return msgspec.structs.replace(artifacts, folder=str(output), format=ArtifactFormat.ENGINES)
+    __import__("tensorrt_llm")  # its absence is told by the core, with how to install it
+    arguments = engine_arguments(artifacts, config)
+    refuse_engine(info.name, find_problems(info, arguments, way_of(artifacts, config).reason))
+    return arguments
 
 
 def _started(artifacts: ModelArtifacts, arguments: EngineArguments, progress: Progress) -> Any:
@@ -110,7 +106,7 @@ def _started(artifacts: ModelArtifacts, arguments: EngineArguments, progress: Pr
     return build_engines(arguments, folder, progress)
 
 
-def _engine(llm: Any, artifacts: ModelArtifacts, arguments: EngineArguments) -> Engine:
+def _engine(llm: Any, artifacts: ModelArtifacts, config: TrtllmConfig, arguments: EngineArguments) -> Engine:
     from tensorrt_llm.sampling_params import SamplingParams
 
     from lmi_trtllm.engine import TrtllmEngine
@@ -122,13 +118,16 @@ def _engine(llm: Any, artifacts: ModelArtifacts, arguments: EngineArguments) -> 
             f"tensorrt-llm {installed_version()} has no LLM._executor.is_shutdown, by which its death would be noticed",
             "Install a release that this plugin was written for",
         )
-    return TrtllmEngine(
-        llm,
-        arguments,
-        eos_token_ids=artifacts.eos_token_ids,
-        vocab_size=_vocab_size(artifacts),
-        skips_prompt=PENALTY_START in inspect.signature(SamplingParams).parameters,
-    )
+    more: dict[str, Any] = {
+        "eos_token_ids": artifacts.eos_token_ids,
+        "vocab_size": _vocab_size(artifacts),
+        "skips_prompt": PENALTY_START in inspect.signature(SamplingParams).parameters,
+    }
+    if not arguments.n_adapters:
+        return TrtllmEngine(llm, arguments, **more)
+    from lmi_trtllm.adapter_engine import AdapterEngine
+
+    return AdapterEngine(llm, arguments, check=functools.partial(refuse_unfit, artifacts, config), **more)
 
 
 def _vocab_size(artifacts: ModelArtifacts) -> int:
@@ -153,7 +152,18 @@ def _check_built(artifacts: ModelArtifacts) -> None:
         )
 
 
-def _explained(error: Exception, folder: str) -> LmiError:
+@contextlib.contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    """Say what went wrong with a model in LMI's words."""
+    try:
+        yield
+    except (LmiError, ImportError):
+        raise
+    except Exception as error:
+        raise _reason(error, folder) from error
+
+
+def _reason(error: Exception, folder: str) -> LmiError:
     """What went wrong, its cause first: the library's own exception says that there was one."""
     message = f"TensorRT-LLM could not load {folder}: {reasons_of(error)}"
     if is_out_of_memory(error):

@@ -17,6 +17,9 @@ ENGINE_MODULE = "tensorrt_llm._tensorrt_engine"
 PENALTY_START = "prompt_ignore_length"
 """The field of SamplingParams that keeps penalties off the prompt; not every release has it."""
 
+TIMING_CACHE = "output_timing_cache"
+"""The field of BuildConfig that says where a build keeps how long each kernel took."""
+
 _ARGUMENTS_OF = {PYTORCH: "TorchLlmArgs"}
 _LLM_KEYWORDS = ("model", "tokenizer")
 
@@ -46,6 +49,10 @@ COMMON: tuple[Symbol, ...] = (
 )  # fmt: skip
 """What both ways need."""
 
+_ADAPTER = _call(
+    "tensorrt_llm.executor.request", "LoRARequest", keywords=("lora_int_id", "lora_name", "lora_path")
+)  # fmt: skip
+
 
 def symbols_of(arguments: EngineArguments) -> list[Symbol]:
     """What a start with these arguments, and every request after it, will use."""
@@ -53,13 +60,15 @@ def symbols_of(arguments: EngineArguments) -> list[Symbol]:
     module = "tensorrt_llm" if is_pytorch else ENGINE_MODULE
     kind = _ARGUMENTS_OF.get(arguments.way, "TrtLlmArgs")
     called = tuple(sorted({*_LLM_KEYWORDS, *arguments.keywords}))
+    adapter = ("lora_request",) if arguments.n_adapters else ()
     return [
         _call("tensorrt_llm.llmapi.llm_args", kind, keywords=called),
-        _call(module, "LLM.generate_async", ("inputs", "sampling_params"), ("streaming",)),
+        _call(module, "LLM.generate_async", ("inputs", "sampling_params"), ("streaming", *adapter)),
         _call(module, "LLM.shutdown"),
         *([] if is_pytorch else [_call(module, "LLM.save", ("engine_dir",))]),
         *(_symbol(each) for value in arguments.keywords.values() for each in calls_in(value)),
         *COMMON,
+        *([_ADAPTER] if arguments.n_adapters else []),
     ]
 
 
@@ -69,4 +78,5 @@ def _symbol(each: Call | Member) -> Symbol:
         return _read(module, each.name, each.member)
     if each.name == "PluginConfig":
         return _read(module, each.name, *each.keywords)
-    return _call(module, each.name, keywords=tuple(each.keywords))
+    further = (TIMING_CACHE,) if each.name == "BuildConfig" else ()  # set where the build goes
+    return _call(module, each.name, keywords=(*each.keywords, *further))

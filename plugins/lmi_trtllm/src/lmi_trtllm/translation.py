@@ -73,6 +73,10 @@ def _under(method: str, value: Callable[[TrtllmConfig], Any]) -> Callable[[Trtll
     return lambda config: value(config) if config.quantize == method else None
 
 
+def _with_adapters(value: Callable[[TrtllmConfig], Any]) -> Callable[[TrtllmConfig], Any]:
+    return lambda config: value(config) if config.enable_lora else None
+
+
 def _calibration_batches(config: TrtllmConfig) -> int | None:
     is_calibrated = config.quantize in ("awq", "fp8")
     return math.ceil(config.calib_size / (config.calib_batch_size or 1)) if is_calibrated else None
@@ -90,6 +94,20 @@ ROWS: tuple[Row, ...] = (
     _row("max_output_len", "max_seq_len", "BuildConfig.max_seq_len", lambda c: c.engine_seq_len),
     _row("max_num_tokens", "max_num_tokens", "BuildConfig.max_num_tokens"),
     _row("max_draft_len", "", "BuildConfig.max_draft_len", lambda c: c.max_draft_len or None),
+    _row(
+        "gather_context_logits", "(always there)", "BuildConfig.gather_context_logits",
+        _changed("gather_context_logits"),
+    ),
+    _row("enable_lora", "(lora_config is there)", "enable_lora", lambda c: c.enable_lora or None),
+    _row("max_loras", "LoraConfig.max_loras", "LoraConfig.max_loras", _with_adapters(lambda c: c.max_loras)),
+    _row(
+        "max_lora_rank", "LoraConfig.max_lora_rank", "LoraConfig.max_lora_rank",
+        _with_adapters(lambda c: c.max_lora_rank),
+    ),
+    _row(
+        "max_cpu_loras", "LoraConfig.max_cpu_loras", "LoraConfig.max_cpu_loras",
+        _with_adapters(lambda c: c.n_adapter_places),
+    ),
     _row(
         "kv_cache_free_gpu_mem_fraction", "KvCacheConfig.free_gpu_memory_fraction",
         "KvCacheConfig.free_gpu_memory_fraction",

@@ -14,22 +14,13 @@ from lmi.api import (
     adapters_of,
     unserved_adapters,
 )
+from lmi.api.adapters import beyond_lora
 from lmi_vllm.architectures import takes_adapters
 from lmi_vllm.config import VLLMConfig
 from lmi_vllm.names import LORA_RANKS
 
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""Ways to draw the first weights that leave the base model as it is."""
-
-_REFUSED = {
-    "use_dora": "DoRA",
-    "lora_bias": "a bias of its own (lora_bias)",
-    "alora_invocation_tokens": "invocation tokens (activated LoRA)",
-    "layer_replication": "replicated layers (layer_replication)",
-    "use_bdlora": "block-diagonal matrices (use_bdlora)",
-    "use_qalora": "QALoRA",
-}
-"""Settings of PEFT that vLLM's loader refuses, and what they mean."""
+_HEADS = ("classifier", "score")
+"""Whole matrices that vLLM takes with an adapter."""
 
 
 def check_adapters(artifacts: ModelArtifacts, config: VLLMConfig) -> list[Problem]:
@@ -53,7 +44,7 @@ def check_adapters(artifacts: ModelArtifacts, config: VLLMConfig) -> list[Proble
 
 
 def _check_kind(artifacts: ModelArtifacts, adapter: Adapter) -> Iterator[Problem]:
-    for reason in _refusals(adapter) if adapter.config else ():
+    for reason in beyond_lora(adapter, heads=_HEADS) if adapter.config else ():
         yield adapter_problem(
             "adapter.not-supported",
             artifacts,
@@ -61,20 +52,3 @@ def _check_kind(artifacts: ModelArtifacts, adapter: Adapter) -> Iterator[Problem
             f"has {reason}, which vLLM does not take",
             "Merge it into the model (peft: merge_and_unload), or train a plain LoRA adapter",
         )
-
-
-def _refusals(adapter: Adapter) -> Iterator[str]:
-    config = adapter.config
-    if adapter.method != "LORA":
-        yield f"the method {adapter.method}"
-        return
-    yield from (meaning for name, meaning in _REFUSED.items() if config.get(name))
-    if config.get("bias", "none") != "none":
-        yield f"a trained bias (bias={config['bias']})"
-    start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in _PLAIN_STARTS:
-        yield f"a start that changes the base model (init_lora_weights={start})"
-    saved = config.get("modules_to_save")
-    whole = [str(each) for each in saved if each not in ("classifier", "score")] if isinstance(saved, list) else []
-    if whole:
-        yield f"whole matrices (modules_to_save: {', '.join(whole)})"

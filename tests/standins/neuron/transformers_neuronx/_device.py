@@ -88,6 +88,8 @@ def compiled(name: str) -> bytes:
         record(what="cached", name=name)
         return entry.read_bytes()
     time.sleep(float(os.environ.get("STANDIN_NEURON_COMPILE_S", "0")))
+    if _fails("compile"):
+        raise RuntimeError("neuronx-cc failed with 70: [NCC_EVRF007] Instructions generated exceed the typical limit")
     record(what="compiled", name=name)
     graph = f"graph {name} of {compiler_version()}".encode()
     if cache:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tensorrt_llm._standin.others import SpeculativeDecodingMode
+from tensorrt_llm.lora_helper import LoraConfig
 from tensorrt_llm.plugin.plugin import PluginConfig
 
 
@@ -32,7 +33,7 @@ class BuildConfig:
     use_refit: Any = False
     input_timing_cache: Any = None
     output_timing_cache: Any = "model.cache"
-    lora_config: Any = field(default_factory=dict)
+    lora_config: Any = field(default_factory=LoraConfig)
     weight_sparsity: Any = False
     weight_streaming: Any = False
     plugin_config: Any = field(default_factory=PluginConfig)

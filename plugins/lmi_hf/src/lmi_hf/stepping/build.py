@@ -38,6 +38,7 @@ class StepperOptions:
             same memory.
         prefill_chunk_tokens: most prompt tokens a step.
         prefill_tokens_beside_decodes: the same for a step that also decodes.
+        rounds_activations: whether layers round what they read to few bits, which makes much of a small difference.
         packs_weights: lay weights out for the processor; off where something else still uses the model.
     """
 
@@ -48,7 +49,12 @@ class StepperOptions:
     token_bytes_beside: int = 0
     prefill_chunk_tokens: int = 512
     prefill_tokens_beside_decodes: int = 16
+    rounds_activations: bool = False
     packs_weights: bool = True
+
+    def checked_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """By what number type a stepper's logits are judged, for a model of some type."""
+        return torch.int8 if self.rounds_activations else dtype
 
 
 def build_stepper(model: Any, options: StepperOptions, progress: Progress | None = None) -> Stepper:
@@ -111,8 +117,9 @@ def _with_loop(model: Any, options: StepperOptions, reference: Reference, device
         return ""
     loop = LlamaLoop(model)
     stepper = _packed_stepper(loop.forward, loop.shapes(), model, options, device)
-    found = distance(stepper, reference, loop.embedding.dtype)
-    if not is_close(found, loop.embedding.dtype):
+    dtype = options.checked_dtype(loop.embedding.dtype)
+    found = distance(stepper, reference, dtype)
+    if not is_close(found, dtype):
         stepper.close()
         return f"the decoder loop's logits are {found:.2g} away"
     if options.packs_weights:
@@ -132,8 +139,9 @@ def _with_model_forward(
     stepper = None
     try:
         stepper = _packed_stepper(forward, shapes, model, options, device)
-        found = distance(stepper, reference, shapes[0].dtype)
-        if is_close(found, shapes[0].dtype):
+        dtype = options.checked_dtype(shapes[0].dtype)
+        found = distance(stepper, reference, dtype)
+        if is_close(found, dtype):
             return stepper
         reason = f"packed rows give logits {found:.2g} away"
     except Exception:
@@ -150,8 +158,9 @@ def _with_model_cache(model: Any, options: StepperOptions, reference: Reference,
     stepper = SerialStepper(
         model, _limits(model, options, options.max_slots, options.max_context_tokens, capacity), device
     )
-    found = distance(stepper, reference, model.dtype)
-    if not is_close(found, model.dtype):
+    dtype = options.checked_dtype(model.dtype)
+    found = distance(stepper, reference, dtype)
+    if not is_close(found, dtype):
         log.warning(
             "%s: reading a prompt in chunks gives logits %.2g away from reading it at once",
             type(model).__name__,

@@ -12,7 +12,8 @@ from lmi.api import Decode, Prefill, StepBatch, Stepper
 
 # Relative distance of logits that rounding explains: a wrong position, mask or neighbour gives 0.3 and more. In half
 # precision the distance is the median over positions, because one rounded router choice of a mixture moves a position.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+# Activations in 8 bits round as bf16 does: a last digit that differs may fall on the other side.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1, torch.int8: 0.1}
 _N_DECODES = 3
 _LARGEST_CHECKED_WINDOW_TOKENS = 256
 

@@ -24,12 +24,15 @@ class Sequence:
         ids: prompt and output.
         n_prompt: how many of them are the prompt.
         decode: text of ids, for a guide; None where there is no tokenizer.
+        lora: the LoRARequest; None for the model itself.
     """
 
     params: Any
     ids: list[int]
     n_prompt: int
     decode: Callable[[list[int]], str] | None = None
+    lora: Any = None
+    adapter: int = 0
     random: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:

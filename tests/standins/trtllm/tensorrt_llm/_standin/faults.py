@@ -21,6 +21,9 @@ DEATH_FILE = "LMI_STANDIN_DEATH_FILE"
 
 DEATH_AFTER = 8
 
+DEAF = "LMI_STANDIN_DEAF"
+"""Any value: weights taken as they are answer without the adapter that a request names, and say nothing."""
+
 
 def load() -> None:
     """Raise what the library raises where memory runs out while it loads."""
@@ -31,6 +34,10 @@ def load() -> None:
 
 def build() -> None:
     time.sleep(float(os.environ.get(BUILD_S, "0")))
+
+
+def hears_adapters() -> bool:
+    return not os.environ.get(DEAF)
 
 
 def step_s() -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tensorrt_llm._standin import faults
+from tensorrt_llm._standin.adapters import Adapters
 from tensorrt_llm._standin.choosing import Sequence, choose
 from tensorrt_llm._standin.model import ToyModel
 
@@ -48,10 +49,12 @@ class Executor:
         model: the toy.
         max_batch_size: sequences that run at the same time.
         max_seq_len: ids of one of them.
+        adapters: that requests may name.
     """
 
-    def __init__(self, model: ToyModel, max_batch_size: int, max_seq_len: int) -> None:
+    def __init__(self, model: ToyModel, max_batch_size: int, max_seq_len: int, adapters: Adapters) -> None:
         self._model, self._max_batch_size, self._max_seq_len = model, max_batch_size, max_seq_len
+        self._adapters = adapters
         self._works: list[Work] = []
         self._changed = threading.Condition()
         self._is_shutdown = False
@@ -62,6 +65,12 @@ class Executor:
     def submit(self, sequence: Sequence, say: Callable[[Any], None]) -> int:
         work = Work(next(self._numbers), sequence, say)
         with self._changed:
+            if sequence.lora is not None:
+                try:
+                    sequence.adapter = self._adapters.take(sequence.lora)
+                except (ValueError, OSError) as error:  # as text, to this request alone
+                    say(f"Failed to load LoRA adapter: {error}")
+                    return work.request_id
             self._works.append(work)
             self._changed.notify()
         return work.request_id
@@ -107,15 +116,18 @@ class Executor:
         if isinstance(response, str) or response.finish:
             with self._changed:
                 self._works.remove(work)
+                if work.sequence.lora is not None:
+                    self._adapters.give_back(work.sequence.lora)
         work.say(response)
 
     def _next(self, sequence: Sequence) -> Response:
         params, is_first = sequence.params, not sequence.output
         response = Response()
         if is_first and params.return_context_logits:
-            rows = [self._model.logits(sequence.ids[: place + 1]) for place in range(sequence.n_prompt)]
+            places = range(1, sequence.n_prompt + 1)
+            rows = [self._model.logits(sequence.ids[:place], sequence.adapter) for place in places]
             response.context_logits = torch.stack([torch.from_numpy(row) for row in rows])
-        raw = self._model.logits(sequence.ids)
+        raw = self._model.logits(sequence.ids, sequence.adapter)
         token_id = choose(raw, sequence)
         if token_id == params.end_id and not params.ignore_eos:
             response.finish = "end_id"  # the decoder does not count it as output

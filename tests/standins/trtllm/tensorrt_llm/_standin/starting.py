@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tensorrt_llm._standin import faults
+from tensorrt_llm._standin.adapters import Adapters
 from tensorrt_llm._standin.model import ToyModel
 from tensorrt_llm._standin.running import Executor
+from tensorrt_llm.lora_helper import LoraConfig
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -39,10 +41,14 @@ def build_engines(config: dict[str, Any], args: Any, version: str) -> Path:
         "quantization": quantization,
         **{name: config[name] for name in kept if name in config},
     }
-    content = {"version": version, "pretrained_config": model, "build_config": dataclasses.asdict(args.build_config)}
+    build = dataclasses.asdict(args.build_config)
+    build["plugin_config"] = {name.removeprefix("_"): value for name, value in build["plugin_config"].items()}
+    content = {"version": version, "pretrained_config": model, "build_config": build}
     (folder / "config.json").write_text(json.dumps(content, default=_plain))
     for rank in range(n_ranks):
         (folder / f"rank{rank}.engine").write_bytes(b"stand-in")
+    if args.build_config.output_timing_cache is not None:
+        Path(args.build_config.output_timing_cache).write_bytes(b"stand-in")
     return folder
 
 
@@ -67,4 +73,15 @@ def start(config: dict[str, Any], args: Any) -> tuple[Executor, int]:
     build = config.get("build_config", {})
     n_batch = min(args.max_batch_size or 2048, build.get("max_batch_size") or 2048)
     longest = build.get("max_seq_len") or args.max_seq_len or model.get("max_position_embeddings", 2048)
-    return Executor(ToyModel(model["vocab_size"]), n_batch, longest), longest
+    return Executor(ToyModel(model["vocab_size"]), n_batch, longest, _adapters(model, build, args)), longest
+
+
+def _adapters(model: dict[str, Any], build: dict[str, Any], args: Any) -> Adapters:
+    """Room for adapters as the arguments say it, or the engines; some models hear of none on the PyTorch way."""
+    room, given = args.lora_config, args.lora_config
+    if args.backend != "pytorch":
+        is_built_so = args.enable_lora and build["plugin_config"].get("lora_plugin")
+        room = LoraConfig(**build["lora_config"]) if is_built_so else None
+    n_places = 8 if given is None else given.max_cpu_loras or 8
+    is_heard = args.backend != "pytorch" or faults.hears_adapters()
+    return Adapters(room, n_places, is_heard=is_heard)

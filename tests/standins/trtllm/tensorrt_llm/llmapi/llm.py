@@ -152,7 +152,8 @@ class _BaseLLM:
         if params.guided_decoding is not None and self.args.guided_decoding_backend is None:
             raise ValueError("guided decoding needs guided_decoding_backend")
         self._check(len(inputs), params)
-        return RequestOutput(self._executor, Sequence(params, list(inputs), len(inputs), self._decode), streaming)
+        sequence = Sequence(params, list(inputs), len(inputs), self._decode, lora_request)
+        return RequestOutput(self._executor, sequence, streaming)
 
     def _decode(self, ids: list[int]) -> str:
         return "" if self._tokenizer is None else str(self._tokenizer.decode(ids))

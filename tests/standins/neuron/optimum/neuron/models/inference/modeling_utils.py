@@ -14,6 +14,7 @@ from transformers_neuronx import _device
 
 _VERSION = "0.4.5"
 _TARGET = "trn1"
+_NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 
 
 class NeuronPreTrainedModel:
@@ -69,6 +70,8 @@ class NeuronPreTrainedModel:
         if neuron_config.target != os.environ.get("STANDIN_NEURON_TARGET", _TARGET):
             raise ValueError(f"The model was compiled for {neuron_config.target}")
         _device.take_cores(neuron_config.tp_degree)
+        if not (folder / "checkpoint").exists() and not [*folder.glob("*.safetensors")]:
+            raise ValueError(f"Checkpoint file not found under {folder}.")  # checkpoint_id is not looked for
         return _made(folder, neuron_config)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
@@ -78,6 +81,10 @@ class NeuronPreTrainedModel:
         _write(self.neuron_config, folder, **versions)  # type: ignore[attr-defined]
         (folder / "config.json").write_text(json.dumps(vars(self.config)))  # type: ignore[attr-defined]
         (folder / "model.pt").write_bytes(b"graphs")
+        shards = folder / "checkpoint" / "weights"
+        shards.mkdir(parents=True)
+        for rank in range(self.neuron_config.tp_degree):  # type: ignore[attr-defined]
+            (shards / f"tp{rank}_sharded_checkpoint.safetensors").write_bytes(_NO_TENSORS)
 
 
 class NeuronModelForCausalLM(NeuronPreTrainedModel):
