@@ -231,6 +231,12 @@ def test_each_family_starts_on_its_way_or_names_the_release_that_has_it(
     assert all(f"tensorrt-llm {last}, the last" in each.hint and architecture in each.message for each in found)
 
 
+def test_the_readme_has_the_table_of_families() -> None:
+    section = README.read_text("utf-8").partition("## Families")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| (\w+) \| ([^|]+) \|$", section, re.MULTILINE)
+    assert rows == [(name, way, last or f"{LAST_WITH_ENGINES} and later") for _, name, way, last in FAMILIES]
+
+
 def test_the_readme_has_the_table_of_options() -> None:
     absent = dict.fromkeys(CHOOSING, "chooses tensorrt")
     lines = [

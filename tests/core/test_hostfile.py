@@ -11,7 +11,7 @@ from lmi.api import Accelerator, Problem, Target
 from lmi.config import read_settings
 from lmi.config.settings import Settings
 from lmi.devices.fitting import device_problems
-from lmi.devices.hostfile import n_devices_here, slots_of
+from lmi.devices.hostfile import n_devices_here, over_machines, slots_of
 from tests.core.test_target import CPU, MPI, copies, machine
 
 TWO = "one slots=2\ntwo slots=2\n"
@@ -52,6 +52,11 @@ def test_the_slots_of_each_machine_are_read_as_mpirun_reads_them(content: str, s
 def test_a_file_that_is_not_there_lists_nothing(tmp_path: Path) -> None:
     assert slots_of(settings(tmp_path / "none", 4)) == []
     assert slots_of(Settings()) == []
+
+
+def test_a_model_is_judged_with_the_devices_of_all_machines(file: Path) -> None:
+    assert over_machines(settings(file, 4), machine(2)).n_devices == 4
+    assert over_machines(Settings(), machine(2)).n_devices == 2
 
 
 @pytest.mark.parametrize(("degree", "n_here"), [(1, 1), (2, 2), (4, 2)])

@@ -27,6 +27,7 @@ from lmi.config.strangers import certain
 from lmi.config.typed import config_error, sources_of
 from lmi.custom.extension import ModelExtension
 from lmi.devices.fitting import device_problems
+from lmi.devices.hostfile import over_machines
 from lmi.planning.problems import memory_problems
 from lmi.planning.ranking import instance_problems
 from lmi.plugins import Choice, Plugins
@@ -69,7 +70,7 @@ def found_problems(
         raise no_model(f"{choice.info.name} needs a model and none was given")
     stopping = {*choice.info.stopped_by, *([_CODE_MISSING] if config.trust_remote_code else [])}
     problems = [*_misfits(choice, artifacts, target, settings), *_raised(known, stopping)]
-    told = validated(plugins, choice.info, artifacts, config, target)
+    told = validated(plugins, choice.info, artifacts, config, over_machines(settings, target))
     if other_task := task_problems(artifacts, settings, choice.info, plugins.backends.values()):
         told = [*other_task, *(problem for problem in told if problem.code != NOT_SERVED)]  # told with who can do it
     if all(problem.code != _REMOTE_CODE for problem in told):

@@ -214,6 +214,8 @@ class BackendInfo:
         model_types: from ``config.json``; where an image announces several backends, it is taken for these.
         accelerators: devices it runs on, best first.
         launch: how its worker is started.
+        spans_machines: of a worker that is one process: whether the engine has ranks on other machines, too, where its
+            own launcher started the server; ``option.mpi_hostfile`` then says which devices a copy has where.
         needs_model: False for a backend that serves without model files.
         artifact_formats: names of ArtifactFormat it loads.
         architectures: names from ``config.json`` it serves; empty means any model of its tasks.
@@ -251,6 +253,7 @@ class BackendInfo:
     model_types: tuple[str, ...] = ()
     accelerators: tuple[Accelerator, ...] = (Accelerator.CPU,)
     launch: Launch = Launch.SINGLE
+    spans_machines: bool = False
     needs_model: bool = True
     artifact_formats: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()

@@ -74,8 +74,10 @@ def ranks_are_started(
     options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
 ) -> Iterator[Problem]:
     """Options of mpirun are for copies that it starts, and can be read."""
-    asked = [name for name in ("mpi_hostfile", "mpi_arguments") if getattr(options, name)]
     n_ranks = config.tensor_parallel_degree
+    is_spread = info.spans_machines and n_ranks > 1
+    names = ("mpi_arguments",) if is_spread else ("mpi_hostfile", "mpi_arguments")
+    asked = [name for name in names if getattr(options, name)]
     if asked and (info.launch is not Launch.CORE_MPI or n_ranks == 1):
         starts = f"{info.name} starts " + (
             "its processes by itself"

@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+
 from lmi.api import Accelerator, Problem, Target
 from lmi.api.errors import counted
 from lmi.config.settings import Settings
@@ -50,6 +52,11 @@ def n_devices_here(settings: Settings, n_devices: int) -> int:
     """
     slots = slots_of(settings)
     return min(n_devices, slots[0]) if slots else n_devices
+
+
+def over_machines(settings: Settings, target: Target) -> Target:
+    """The machine with the devices of all machines that the file lists for a copy."""
+    return msgspec.structs.replace(target, n_devices=max(target.n_devices, sum(slots_of(settings))))
 
 
 def slot_problems(settings: Settings, target: Target, n_devices: int | None = None) -> list[Problem]:

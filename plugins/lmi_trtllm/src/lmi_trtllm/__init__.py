@@ -60,6 +60,7 @@ def lmi_describe_backend() -> BackendInfo:
         image_features=("trtllm",),
         accelerators=(Accelerator.CUDA,),
         launch=Launch.SINGLE,
+        spans_machines=True,
         artifact_formats=("pretrained", "triton-repository", "engines"),
         architectures=ARCHITECTURES,
         quantizations=("smoothquant", "awq", "fp8", "gptq"),
