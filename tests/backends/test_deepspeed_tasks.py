@@ -76,9 +76,10 @@ def check_answer(server: ServerProcess, task: str, whole: Any) -> Any:
     ("task", "others"),
     [
         ("text-classification", [("hf", 1)]),
-        ("token-classification", [("deepspeed", 1)]),
+        pytest.param("token-classification", [("deepspeed", 1)], marks=pytest.mark.long),
         ("fill-mask", []),
-        ("question-answering", [("hf", 1)]),  # first, since transformers has no pipeline to compare with
+        # first, since transformers has no pipeline to compare with
+        pytest.param("question-answering", [("hf", 1)], marks=pytest.mark.long),
     ],
 )
 def test_a_model_on_two_ranks_and_on_one_answers_as_transformers_does(

@@ -176,6 +176,7 @@ def compiled(folder: Path, output: Path, *options: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=limit_s(LOAD_S), check=False)
 
 
+@pytest.mark.long
 def test_two_ranks_build_their_parts_ahead_of_time_and_read_them_at_each_start(llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "made"
     done = compiled(llama, folder, "tensor_parallel_degree=2", "dtype=fp32")
@@ -255,7 +256,7 @@ def test_smoothquant_without_a_tokenizer_says_what_it_needs(llama: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("torchao")
-@pytest.mark.parametrize("method", ["smoothquant", "dynamic_int8"])
+@pytest.mark.parametrize("method", ["smoothquant", pytest.param("dynamic_int8", marks=pytest.mark.long)])
 def test_sequences_of_layers_in_8_bits_are_stepped_together(demo_model: Path, method: str) -> None:
     from lmi_deepspeed.engine import load_stepper
     from lmi_hf.stepping import PackedStepper

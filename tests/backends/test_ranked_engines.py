@@ -131,7 +131,7 @@ def test_one_rank_needs_no_mpirun(llama: Path, expected: list[list[int]], backen
         assert ranks_of(server) == []
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("lmi-dist", marks=pytest.mark.long), "deepspeed"])
 def test_an_adapter_is_merged_into_a_base_model_that_is_split(llama: Path, tmp_path: Path, backend: str) -> None:
     adapter = write_tiny_adapter(write_tokenizer(tmp_path / "adapter"), llama, rank=8, seed=1)
     expected = greedy_ids(write_merged(tmp_path / "merged", llama, adapter), PROMPTS, N_TOKENS)
@@ -139,6 +139,7 @@ def test_an_adapter_is_merged_into_a_base_model_that_is_split(llama: Path, tmp_p
         assert together(server) == expected
 
 
+@pytest.mark.long
 def test_random_weights_are_the_same_on_all_ranks(llama: Path) -> None:
     with running(llama, "lmi-dist", 2, "load_format=dummy") as server:
         found = together(server)
@@ -167,7 +168,12 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "options", [("tensor_parallel_degree=1",), ("draft_model_tp_size=1",), ("draft_model_tp_size=2",)]
+    "options",
+    [
+        ("tensor_parallel_degree=1",),
+        pytest.param(("draft_model_tp_size=1",), marks=pytest.mark.long),
+        ("draft_model_tp_size=2",),
+    ],
 )
 def test_a_draft_model_spares_steps_and_changes_no_token(
     llama: Path, draft: Path, expected: list[list[int]], drawn: list[list[int]], options: tuple[str, ...]

@@ -190,6 +190,7 @@ def test_labels_and_their_probabilities_are_those_of_transformers(folders: dict[
     assert single == [best], "alone and beside other texts, float32 may round differently"
 
 
+@pytest.mark.long
 def test_a_causal_model_makes_vectors_where_it_is_asked_to(folders: dict[str, Path], vllm_python: str) -> None:
     tokenizer = load_tokenizer(detect(folders["llama"]))
     states = hidden_states(folders["llama"], [tokenizer.encode(text) for text in TEXTS])

@@ -120,15 +120,18 @@ def test_what_would_stop_a_start_stops_the_build_before_it_begins(run: Command, 
     assert (done.returncode, "compile.nothing-to-build: custom" in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_ends_its_processes_and_leaves_nothing(
-    environ: dict[str, str], model: Path, tmp_path: Path
+    environ: dict[str, str], model: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     flags = ["-o", "rolling_batch=building", "-o", "build=slow", "--output", str(tmp_path / "built")]
-    process = subprocess.Popen([*LMI, "compile", str(model), *flags], env=environ, stderr=subprocess.DEVNULL)
-    eventually(lambda: list(tmp_path.rglob("part.bin")))
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    process.wait(limit_s(30))
+    # A shell's background job ignores interrupts, and so would what it starts.
+    command = ["env", "--default-signal=INT", *LMI, "compile", str(model), *flags]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as process:
+        eventually(lambda: list(tmp_path.rglob("part.bin")))
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.wait(limit_s(30))
     assert children
     eventually(lambda: not any(child.is_running() for child in children))
     assert list(tmp_path.iterdir()) == []

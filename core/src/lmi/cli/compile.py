@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -62,6 +63,7 @@ def build_and_tell(
         LmiError: as ``plan_all`` and ``build`` do.
     """
     logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _end)
     if len(start.entries) != 1:
         raise ConfigError("compile.several", f"{len(start.entries)} models are named; one is built at a time", ())
     # Where an earlier kind of build would go; this one goes to the output.
@@ -88,6 +90,11 @@ def build_and_tell(
     finally:
         bars.close()
     _print(built, place)
+
+
+def _end(number: int, frame: object) -> None:
+    """End as an interrupt does: what was begun is taken away."""
+    raise SystemExit(128 + number)
 
 
 def _built_elsewhere(run: Callable[..., Built], url: str, progress: Progress) -> Built:
