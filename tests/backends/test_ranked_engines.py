@@ -124,7 +124,7 @@ def test_starts_stops_and_deaths_leave_no_process_or_shared_memory(llama: Path, 
     assert shared_memory() - before == set()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("lmi-dist", marks=pytest.mark.long), "deepspeed"])
 def test_one_rank_needs_no_mpirun(llama: Path, expected: list[list[int]], backend: str) -> None:
     with running(llama, backend, 1) as server:
         assert together(server) == expected

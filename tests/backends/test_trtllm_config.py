@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 
 import lmi_trtllm
-from lmi.api import Accelerator, ArtifactError, ArtifactFormat, ConfigError, ModelArtifacts, Problem, Severity, Target
+from lmi.api import Accelerator, ArtifactFormat, ConfigError, ModelArtifacts, Problem, Severity, Target
 from lmi.config import parse, read_settings
-from lmi.config.model_entries import ModelEntry
 from lmi.config.typed import Parsed
-from lmi.loading import plan
 from lmi.plugins import Plugins
-from lmi.testing import write_tiny
 from lmi_trtllm.config import TrtllmConfig
 from lmi_trtllm.contract import CASE
 from lmi_trtllm.families import ARCHITECTURES
@@ -40,18 +37,6 @@ def options(text: str) -> dict[str, str]:
 def typed(text: str, environ: dict[str, str] | None = None) -> Parsed:
     settings = read_settings(model_folder=None, environ=environ or {}, flags=options(text))
     return parse(settings, INFO, TrtllmConfig, {})
-
-
-def test_a_copy_over_several_machines_is_counted_by_its_file_of_hosts(tmp_path: Path) -> None:
-    hosts = tmp_path / "hosts"
-    hosts.write_text("one slots=1\ntwo slots=1\n")
-    flags = {"rolling_batch": "trtllm", "tensor_parallel_degree": "2"}
-    entry = ModelEntry(url=str(write_tiny("llama", tmp_path / "model")))
-    plugins = Plugins.discover({"LMI_EXTENSIONS": ""})
-    found = plan(entry, flags={**flags, "mpi_hostfile": str(hosts)}, environ={}, plugins=plugins, devices="cuda:1")
-    assert found.copies.slices == (("0",),)
-    with pytest.raises(ArtifactError, match="this machine has 1 cuda device"):
-        plan(entry, flags=flags, environ={}, plugins=plugins, devices="cuda:1")
 
 
 def model(family: str, **config: Any) -> ModelArtifacts:

@@ -72,6 +72,7 @@ def lmi_describe_backend() -> BackendInfo:
         summary=f"a toy {next(N_DESCRIPTIONS)}" if plugin_fault() == "P3" else "a toy",
         artifact_formats=("pretrained",),
         capabilities=frozenset(declared),
+        own_constraints=True,
         resume=Resume.EXACT,
         engine_libraries=(EngineLibrary(distribution="torch", versions=">=2"),),
         install="pip install lmi-toy torch",

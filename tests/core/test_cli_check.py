@@ -69,7 +69,7 @@ def test_each_of_several_models_is_checked(run, tmp_path):
 
 def test_warnings_are_told_beside_errors(run, tmp_path):
     folder = write_model(tmp_path / "llama")
-    found = run(str(folder), "-o", "rolling_batch=hf", "-o", "max_batch_delay=7", "-o", "dtype=fp17", "--json")
+    found = run(str(folder), "-o", "rolling_batch=hf", "-o", "waiting_steps=7", "-o", "dtype=fp17", "--json")
     severities = {problem["code"]: problem["severity"] for problem in json.loads(found.stdout)["problems"]}
     assert severities == {"config.of-no-use": "warning", "config.invalid-value": "error"}
 

@@ -161,9 +161,9 @@ def test_secrets_and_variables_of_other_programs_stay_variables(imported, server
 
 
 WITHOUT_COUNTERPART = [
-    ("lmi", "OPTION_MAX_BATCH_DELAY", "5", False, "none waits"),
-    ("lmi", "OPTION_TGI_COMPAT", "true", True, "TGI"),
-    ("lmi", "OPTION_TGI_COMPAT", "false", False, "TGI"),
+    ("lmi", "OPTION_WAITING_STEPS", "5", False, "as soon as there is room"),
+    ("lmi", "OPTION_BEDROCK_COMPAT", "true", True, "Bedrock"),
+    ("lmi", "OPTION_BEDROCK_COMPAT", "false", False, "Bedrock"),
     ("lmi", "OPTION_ENABLE_VENV", "true", True, "no environment"),
     ("lmi", "OPTION_TENSOR_PARALEL_DEGREE", "4", True, "has an option 'tensor_paralel_degree'"),
     ("lmi", "OPTION_DTYPE", "", False, "empty"),

@@ -85,7 +85,10 @@ def test_the_derived_size_names_where_it_comes_from():
         ),
         ("max_dynamic_batch_size=8 batch_size=2", "config.overruled", "batch_size=2 (command line -o batch_size)"),
         ("enable_streaming=true", "config.of-no-use", "each request says whether it streams"),
-        ("rolling_batch=disable enable_streaming=true", "config.deprecated", "output_formatter=jsonlines"),
+        ("rolling_batch=disable enable_streaming=true", "config.deprecated", 'lines of the form {"outputs": [TEXT]}'),
+        ("max_batch_delay=5", "config.of-no-use", "requests start at once, none waits for a batch to fill"),
+        ("option.max_batch_delay=5", "config.of-no-use", "requests start at once"),
+        ("rolling_batch=disable max_batch_delay=5", "config.of-no-use", "with batch_size=1 no request waits"),
         ("stop_sequence=['a']", "config.of-no-use", "never applied to continuous batching"),
     ],
 )
@@ -93,6 +96,12 @@ def test_what_has_no_effect_beside_another_option_is_a_warning(text, code, words
     problem = only(text)
     assert (problem.code, problem.severity) == (code, Severity.WARNING)
     assert words in problem.message
+
+
+def test_a_delay_of_batches_is_taken_where_there_are_batches():
+    assert said("batch_size=4 max_batch_delay=5") == []
+    assert parsed("batch_size=4 max_batch_delay=5").options.max_batch_delay == 5
+    assert parsed("max_batch_delay=0 batch_size=4").options.max_batch_delay == 0
 
 
 @pytest.mark.parametrize("value", ["true", "huggingface", "TRUE"])

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from lmi.api import Accelerator, Problem, Target
+from lmi.api import Accelerator, ArtifactError, Problem, Target
 from lmi.config import read_settings
+from lmi.config.model_entries import ModelEntry
 from lmi.config.settings import Settings
 from lmi.devices.fitting import device_problems
 from lmi.devices.hostfile import n_devices_here, over_machines, slots_of
+from lmi.loading import plan
+from lmi.plugins import Plugins
+from lmi.testing import write_tiny
 from tests.core.test_target import CPU, MPI, copies, machine
 
 TWO = "one slots=2\ntwo slots=2\n"
@@ -100,3 +104,15 @@ def test_one_copy_over_machines_gets_its_slots_and_leaves_the_other_devices_alon
 def test_a_second_copy_over_machines_is_refused(file: Path) -> None:
     [problem] = copies(machine(8), 4, MPI, OPTION_MPI_HOSTFILE=str(file), SERVING_MIN_WORKERS="2").problems
     assert problem.code == "device.too-many-workers"
+
+
+def test_a_copy_over_several_machines_is_counted_by_its_file_of_hosts(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("one slots=1\ntwo slots=1\n")
+    flags = {"rolling_batch": "trtllm", "tensor_parallel_degree": "2"}
+    entry = ModelEntry(url=str(write_tiny("llama", tmp_path / "model")))
+    plugins = Plugins.discover({"LMI_EXTENSIONS": ""})
+    found = plan(entry, flags={**flags, "mpi_hostfile": str(hosts)}, environ={}, plugins=plugins, devices="cuda:1")
+    assert found.copies.slices == (("0",),)
+    with pytest.raises(ArtifactError, match="this machine has 1 cuda device"):
+        plan(entry, flags=flags, environ={}, plugins=plugins, devices="cuda:1")

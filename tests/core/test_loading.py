@@ -20,6 +20,7 @@ from lmi.api import (
 from lmi.config.model_entries import ModelEntry
 from lmi.loading import load_engine, plan
 from lmi.plugins import Plugins, discovery
+from lmi.testing.tiny_tokenizer import write_tokenizer
 from tests.core.distributions import Distributions
 from tests.core.model_folders import write_model
 
@@ -263,14 +264,17 @@ def test_a_stepper_comes_back_as_an_engine(installed):
     asyncio.run(life())
 
 
-def test_the_scheduler_gets_the_models_end_ids_and_the_batch_size(installed, monkeypatch):
+def test_the_scheduler_gets_the_models_end_ids_the_batch_size_and_the_tokenizer(installed, monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(
         "lmi.scheduling.engine.StepperEngine", lambda *arguments, **more: given.append((arguments, more))
     )
     installed.backend("acme", more=STEPPER)
-    load("acme", ModelArtifacts(eos_token_ids=(2, 7)), {"max_rolling_batch_size": 3})
+    folder = str(write_tokenizer(tmp_path))
+    artifacts = ModelArtifacts(folder=folder, format=ArtifactFormat.PRETRAINED, eos_token_ids=(2, 7))
+    load("acme", artifacts, {"max_rolling_batch_size": 3})
     (((_, eos_token_ids), more),) = given
+    assert '"</s>"' in more.pop("read_tokenizer")()
     assert (eos_token_ids, more) == ((2, 7), {"max_batch_size": 3})
 
 

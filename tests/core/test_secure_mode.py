@@ -91,6 +91,15 @@ def test_chat_templates_are_found_wherever_they_can_be(tmp_path, files, is_one):
         assert bool(problems) is is_one
 
 
+def test_a_chat_template_of_the_configuration_counts_too(tmp_path):
+    template = Setting("option.chat_template", "own.jinja", "serving.properties:3")
+    folder = write_model(tmp_path)
+    (problem,) = secure_problems(detect(folder), folder, Settings([template]), secure(*CONTROLS))
+    assert (problem.code, problem.source) == ("model.forbidden", "serving.properties:3")
+    assert problem.message.startswith("option.chat_template is set, and SAGEMAKER_SECURITY_CONTROLS has DISALLOW_CHAT")
+    assert secure_problems(detect(folder), folder, Settings([template]), secure("DISALLOW_PICKLE_FILES")) == []
+
+
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt", ".pkl"])
 def test_every_kind_of_pickle_is_found_in_folders_that_are_not_trusted(tmp_path, suffix):
     deep = tmp_path / "channel" / "deep" / ".hidden"

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from lmi.api import LmiError, ProblemsError, RequestError, errors
-from lmi.serving.errors import body_of, headers_of, status_of
+from lmi.serving.errors import body_of, headers_of, lmi_status_of, status_of, tgi_body_of
 
 STATUS = {
     "RequestError": 400,
@@ -33,6 +33,48 @@ def make(kind: type[LmiError]) -> LmiError:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_error_has_its_status_and_all_others_are_500(kind: type[LmiError]) -> None:
     assert status_of(make(kind)) == STATUS.get(kind.__name__, 500)
+
+
+LMI_STATUS = {
+    "NotFoundError": 404,
+    "ExistsError": 409,
+    "TooLargeError": 413,
+    "OverloadedError": 503,
+    "NotReadyError": 503,
+    "OutOfMemoryError": 507,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_has_its_status_in_lmi_and_all_others_are_424(kind: type[LmiError]) -> None:
+    assert lmi_status_of(make(kind)) == LMI_STATUS.get(kind.__name__, 424)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.NotFoundError("adapter.unknown", "there is none"), 503),
+        (RequestError("request.no-model", "several models are served"), 400),
+        (RequestError("request.function-override", "a header names a function"), 400),
+        (errors.EngineDeadError("server.error", "KeyError: 7"), 500),
+    ],
+)
+def test_lmi_has_had_a_status_of_its_own_for_some_failures(error: LmiError, status: int) -> None:
+    assert lmi_status_of(error) == status
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RequestError("request.bad", "no number"), "validation"),
+        (errors.OverloadedError("queue.full", "7 requests wait"), "overloaded"),
+        (errors.NotReadyError("model.loading", "it loads"), "overloaded"),
+        (errors.EngineDeadError("engine.died", "it died"), "generation"),
+    ],
+)
+def test_clients_of_tgi_are_told_the_kind_of_a_failure_and_its_text(error: LmiError, kind: str) -> None:
+    body = json.loads(tgi_body_of(error, 400))
+    assert (body["error"], body["error_type"], body["code"]) == (str(error), kind, 400)
 
 
 def test_an_error_of_a_plugins_own_kind_has_the_status_of_the_kind_it_extends() -> None:

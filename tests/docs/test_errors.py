@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+NO_CODES = {"chat.completion"}
+"""Kinds of objects in OpenAI's API."""
 
 
 def codes(tree: ast.AST) -> Iterator[str]:
@@ -28,7 +30,9 @@ def test_every_error_code_is_documented_and_every_documented_code_exists() -> No
     used = {
         code
         for code in used
-        if code.partition(".")[0] in areas and not code.endswith((".json", ".pbtxt", ".safetensors"))
+        if code.partition(".")[0] in areas
+        and code not in NO_CODES
+        and not code.endswith((".json", ".pbtxt", ".safetensors"))
     }
     assert documented - used == set(), "documented, but nowhere in the code"
     assert used - documented == set(), "in the code, but not documented"

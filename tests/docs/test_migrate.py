@@ -173,8 +173,7 @@ def noticed(start: str) -> str:
 @pytest.mark.parametrize(
     ("row", "body", "named"),
     [
-        ('sends `{"inputs"', {"inputs": ["one", "two"]}, "inputs"),
-        ('sends `{"messages"', {"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
+        ('sends `{"messages"', {"messages": [{"role": "user", "content": "Hi"}]}, "no-chat-template"),
         ("sets `max_tokns`", {"inputs": "a", "parameters": {"max_tokns": 3}}, "max_new_tokens"),
         ("sends a prompt that is too long", {"inputs": "a" * 60, "parameters": {"max_new_tokens": 9}}, "too-long"),
         ("sets `watermark`", {"inputs": "a", "parameters": {"watermark": True}}, "watermark"),
@@ -190,11 +189,15 @@ def test_a_request_that_lmi_took_is_refused_as_the_page_says(
     assert {"code", "error", "message"} == set(answer.json())
 
 
+def test_several_texts_are_answered_as_the_page_says(server: ServerProcess) -> None:
+    answer = server.post({"inputs": ["one", "two"], "parameters": {"max_new_tokens": 3}})
+    assert noticed('sends `{"inputs"').startswith(f"{answer.status_code} and a list")
+    assert [each["generated_text"] for each in answer.json()] == ["one", "two"]
+
+
 @pytest.mark.parametrize(
     ("row", "method", "path"),
     [
-        ("posts to", "POST", "/v1/chat/completions"),
-        ("posts to", "POST", "/v1/completions"),
         ("asks for `/models`", "GET", "/models"),
     ],
 )

@@ -164,8 +164,8 @@ def test_a_killed_rank_is_noticed_within_five_seconds(serve_ranked: RankedServer
     [
         ("die*1", r"rank 1 of 2 \(pid \d+ on \S+\) is gone|ended: rank 1 of 2 was killed by SIGKILL"),
         ("raise*1", r"rank 1 of 2 \(pid \d+ on \S+\): ValueError: this rank was told to raise"),
-        ("exit*1", r"rank 1 of 2 \(pid \d+ on \S+\): SystemExit: 3"),
-        ("raise*0", r"a step failed with ValueError: this rank was told to raise"),
+        pytest.param("exit*1", r"rank 1 of 2 \(pid \d+ on \S+\): SystemExit: 3", marks=pytest.mark.long),
+        pytest.param("raise*0", r"a step failed with ValueError: this rank was told to raise", marks=pytest.mark.long),
     ],
 )
 def test_a_request_that_ends_a_rank_fails_alone_with_the_reason(
@@ -251,9 +251,15 @@ def test_labels_are_given_by_the_next_worker_when_a_rank_dies(serve_ranked: Rank
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("die*1", r"rank 1 of 2 \(pid \d+ on \S+\) is gone|ended: rank 1 of 2 was killed by SIGKILL"),
+        pytest.param(
+            "die*1",
+            r"rank 1 of 2 \(pid \d+ on \S+\) is gone|ended: rank 1 of 2 was killed by SIGKILL",
+            marks=pytest.mark.long,
+        ),
         ("raise*1", r"rank 1 of 2 \(pid \d+ on \S+\): ValueError: this rank was told to raise"),
-        ("raise*0", r"the model failed with ValueError: this rank was told to raise"),
+        pytest.param(
+            "raise*0", r"the model failed with ValueError: this rank was told to raise", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_text_that_ends_a_rank_fails_alone_with_the_reason(

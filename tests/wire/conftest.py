@@ -32,11 +32,13 @@ def serve_echo(
     return serve(*pairs, *args, environ=environ)
 
 
-def send(server: ServerProcess, *, stream: bool, max_new_tokens: int = 8000) -> http.client.HTTPConnection:
-    """A connection whose request (for the prompt ``abc``) was sent and whose answer nobody has read."""
+def send(
+    server: ServerProcess, *, stream: bool, max_new_tokens: int = 8000, inputs: str | list[str] = "abc"
+) -> http.client.HTTPConnection:
+    """A connection whose request was sent and whose answer nobody has read."""
     url = urlsplit(server.url)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=limit_s(30))
-    body = {"inputs": "abc", "parameters": {"max_new_tokens": max_new_tokens}, "stream": stream}
+    body = {"inputs": inputs, "parameters": {"max_new_tokens": max_new_tokens}, "stream": stream}
     connection.request("POST", "/invocations", json.dumps(body))
     return connection
 

@@ -91,6 +91,20 @@ def test_a_request_is_answered_by_the_adapter_it_names(
     assert text_of(server, query, headers, **body) == (adapter or "abc") * (3 if adapter else 2)
 
 
+def test_each_text_of_a_list_is_answered_by_the_adapter_named_for_it(server: ServerProcess) -> None:
+    body = {"inputs": ["abc", "abc", "xyz"], "parameters": {"max_new_tokens": 6}}
+    answers = server.post({**body, "adapters": ["fr", "", "de"]}).json()
+    assert [each["generated_text"] for each in answers] == ["frfrfr", "abcabc", "dedede"]
+    answers = server.post(body, headers={IDENTIFIER: "de"}).json()
+    assert [each["generated_text"] for each in answers] == ["dedede"] * 3
+
+
+def test_one_text_of_a_list_with_an_unknown_adapter_fails_alone(server: ServerProcess) -> None:
+    body = {"inputs": ["abc", "abc"], "parameters": {"max_new_tokens": 6}, "adapters": ["fra", "fr"]}
+    first, last = server.post(body).json()
+    assert (first["error"], first["code"], last) == ("adapter.unknown", 404, {"generated_text": "frfrfr"})
+
+
 def test_a_stream_is_answered_by_the_adapter_it_names(server: ServerProcess) -> None:
     response = server.post({"inputs": "abc", "parameters": {"max_new_tokens": 6}, "adapters": "fr", "stream": True})
     assert '"frfrfr"' in response.text.splitlines()[-1]

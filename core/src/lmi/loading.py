@@ -43,6 +43,7 @@ from lmi.artifacts.places.files import ModelFiles
 from lmi.checking import found_problems
 from lmi.compiling.judging import build_problems
 from lmi.config import ModelOptions, Settings
+from lmi.config.batching import turned_off_by
 from lmi.config.model_entries import ModelEntry
 from lmi.config.settings import Setting
 from lmi.custom.extension import ModelExtension
@@ -55,6 +56,8 @@ from lmi.plugins.libraries import library_problems
 from lmi.reading import DEFAULT_MODEL_FOLDER
 from lmi.requirements import requirement_problems
 from lmi.resolution import Resolution, resolve
+from lmi.serving.chat_checks import template_problems
+from lmi.serving.chat_files import OPTION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,17 @@ class LoadPlan:
     def serves_whole_requests(self) -> bool:
         """Whether requests reach the worker as they come, not as tokens."""
         return self.is_custom or self.task.takes_whole_requests
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether continuous batching is off, as the settings say."""
+        return not self.serves_whole_requests and turned_off_by(self.settings, self.info) is not None
+
+    @property
+    def gathered(self) -> tuple[int, float]:
+        """How many requests wait for each other to go to the engine together, and for how many seconds at most."""
+        options = self.options
+        return (options.batch_size, options.max_batch_delay / 1000) if self.is_batched else (1, 0.0)
 
 
 def ranks_to_start(made: LoadPlan) -> int:
@@ -172,6 +186,9 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
         is_seen_here = found.is_here and parsed.options.python_executable is None
         known += build_problems(artifacts, choice.info, parsed.config, is_seen=is_seen_here)
         known += requirement_problems(artifacts, found.folder, parsed.options)
+        if task is Task.GENERATE:
+            option, setting = parsed.options.chat_template, found.settings.get(OPTION)
+            known += template_problems(artifacts, found.files, option=option, setting=setting, folder=found.folder)
         known = found_problems(
             plugins, choice, artifacts, parsed.config, found.target, found.settings, known, extension,
             is_here=found.is_here,
@@ -274,7 +291,19 @@ def scheduled(
     from lmi.scheduling.engine import StepperEngine
 
     config = plugins.config_type(backend_name).model_validate(options)
-    return StepperEngine(stepper, artifacts.eos_token_ids, max_batch_size=config.max_rolling_batch_size)
+
+    def read_tokenizer() -> str:
+        from lmi.serving.tokenizer import definition_of
+
+        # What the server converted is kept, and found again.
+        return definition_of(artifacts, trust_remote_code=config.trust_remote_code)
+
+    return StepperEngine(
+        stepper,
+        artifacts.eos_token_ids,
+        max_batch_size=config.max_rolling_batch_size,
+        read_tokenizer=read_tokenizer,
+    )
 
 
 def _absent_library(error: Exception, info: BackendInfo) -> str:

@@ -99,9 +99,7 @@ class Capability(str, Enum):
     BATCH_INVARIANT = "batch_invariant"
 
 
-STEPPER_CAPABILITIES = frozenset(
-    c for c in Capability if c not in (Capability.CONSTRAINT, Capability.ADAPTERS, Capability.BATCH_INVARIANT)
-)
+STEPPER_CAPABILITIES = frozenset(c for c in Capability if c not in (Capability.ADAPTERS, Capability.BATCH_INVARIANT))
 """What the core's scheduler and sampling give every stepper that returns logits."""
 
 
@@ -223,6 +221,8 @@ class BackendInfo:
         takes_encoders: whether it generates with models of an encoder and a decoder, too.
         quantizations: values of ``option.quantize`` it takes.
         capabilities: request options it honours; all others are refused.
+        own_constraints: an Engine's own library reads constraints, and may take what the core's cannot; without it the
+            server refuses what the core could not obey.
         resume: what becomes of running requests when a worker dies.
         needs_compile: weights must be compiled before they can be loaded.
         streams_batches: whole batches (``batch_size`` above 1) may be asked to stream.
@@ -261,6 +261,7 @@ class BackendInfo:
     takes_encoders: bool = True
     quantizations: tuple[str, ...] = ()
     capabilities: frozenset[Capability] = frozenset()
+    own_constraints: bool = False
     resume: Resume = Resume.CONTINUES
     needs_compile: bool = False
     streams_batches: bool = False

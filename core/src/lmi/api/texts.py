@@ -25,6 +25,10 @@ class TextRequest:
         bad_words: texts that must not be produced; they become ``bad_token_ids`` and ``bad_word_ids`` of sampling.
         keeps_stop: the stop sequence or end token that ends the output is part of its text.
         shows_special: special tokens of the tokenizer have a text in the output.
+        prompt_ids: ids of the prompt, where the caller sent those; they hold as long as no filter changes ``prompt``.
+        adds_special: whether the prompt gets the special tokens that the tokenizer puts around a text; a chat template
+            writes its own.
+        fills_context: the output may be as long as the context allows, whatever ``max_tokens`` of sampling says.
         n_last_prompt_tokens: cut the prompt to its last so many tokens; None takes all.
         stream: whether the caller reads tokens as they come.
         adapter: adapter name; empty means the base model.
@@ -41,6 +45,9 @@ class TextRequest:
     bad_words: tuple[str, ...] = ()
     keeps_stop: bool = False
     shows_special: bool = False
+    prompt_ids: tuple[int, ...] | None = None
+    adds_special: bool = True
+    fills_context: bool = False
     n_last_prompt_tokens: int | None = None
     stream: bool = False
     adapter: str = ""

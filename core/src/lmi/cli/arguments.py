@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +36,18 @@ def of_models(command: _Command) -> _Command:
     for decorate in reversed(_DECORATORS):
         command = decorate(command)
     return command
+
+
+def log_to_stderr(level: str) -> None:
+    """Write this process's log, and that of the workers it starts, to stderr.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+    """
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpcore", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ["LMI_LOG_LEVEL"] = level
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import click
 from lmi import __version__
 
 COMMANDS = {
+    "bench": ("lmi.cli.bench:bench", "Put load on the server at URL, and say what it does and what to tune next."),
     "check": ("lmi.cli.check:check", "Check configuration and files of MODEL, and whether they fit a machine."),
     "compile": (
         "lmi.cli.compile:compile_",
@@ -21,6 +22,7 @@ COMMANDS = {
     ),
     "config": ("lmi.cli.config:config", "Show what a configuration comes to, and everything that is wrong with it."),
     "contract": ("lmi.cli.contract:contract", "Check which rules of the contract BACKEND keeps."),
+    "generate": ("lmi.cli.generate:generate", "Answer the lines of PROMPTS with MODEL, without a port."),
     "new": ("lmi.cli.new:new", "Write the project of a backend called NAME."),
     "partition": (
         "lmi.cli.partition:partition",

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lmi.cli.arguments import Asked, of_models
+from lmi.cli.arguments import Asked, log_to_stderr, of_models
 
 
 @click.command()
@@ -37,10 +37,7 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
     from lmi.serving.server import Server
     from lmi.starting import plan_all
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "httpcore", "filelock"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    os.environ["LMI_LOG_LEVEL"] = log_level  # the workers' too
+    log_to_stderr(log_level)
     start = Asked(**asked).read(os.environ)
     for warning in start.warnings:
         logging.getLogger(__name__).warning("%s", warning)

@@ -5,9 +5,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from lmi.api import option
+
+_SAME_FORMAT = {
+    "llama4_json": "llama3_json",
+    **dict.fromkeys(("deepseek_r1", "deepseek_v3", "glm45", "qwen3"), "think"),
+}
+"""Names of parsers that users know -> the one of the format."""
 
 
 def _workers(key: str, devices: str) -> Any:
@@ -151,6 +157,16 @@ class ModelOptions(BaseModel):
         unit="requests",
         ge=1,
     )
+    max_batch_delay: int = option(
+        100,
+        description="While continuous batching is off and batch_size is above 1: longest that a request waits for "
+        "others, which then go to the engine together with it.",
+        unit="ms",
+        ge=0,
+    )
+    max_client_batch_size: int = option(
+        128, description="Most texts of one request that wants each of a list completed.", unit="texts", ge=1
+    )
     async_mode: bool = option(
         False,
         description="Requests reach the engine as they come, which is always so; rolling_batch=disable then leaves "
@@ -158,8 +174,8 @@ class ModelOptions(BaseModel):
     )
     enable_streaming: Literal["true", "false", "huggingface"] = option(
         "false",
-        description="Old: while continuous batching is off, answer in lines as output_formatter=jsonlines does. Use "
-        "the request's field stream.",
+        description='Old: while continuous batching is off, answer in lines of the form {"outputs": [TEXT]}, one a '
+        "token. Use the request's field stream.",
     )
     predict_timeout: float | None = option(
         None, description="Time after which a request ends with what it has. Unset: no limit.", unit="s", gt=0
@@ -168,9 +184,53 @@ class ModelOptions(BaseModel):
     max_request_size: int = option(
         67_108_864, description="Largest body of a request; larger ones are refused.", unit="bytes", ge=1
     )
-    output_formatter: Literal["json", "jsonlines"] | None = option(
-        None, description="Form of answers. Unset: jsonlines for streams, json otherwise."
+    output_formatter: Literal["json", "jsonlines", "sse"] | None = option(
+        None,
+        description="Form of answers. jsonlines and sse (server-sent events) stream every answer. Unset: json, and "
+        "jsonlines for requests with stream.",
     )
+    tgi_compat: bool = option(
+        False,
+        description="Answers as text-generation-inference gives them, on its route POST /, too: a list of one, with "
+        "its names in details, and server-sent events for streams.",
+    )
+    error_status: Literal["http", "lmi"] = option(
+        "http",
+        description="HTTP status of failures on LMI's routes. http: 400 for wrong requests, 429 where the queue is "
+        "full, and so on; lmi: as LMI has had them, 424 for most.",
+    )
+    unknown_parameters: Literal["refuse", "warn"] = option(
+        "refuse",
+        description="What becomes of parameters that nobody knows, or that the backend does not offer. warn: they are "
+        "left out, as LMI has done, with a line in the log for each name.",
+    )
+    chat_template: str | None = option(
+        None,
+        description="Chat template, or the path of a file with one (absolute, or in the model's folder), instead of "
+        "the model's own. Unset: chat_template.jinja, chat_template.json or tokenizer_config.json beside the model.",
+    )
+    chat_template_content_format: Literal["auto", "string", "openai"] = option(
+        "auto",
+        description="Whether the template wants the content of a message as text or as OpenAI's list of parts. auto: "
+        "as the template reads.",
+    )
+    tool_call_parser: Literal["auto", "none", "hermes", "llama3_json", "mistral", "json"] = option(
+        "auto",
+        description="How calls of tools are found in the model's text, by the name of its family's format. auto: as "
+        "the chat template shows it, else as the model's family writes; none: calls are left in the text.",
+    )
+    reasoning_parser: Literal["auto", "none", "think", "mistral"] = option(
+        "auto",
+        description="How reasoning is told from the answer: think, as Qwen3 and DeepSeek-R1 mark it (qwen3 and "
+        "deepseek_r1 mean the same), or mistral, as Magistral does. auto: as the chat template shows it; none: it is "
+        "left in the text.",
+    )
+
+    @field_validator("tool_call_parser", "reasoning_parser", mode="before")
+    @classmethod
+    def _with_one_name(cls, value: Any) -> Any:
+        """Families that write one format have one name."""
+        return _SAME_FORMAT.get(value, value) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

@@ -113,6 +113,22 @@ def batches_beside_rolling(
         yield of_no_use(setting, Known(reason, "Set option.max_rolling_batch_size instead"))
 
 
+def delay_beside_rolling(
+    options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
+) -> Iterator[Problem]:
+    """max_batch_delay has no effect where no request waits for others."""
+    setting = settings.get("max_batch_delay")
+    if setting is None or options.max_batch_delay == type(options).model_fields["max_batch_delay"].default:
+        return
+    if turned_off_by(settings, info) is None:
+        reason = "with continuous batching requests start at once, none waits for a batch to fill"
+    elif options.batch_size == 1:
+        reason = "with batch_size=1 no request waits for others"
+    else:
+        return
+    yield of_no_use(setting, Known(reason, "Take it out"))
+
+
 def rolling_size_beside_batches(
     options: ModelOptions, config: BackendConfig, settings: Settings, info: BackendInfo
 ) -> Iterator[Problem]:
@@ -144,7 +160,7 @@ def streaming(options: ModelOptions, config: BackendConfig, settings: Settings, 
     else:
         yield Problem(
             code="config.deprecated",
-            message=f"enable_streaming={setting.value} is old, and read as output_formatter=jsonlines",
+            message=f'enable_streaming={setting.value} is old; answers are lines of the form {{"outputs": [TEXT]}}',
             hint="Set option.output_formatter=jsonlines, or send the field stream with each request",
             source=setting.source,
             severity=Severity.WARNING,
@@ -235,6 +251,6 @@ ANY_MODEL: tuple[Rule, ...] = (workers_in_order,)
 """Rules that hold for a model's own function, too."""
 
 RULES: tuple[Rule, ...] = (
-    *ANY_MODEL, mode_is_taken, ranks_are_started, batches_beside_rolling, rolling_size_beside_batches, streaming,
-    stop_words, task_is_served, old_values,
+    *ANY_MODEL, mode_is_taken, ranks_are_started, batches_beside_rolling, delay_beside_rolling,
+    rolling_size_beside_batches, streaming, stop_words, task_is_served, old_values,
 )  # fmt: skip

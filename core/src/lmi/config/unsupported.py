@@ -41,7 +41,6 @@ _JAVA = "LMI runs models from Python, without translators"
 _MODEL_PY = "Serve a language model, or write a model.py with a function handle"
 
 OF_NO_USE = {
-    "max_batch_delay": Known("requests start at once, none waits for a batch to fill", _OUT, ("100",)),
     "log_request_metric": Known("/metrics counts every request", _OUT, _FALSE),
     "metrics_aggregation": Known("/metrics holds each number at any time", _OUT, ("1000",)),
     "option.model_dir": Known("the model's folder is known", "To name another one, set option.model_id", ()),
@@ -76,10 +75,6 @@ NOT_SUPPORTED = {
     "option.enable_stateful_sessions": Known(
         f"{_SESSIONS} yet", "Send the whole conversation with each request", _FALSE
     ),
-    "option.tgi_compat": Known(
-        "answers in TGI's form come with a later version", "Read the answers of /invocations as LMI's schema has them",
-        _FALSE,
-    ),
     "option.bedrock_compat": Known(
         "requests in Bedrock's form are not read", "Send inputs and parameters, as LMI's schema has them", _FALSE
     ),
@@ -99,7 +94,6 @@ NOT_SUPPORTED = {
 _LINES = "Use jsonlines, or a model.py with a function marked @output_formatter"
 NOT_SUPPORTED_VALUES = {
     ("option.output_formatter", "none"): Known("answers of bare text have no room for what went wrong", _LINES),
-    ("option.output_formatter", "sse"): Known("answers as server-sent events come with a later version", _LINES),
 }
 """Values that the option of this key does not take here."""
 

@@ -27,7 +27,7 @@ BESIDE = frozenset({FILE_NAME, "requirements.txt"})
 ENTRY_POINT = "option.entryPoint"
 FUNCTION = "option.handler"
 FORMATTER = "option.output_formatter"
-_FORMS = ("json", "jsonlines")
+_FORMS = ("json", "jsonlines", "sse")
 
 
 class Kind(str, Enum):
@@ -162,7 +162,9 @@ def _formatter(source: Source, settings: Settings) -> tuple[str, set[str]]:
     if setting is not None and setting.value.lower() not in _FORMS:
         if setting.value in source.names:
             return setting.value, {FORMATTER}
-        hint = did_you_mean(setting.value, [*source.names, *_FORMS], "Name a function of the file, json or jsonlines")
+        hint = did_you_mean(
+            setting.value, [*source.names, *_FORMS], "Name a function of the file, json, jsonlines or sse"
+        )
         source.problem(
             "script.no-formatter", f"{FORMATTER}={setting.value} ({setting.source}): "
             f"{source.path.name} has no such function", hint,

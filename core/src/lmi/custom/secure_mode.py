@@ -28,6 +28,7 @@ NO_CHAT_TEMPLATE = "DISALLOW_CHAT_TEMPLATE"
 NO_REQUIREMENTS = "DISALLOW_REQUIREMENTS_TXT"
 
 _TRUST = "option.trust_remote_code"
+_CHAT_TEMPLATE = "option.chat_template"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _REQUIREMENTS = "requirements.txt"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -86,6 +87,10 @@ def secure_problems(
     if trust is not None and is_true(trust.value) and is_forbidden(NO_REMOTE_CODE, environ):
         message = f"{_TRUST}={trust.value}"
         problems.append(_problem(message, NO_REMOTE_CODE, f"Unset {_TRUST}, or use a model without code", trust.source))
+    template = settings.get(_CHAT_TEMPLATE)
+    if template is not None and template.value and is_forbidden(NO_CHAT_TEMPLATE, environ):
+        hint = f"Unset {_CHAT_TEMPLATE}, and send prompts instead of messages"
+        problems.append(_problem(f"{_CHAT_TEMPLATE} is set", NO_CHAT_TEMPLATE, hint, template.source))
     found: dict[str, Problem] = {}
     for place in _places(artifacts, folder, environ):
         for name in sorted(place.names):

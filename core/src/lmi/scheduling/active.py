@@ -38,7 +38,9 @@ class ActiveRequest(Generic[Owner]):
         # A resumed request has sent its first chunk, and with it the prompt's log probabilities, before.
         wants_prompt = sampling.n_prompt_logprobs is not None and not request.resumed_ids
         self.prompt_logprobs: list[TokenLogprob | None] | None = [None] if wants_prompt else None
-        self._eos_ids = frozenset() if sampling.ignore_eos else frozenset(eos_token_ids)
+        # A constraint ends where nothing may follow, with ignore_eos, too; until then its guide holds the end back.
+        ignores_eos = sampling.ignore_eos and sampling.constraint is None
+        self._eos_ids = frozenset() if ignores_eos else frozenset(eos_token_ids)
         self._stop_ids = frozenset(sampling.stop_token_ids)
 
     @property

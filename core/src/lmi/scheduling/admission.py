@@ -21,19 +21,20 @@ _DEVICE_SAMPLED = ("max_tokens", "stop_token_ids", "ignore_eos", "seed")
 """All that can be honoured when the stepper returns ids: what is judged after the token is chosen."""
 
 
-def check_request(request: GenerationRequest, limits: StepperLimits) -> None:
+def check_request(request: GenerationRequest, limits: StepperLimits, *, takes_constraints: bool = False) -> None:
     """Refuse what these limits cannot serve.
 
     Args:
         request: the request as it arrived.
         limits: of the stepper that would run it.
+        takes_constraints: whether there is something that compiles them.
     Raises:
         UnsupportedError: it asks for something steppers do not offer.
         TooLargeError: it can never fit; the text has both numbers.
         RequestError: anything else that is wrong; several faults are reported together.
     """
     faults = [
-        *_unsupported(request, limits),
+        *_unsupported(request, limits, takes_constraints),
         *_shape_faults(request),
         *_size_faults(request, limits),
         *_vocabulary_faults(request, limits.vocab_size),
@@ -47,14 +48,14 @@ def check_request(request: GenerationRequest, limits: StepperLimits) -> None:
         raise kind("request.invalid", f"{len(faults)} faults. " + " ".join(map(str, faults)))
 
 
-def _unsupported(request: GenerationRequest, limits: StepperLimits) -> Iterator[RequestError]:
+def _unsupported(request: GenerationRequest, limits: StepperLimits, takes_constraints: bool) -> Iterator[RequestError]:
     sampling = request.sampling
     hint = "Leave it out, or use a backend that offers it: lmi plugins"
     if request.adapter:
         yield UnsupportedError("request.unsupported", f"adapter {request.adapter!r} was asked for", hint)
     if request.media:
         yield UnsupportedError("request.unsupported", f"{len(request.media)} media inputs were sent", hint)
-    if sampling.constraint is not None:
+    if sampling.constraint is not None and not takes_constraints:
         yield UnsupportedError("request.unsupported", f"a {sampling.constraint.kind} constraint was asked for", hint)
     if limits.samples_on_device:
         plain = SamplingParams(max_tokens=1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lmi.api import EngineDeadError, StepOutput, StepperLimits, TokenLogprob
 from lmi.scheduling.active import ActiveRequest
+from lmi.scheduling.guides import Guides
 from lmi.scheduling.scheduler import Plan
 from lmi.scheduling.streams import Stream
 
@@ -20,10 +21,12 @@ class Chooser:
 
     Args:
         limits: of the stepper.
+        guides: compute the masks of requests with a constraint; None where no request has one.
     """
 
-    def __init__(self, limits: StepperLimits) -> None:
+    def __init__(self, limits: StepperLimits, guides: Guides | None = None) -> None:
         self._limits = limits
+        self._guides = guides
         if not limits.samples_on_device:
             from lmi.scheduling.sampling import Sampler
 
@@ -48,7 +51,11 @@ class Chooser:
         logits = self._logits(plan, output)
         if len(places) < plan.n_rows:
             logits = logits[places]
-        ids = self._sampler.sample(logits, [active.owner.row for _, active in sampled])
+        rows = [active.owner.row for _, active in sampled]
+        guided = [row.guide for row in rows if row.guide is not None]
+        if guided and self._guides is not None:
+            self._guides.fill(guided)
+        ids = self._sampler.sample(logits, rows)
         self._score(logits, ids, [active.request.sampling.n_logprobs for _, active in sampled], scores)
         return ids, scores
 

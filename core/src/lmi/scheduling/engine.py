@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 import msgspec
 
@@ -18,6 +18,7 @@ from lmi.api import (
     EngineStats,
     GenerationRequest,
     LmiError,
+    RequestError,
     Stepper,
     TokenChunk,
     TokenLogprob,
@@ -25,6 +26,7 @@ from lmi.api import (
 from lmi.scheduling.active import ActiveRequest
 from lmi.scheduling.admission import check_request
 from lmi.scheduling.choosing import Chooser
+from lmi.scheduling.guides import Guides
 from lmi.scheduling.scheduler import Plan, Scheduler
 from lmi.scheduling.speculation import Speculation, Trail, joined
 from lmi.scheduling.streams import Delivery, Stream, deliver
@@ -42,10 +44,16 @@ class StepperEngine(Engine):
         stepper: loaded and ready; closed with the engine.
         eos_token_ids: the model's end-of-sequence ids.
         max_batch_size: most requests that run at the same time; None for all slots of the stepper.
+        read_tokenizer: gives the model's tokenizer.json, as text, for constraints; None where there are none.
     """
 
     def __init__(
-        self, stepper: Stepper, eos_token_ids: Sequence[int] = (), *, max_batch_size: int | None = None
+        self,
+        stepper: Stepper,
+        eos_token_ids: Sequence[int] = (),
+        *,
+        max_batch_size: int | None = None,
+        read_tokenizer: Callable[[], str] | None = None,
     ) -> None:
         self.stepper = stepper
         self._eos_token_ids = tuple(eos_token_ids)
@@ -55,7 +63,10 @@ class StepperEngine(Engine):
             max_batch_size=self._scheduler.n_slots,
             vocab_size=stepper.limits.vocab_size,
         )
-        self._chooser = Chooser(stepper.limits)
+        self._guides: Guides | None = None
+        if read_tokenizer is not None and not stepper.limits.samples_on_device:
+            self._guides = Guides(read_tokenizer, eos_token_ids, stepper.limits.vocab_size)
+        self._chooser = Chooser(stepper.limits, self._guides)
         self._speculation = Speculation(stepper.draft, stepper.limits) if stepper.draft is not None else None
         # (stream, True) arrives, (stream, False) leaves. Appending to a deque needs no lock; the event ends a sleep.
         self._inbox: deque[tuple[Stream, bool]] = deque()
@@ -67,12 +78,18 @@ class StepperEngine(Engine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         self._refuse_if_ended()
-        check_request(request, self.stepper.limits)
+        check_request(request, self.stepper.limits, takes_constraints=self._guides is not None)
         stream = Stream(request, self._eos_token_ids, self.limits.vocab_size, asyncio.get_running_loop())
         finish = stream.active.finish_on_arrival()
         if finish is not None:
             yield TokenChunk(ids=[], finish=finish, usage=stream.active.usage)
             return
+        if self._guides is not None and request.sampling.constraint is not None:
+            try:
+                stream.row.guide = await self._guides.guide(request)
+            except (RuntimeError, asyncio.CancelledError):
+                self._refuse_if_ended()  # closing cancels what has not begun to be compiled
+                raise
         self._send(stream, True)
         try:
             self._refuse_if_ended()  # it may have ended after the first look, and emptied the inbox before we sent
@@ -97,6 +114,8 @@ class StepperEngine(Engine):
     async def close(self) -> None:
         self._is_closing = True
         self._wake.set()
+        if self._guides is not None:
+            self._guides.close()
         await asyncio.to_thread(self._thread.join)
 
     def _send(self, stream: Stream, is_arrival: bool) -> None:
@@ -200,7 +219,7 @@ class StepperEngine(Engine):
         """Take note of a request's new token; what its reader gets."""
         if token_id < 0:
             self._scheduler.remove(active)
-            return _no_choice(active)
+            return _no_choice(active, self.limits.vocab_size)
         active.ids.append(token_id)
         active.owner.row.append(token_id)
         prompt_logprobs, active.prompt_logprobs = active.prompt_logprobs, None
@@ -227,7 +246,12 @@ def _closed() -> EngineDeadError:
     return EngineDeadError("engine.closed", "the engine is closed", "Send the request to a running engine.")
 
 
-def _no_choice(active: ActiveRequest[Stream]) -> LmiError:
+def _no_choice(active: ActiveRequest[Stream], vocab_size: int) -> LmiError:
+    row = active.owner.row
+    reason = None if row.guide is None else row.guide.dead_end(row, vocab_size)
+    if reason is not None:
+        text = f"output token {active.n_output} of request {active.request.request_id} cannot keep to its constraint"
+        return RequestError("request.constraint-failed", f"{text}: {reason}", "Change the constraint or the rest")
     text = (
         f"the model's logits for output token {active.n_output} of request {active.request.request_id} are not finite"
     )

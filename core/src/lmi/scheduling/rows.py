@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmi.api import SamplingParams
 from lmi.scheduling.randomness import UniformStream
+
+if TYPE_CHECKING:
+    from lmi.scheduling.guides import Guide
 
 Ids = NDArray[np.int64]
 Values = NDArray[np.float32]
@@ -95,6 +99,8 @@ class BadWords:
 class SamplingRow:
     """How the next token of one request is chosen, and what that depends on.
 
+    ``guide`` is set where the request has a constraint; its mask must be that of the next token.
+
     Args:
         sampling: the request's parameters; ``seed`` is set unless it is greedy.
         prompt_ids: ids of the prompt.
@@ -112,6 +118,7 @@ class SamplingRow:
         vocab_size: int,
     ) -> None:
         self.sampling = sampling
+        self.guide: Guide | None = None
         self.n_output = len(output_ids)
         self.is_greedy = sampling.temperature == 0.0
         self.uniforms = None if self.is_greedy else UniformStream(sampling.seed or 0)
@@ -148,11 +155,13 @@ class SamplingRow:
     @property
     def is_plain(self) -> bool:
         """Whether the next token is the most likely one of the logits as they are."""
-        return self.is_greedy and self.history is None and self.added is None
+        return self.is_greedy and self.history is None and self.added is None and self.guide is None
 
     def append(self, token_id: int) -> None:
         """Take note of the token that was chosen."""
         self.n_output += 1
+        if self.guide is not None:
+            self.guide.append(token_id)
         if self.history is not None:
             self.history.append(token_id)
         if self._words is not None:

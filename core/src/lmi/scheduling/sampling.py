@@ -40,7 +40,8 @@ class Sampler:
     """Chooses one id a row.
 
     Each row goes through, in this order: repetition penalty; frequency and presence penalty; logit bias; ids that may
-    not be produced (bad ids; end and stop ids before min_tokens); then the most likely id, if it is greedy. Otherwise:
+    not be produced (bad ids; end and stop ids before min_tokens; all that a constraint does not allow); then the most
+    likely id, if it is greedy. Otherwise:
     temperature, top_k, typical_p, top_p, min_p, and the id where the cumulated probabilities of what is kept, in the
     order of the ids, pass the row's next uniform number.
 
@@ -189,7 +190,8 @@ class Sampler:
             The thresholds, and whether they are certain and every id that is kept is among the candidates; [n, 1] each.
         """
         n_candidates, furthest = distances.shape[1], distances[:, -1:]
-        has_all = n_candidates == self._vocab_size
+        # Beyond an id that cannot be produced there are only others of its kind.
+        has_all = furthest.isneginf() | (n_candidates == self._vocab_size)
         has_k, has_p = limits.top_k > 0, limits.top_p < 1
         kth = distances.gather(1, (limits.top_k - 1).clamp(0, n_candidates - 1))
         threshold = torch.where(has_k, kth, -torch.inf)
@@ -358,6 +360,36 @@ def _adjust(x: Tensor, rows: Sequence[SamplingRow]) -> None:
     if added:
         places = _to(x, np.concatenate([pair[0] + start for start, pair in added]))
         flat[places] += _to(x, np.concatenate([pair[1] for _, pair in added]))
+    guided = [(i, row.guide.mask) for i, row in enumerate(rows) if row.guide is not None]
+    if guided:
+        _forbid(x, [i for i, _ in guided], np.stack([mask for _, mask in guided]))
+
+
+_ADDED_BY_BYTE = np.where(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"),
+    np.float32(0),
+    np.float32(-np.inf),
+)
+"""What is added to the logits of eight ids whose bits make this byte, shape [256, 8]."""
+
+
+def _forbid(x: Tensor, places: list[int], masks: NDArray[np.uint32]) -> None:
+    """Put the ids of these rows whose bit is not set to minus infinity, in place."""
+    width = x.shape[1]
+    if x.device.type == "cpu":
+        # 0.8 ms for 32 rows of 49,152; filling where a bit is set takes 6 ms.
+        added = _ADDED_BY_BYTE.take(masks.view(np.uint8), axis=0).reshape(len(masks), -1)[:, :width]
+        values = x.numpy()
+        for i, row in zip(places, added, strict=True):
+            values[i] += row
+        return
+    bits = torch.arange(32, device=x.device, dtype=torch.int32)
+    words = torch.from_numpy(masks.view(np.int32)).to(x.device)
+    is_forbidden = (words.unsqueeze(-1) >> bits & 1).flatten(1)[:, :width] == 0
+    if len(places) == len(x):
+        x.masked_fill_(is_forbidden, -torch.inf)
+    else:
+        x[places] = x[places].masked_fill(is_forbidden, -torch.inf)
 
 
 def _to(x: Tensor, values: NDArray[np.generic]) -> Tensor:

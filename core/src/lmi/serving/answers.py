@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from lmi.api.requests import TokenLogprob
 from lmi.api.texts import TextResult, TextToken
 from lmi.custom.formatter import Formatter, GrowingAnswer
 from lmi.serving.choices import Choice
 from lmi.serving.generation import Generation
 from lmi.serving.parameters import Parameters
+from lmi.serving.streaming import JSON_LINES, Form
 
 encoder = msgspec.json.Encoder()
 
@@ -25,17 +28,50 @@ class Line(msgspec.Struct, omit_defaults=True):
     details: dict[str, Any] | None = None
 
 
-def line_writer(
-    generation: Generation, parameters: Parameters, formatter: Formatter | None
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What answers are made of.
+
+    Args:
+        whole: the object that answers a request.
+        of_choices: the object that answers a request for several answers.
+        lines: what makes objects of a stream of new tokens; the last of them is told by the generation.
+    """
+
+    whole: Callable[[Generation, Parameters, TextResult], dict[str, Any]]
+    of_choices: Callable[[Sequence[Choice], Parameters], dict[str, Any]]
+    lines: Callable[[Generation, Parameters], Callable[[list[TextToken]], list[Any]]]
+
+
+def stream_writer(
+    generation: Generation, parameters: Parameters, formatter: Formatter | None, writing: Writing, form: Form
 ) -> Callable[[list[TextToken]], bytes]:
-    """What turns new tokens into bytes of a stream: LMI's lines, or what the model's own formatter makes of them."""
+    """What turns new tokens into bytes of a stream, or what the model's own formatter makes of them.
+
+    Args:
+        generation, parameters: the request.
+        formatter: of the model's own file.
+        writing, form: of the stream.
+    """
     if formatter is not None and not formatter.takes_answer:
         written = growing_answer(formatter, generation, parameters)
         return lambda tokens: written.add(tokens, generation.finish_reason)
+    lines = writing.lines(generation, parameters)
     if formatter is not None:
-        change = formatter.answer
-        return lambda tokens: encoder.encode_lines([change(line) for line in _lines(generation, parameters, tokens)])
-    return lambda tokens: encoder.encode_lines(_lines(generation, parameters, tokens))
+        change, plain = formatter.answer, lines
+        lines = lambda tokens: [change(line) for line in plain(tokens)]  # noqa: E731
+    if form.stream_type is JSON_LINES:
+        return lambda tokens: encoder.encode_lines(lines(tokens))
+    framed, encode = form.framed, encoder.encode
+    return lambda tokens: b"".join([framed(encode(line)) for line in lines(tokens)])
+
+
+def outputs_writer(generation: Generation, parameters: Parameters) -> Callable[[list[TextToken]], list[Any]]:
+    """Lines of dynamic batches: the text of each token.
+
+    Source: ``enable_streaming`` of DJL Serving 0.26.
+    """
+    return lambda tokens: [{"outputs": [token.text]} for token in tokens]
 
 
 def growing_answer(formatter: Formatter, generation: Generation, parameters: Parameters) -> GrowingAnswer:
@@ -46,7 +82,7 @@ def growing_answer(formatter: Formatter, generation: Generation, parameters: Par
 
 def whole_answer(generation: Generation, parameters: Parameters, result: TextResult) -> dict[str, Any]:
     """The one object that answers a request."""
-    answer: dict[str, Any] = {"generated_text": _shown_text(generation, parameters, result.text)}
+    answer: dict[str, Any] = {"generated_text": shown_text(generation, parameters, result.text)}
     if parameters.wants_details:
         answer["details"] = _details(generation, parameters, result)
     return answer
@@ -69,7 +105,7 @@ def answer_of_choices(choices: Sequence[Choice], parameters: Parameters) -> dict
 
 def _sequence(choice: Choice, parameters: Parameters) -> dict[str, Any]:
     generation, result = choice.generation, choice.result
-    text = _shown_text(generation, parameters, result.text)
+    text = shown_text(generation, parameters, result.text)
     sequence: dict[str, Any] = {"generated_text": text, **_ending(result), **_seed_of(choice)}
     if parameters.wants_details:
         sequence["tokens"] = result.tokens
@@ -88,18 +124,27 @@ def _seed_of(choice: Choice) -> dict[str, int]:
     return {} if seed is None else {"seed": seed}
 
 
-def _lines(generation: Generation, parameters: Parameters, tokens: list[TextToken]) -> list[Line]:
+def _lines(generation: Generation, parameters: Parameters) -> Callable[[list[TextToken]], list[Any]]:
     """A line a token; when the answer is complete, the last one says so."""
-    lines = [Line(token) for token in tokens]
-    if generation.finish_reason:
-        lines = lines or [Line()]
-        lines[-1].generated_text = _shown_text(generation, parameters, generation.text)
-        if parameters.wants_details:
-            lines[-1].details = _details(generation, parameters, None)
+
+    def lines(tokens: list[TextToken]) -> list[Any]:
+        lines = [Line(token) for token in tokens]
+        if generation.finish_reason:
+            lines = lines or [Line()]
+            lines[-1].generated_text = shown_text(generation, parameters, generation.text)
+            if parameters.wants_details:
+                lines[-1].details = _details(generation, parameters, None)
+        return lines
+
     return lines
 
 
-def _shown_text(generation: Generation, parameters: Parameters, text: str) -> str:
+PLAIN = Writing(whole=whole_answer, of_choices=answer_of_choices, lines=_lines)
+"""LMI's own."""
+
+
+def shown_text(generation: Generation, parameters: Parameters, text: str) -> str:
+    """The text of an answer, behind the prompt where that was asked for."""
     return generation.request.prompt + text if parameters.return_full_text else text
 
 
@@ -121,18 +166,25 @@ def _details(generation: Generation, parameters: Parameters, result: TextResult 
 
 def _prefill(generation: Generation, *, has_top: bool) -> dict[str, Any]:
     """The prompt's tokens, and the most likely ones in their places; the first has no probability."""
-    decode = generation.model.tokenizer.decode
-    ids = generation.flight.request.prompt_ids
-    logprobs = generation.prompt_logprobs or [None] * len(ids)
-    prefill: dict[str, Any] = {
-        "prefill": [
-            TextToken(token_id, decode([token_id]), None if entry is None else entry.logprob)
-            for token_id, entry in zip(ids, logprobs, strict=True)
-        ]
-    }
+    prefill: dict[str, Any] = {"prefill": prompt_tokens(generation)}
     if has_top:
+        logprobs = _prompt_logprobs(generation)
         prefill["prefill_top_tokens"] = [_likely(generation, () if entry is None else entry.top) for entry in logprobs]
     return prefill
+
+
+def prompt_tokens(generation: Generation) -> list[TextToken]:
+    """The prompt's tokens with their log probabilities; the first has none."""
+    decode = generation.model.tokenizer.decode
+    ids = generation.flight.request.prompt_ids
+    return [
+        TextToken(token_id, decode([token_id]), None if entry is None else entry.logprob)
+        for token_id, entry in zip(ids, _prompt_logprobs(generation), strict=True)
+    ]
+
+
+def _prompt_logprobs(generation: Generation) -> list[TokenLogprob | None]:
+    return generation.prompt_logprobs or [None] * len(generation.flight.request.prompt_ids)
 
 
 def _top_tokens(generation: Generation) -> list[list[TextToken]]:

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 import lmi
@@ -18,14 +18,34 @@ from lmi.serving.context import Context
 from lmi.serving.errors import body_of, headers_of, status_of
 from lmi.serving.health import health_routes
 from lmi.serving.lmi import InvocationRoute
-from lmi.serving.openai import EmbeddingsRoute
+from lmi.serving.openai import CompletionsRoute, EmbeddingsRoute
+from lmi.serving.openai_chat import Chat
+from lmi.serving.openai_completions import Completions
+from lmi.serving.openai_models import model_routes
+from lmi.serving.openapi import describe
+from lmi.serving.tokenizing import DetokenizeRoute, TokenizeRoute
 
-_ROUTES = ("/invocations", "/predictions/{model}", "/v1/embeddings", "/ping", "/health", "/metrics")
-"""What most clients call; /docs does not show the first three, whose bodies FastAPI does not read."""
+_ROUTES = (
+    "/invocations", "/predictions/{model}", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models",
+    "/ping", "/health", "/metrics",
+)  # fmt: skip
+"""What most clients call."""
 _ROUTES_HINT = (
-    "Routes: POST /invocations, POST /predictions/{model}, POST /v1/embeddings, GET /ping, GET /health, GET /metrics; "
-    "others: /docs"
+    "Routes: POST /invocations, POST /predictions/{model}, POST /v1/chat/completions, POST /v1/completions, "
+    "POST /v1/embeddings, GET /v1/models, GET /ping, GET /health, GET /metrics; others: /docs"
 )
+
+
+class _RootRoute(Route):
+    """``POST /``, where clients of text-generation-inference send their requests, if a model speaks as it does."""
+
+    def __init__(self, context: Context, inference: InvocationRoute) -> None:
+        super().__init__("/", endpoint=inference, methods=["POST"])
+        self._models = context.models
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_spoken = any(model.plan.options.tgi_compat for model in self._models.values())
+        return super().matches(scope) if is_spoken and scope["type"] == "http" else (Match.NONE, {})
 
 
 class App(FastAPI):
@@ -59,8 +79,17 @@ def _listed(text: str) -> list[str]:
 
 def build_app(context: Context) -> FastAPI:
     """All routes: inference, health, and those that extensions add."""
-    app = App(InvocationRoute(context))
-    app.router.routes.append(Route("/v1/embeddings", endpoint=EmbeddingsRoute(context), methods=["POST"]))
+    inference = InvocationRoute(context)
+    app = App(inference)
+    app.router.routes.append(_RootRoute(context, inference))
+    for path, route in (
+        ("/v1/embeddings", EmbeddingsRoute(context)),
+        ("/v1/completions", CompletionsRoute(context, Completions)),
+        ("/v1/chat/completions", CompletionsRoute(context, Chat)),
+        ("/tokenize", TokenizeRoute(context)),
+        ("/detokenize", DetokenizeRoute(context)),
+    ):
+        app.router.routes.append(Route(path, endpoint=route, methods=["POST"]))
     options = context.options
     if options.cors_allowed_origin is not None:
         app.add_middleware(
@@ -71,6 +100,7 @@ def build_app(context: Context) -> FastAPI:
         )
     app.include_router(health_routes(context))
     app.include_router(adapter_routes(context))
+    app.include_router(model_routes(context))
 
     @app.exception_handler(HTTPException)
     async def explain(request: Request, error: HTTPException) -> Response:
@@ -90,4 +120,5 @@ def build_app(context: Context) -> FastAPI:
         return Response(body_of(error), status_of(error), headers=headers, media_type="application/json")
 
     context.plugins.extension_hooks.lmi_register_routes(app=app, context=context)
+    describe(app)
     return app

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -43,6 +43,28 @@ def validated(kind: type[Body], data: Any) -> Body:
         return kind.model_validate(data)
     except ValidationError as error:
         raise explained(error, kind) from None
+
+
+def validated_known(kind: type[Body], data: Any, note: Callable[[str], None]) -> Body:
+    """As ``validated`` does it, without the ``parameters`` that nobody knows.
+
+    Args:
+        kind, data: as ``validated`` takes them.
+        note: told the name of each that is left out.
+    Raises:
+        RequestError: what is known of the body is wrong.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        found = [each["loc"] for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
+    unknown = {place[1] for place in found if len(place) == 2 and place[0] == "parameters"}
+    if unknown:
+        kept = {name: value for name, value in data["parameters"].items() if name not in unknown}
+        data = {**data, "parameters": kept}
+        for name in unknown:
+            note(_shown(str(name)))
+    return validated(kind, data)
 
 
 def explained(error: ValidationError, kind: type[BaseModel], beside: Iterable[str] = ()) -> RequestError:

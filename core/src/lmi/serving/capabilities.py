@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from lmi.api.backend import BackendInfo, Capability
 from lmi.api.errors import UnsupportedError
 from lmi.api.requests import SamplingParams
@@ -55,6 +57,14 @@ def refuse_undeclared(
             f"adapter={adapter!r} was asked, but backend {info.name!r} has no adapters",
             _who_offers(frozenset({Capability.ADAPTERS}), backends),
         )
+
+
+def without_undeclared(info: BackendInfo, sampling: SamplingParams) -> tuple[SamplingParams, list[str]]:
+    """What a request asks for without what a backend does not declare, and the fields that were reset."""
+    names = [name for name in _undeclared(info.capabilities) if getattr(sampling, name) != getattr(_DEFAULTS, name)]
+    if names:
+        sampling = msgspec.structs.replace(sampling, **{name: getattr(_DEFAULTS, name) for name in names})
+    return sampling, names
 
 
 @lru_cache(maxsize=64)

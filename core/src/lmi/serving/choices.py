@@ -109,7 +109,20 @@ class Choices:
         return Choice(generation=generation, result=result, score=_total_logprob(generation))
 
 
-async def admit_choices(
+async def admit_choices(model: Model, request: TextRequest, **more: Any) -> Choices:
+    """Start the candidates for several answers to one request: all of them, or none.
+
+    Args:
+        model, request, more: as ``prepare_choices`` has them.
+    Raises:
+        LmiError: as ``prepare_choices`` and ``Model.start`` do.
+    """
+    choices = await prepare_choices(model, request, **more)
+    model.start([*choices.generations])
+    return choices
+
+
+async def prepare_choices(
     model: Model,
     request: TextRequest,
     *,
@@ -118,7 +131,7 @@ async def admit_choices(
     keeps_tokens: bool = False,
     asked_as: Callable[[str, Any], str] = as_field,
 ) -> Choices:
-    """Start the candidates for several answers to one request: all of them, or none.
+    """The candidates for the answers to one request, not started yet.
 
     Args:
         model: which answers.
@@ -130,7 +143,7 @@ async def admit_choices(
         NotReadyError, OverloadedError: it cannot be served now.
     """
     request, engine_request = await model.prepare(request, n_sequences=n_candidates, asked_as=asked_as)
-    if request.answer is None and engine_request.sampling.temperature == 0:
+    if n_candidates > 1 and request.answer is None and engine_request.sampling.temperature == 0:
         raise RequestError(
             "request.same-answers",
             f"{n_candidates} answers were asked for and nothing is drawn, so that all of them would be the same",
@@ -141,7 +154,6 @@ async def admit_choices(
         Generation(model, _child(request, i), _engine_child(engine_request, i), keeps_tokens=keeps_tokens)
         for i in range(n_candidates)
     ]
-    model.start(generations)
     return Choices(request, generations, n_answers)
 
 

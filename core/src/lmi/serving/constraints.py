@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters that make the output follow a schema, a regular expression, a list or a grammar.
+"""Parameters that make the output follow a schema, a regular expression, a list or a grammar; what is wrong in them.
 
 Sources: text-generation-inference's ``grammar``; the ``guided_*`` parameters that inference servers share.
 """
@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from lmi.api.backend import BackendInfo
+from lmi.api.errors import RequestError
 from lmi.api.requests import Constraint
+from lmi.grammars import STACK_BYTES, reason_against
+from lmi.threads import in_own_thread
 
 _MOST_CHARS = 65536
 _NO_SCHEMA = "input should be a JSON schema, as an object or as the text of one"
@@ -36,8 +41,8 @@ def _regex(text: str) -> str:
             warnings.simplefilter("ignore")  # what may change in Python's own dialect
             re.compile(text)
     except re.error as error:
-        # Engines have escapes that Python lacks, as \p{L}; those they judge themselves.
-        if not error.msg.startswith("bad escape"):
+        # What Python lacks, as \p{L} or (?<name>a), others may have.
+        if not error.msg.startswith("bad escape") and reason_against(Constraint(kind="regex", source=text)):
             raise ValueError(f"input should be a regular expression: {error}") from None
     except (OverflowError, RecursionError) as error:
         raise ValueError(f"input should be a regular expression: {error}") from None
@@ -83,3 +88,28 @@ class Grammar(BaseModel):
 def choice(texts: list[str]) -> Constraint:
     """The output is one of these texts."""
     return Constraint(kind="choice", source=json.dumps(texts, ensure_ascii=False))
+
+
+async def refuse_wrong(constraint: Constraint | None, info: BackendInfo, asked_as: Callable[[str, Any], str]) -> None:
+    """Refuse a constraint that the backend could not obey, before it gets there.
+
+    Args:
+        constraint: of a request; None for none.
+        info: the backend's description. Where its engine reads constraints itself, only what is wrong in itself is
+            refused: the rest the engine judges.
+        asked_as: how the caller put it.
+    Raises:
+        RequestError: with the reason.
+    """
+    if constraint is None:
+        return
+    reason = await in_own_thread(
+        lambda: reason_against(constraint, is_lenient=info.own_constraints), stack_bytes=STACK_BYTES
+    )
+    if reason:
+        raise RequestError("request.invalid", f"{asked_as('constraint', constraint)}: {reason}", "Change it")
+
+
+def any_json() -> Constraint:
+    """The output is a JSON object, whatever is in it."""
+    return Constraint(kind="json_schema", source='{"type": "object"}')

@@ -18,7 +18,25 @@ _STATUS: tuple[tuple[type[LmiError], int], ...] = (
     (errors.DeadlineError, 504),
     (errors.OutOfMemoryError, 507),
 )
+_LMI_STATUS: tuple[tuple[type[LmiError], int], ...] = (
+    (errors.NotFoundError, 404),
+    (errors.ExistsError, 409),
+    (errors.TooLargeError, 413),
+    (errors.OverloadedError, 503),
+    (errors.NotReadyError, 503),
+    (errors.OutOfMemoryError, 507),
+)
+"""Of those that do not depend on the code."""
+_LMI_STATUS_OF_CODE = {
+    "adapter.unknown": 503,
+    "request.no-model": 400,
+    "request.function-override": 400,
+    "server.error": 500,
+}
+_LMI_FAILED = 424
+_TGI_TYPES = {400: "validation", 413: "validation", 429: "overloaded", 503: "overloaded"}
 _RETRY_AFTER_S = 1
+_SERVER_ERROR = 500
 
 
 def status_of(error: LmiError) -> int:
@@ -26,9 +44,38 @@ def status_of(error: LmiError) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
+def lmi_status_of(error: LmiError) -> int:
+    """HTTP status of an error as LMI has had them: 424 for whatever a model's own code could have raised.
+
+    Source: DJL Serving 0.29.
+    """
+    known = _LMI_STATUS_OF_CODE.get(error.code)
+    if known is not None:
+        return known
+    return next((status for kind, status in _LMI_STATUS if isinstance(error, kind)), _LMI_FAILED)
+
+
+def tgi_body_of(error: LmiError, status: int) -> bytes:
+    """The JSON body of an error as clients of text-generation-inference read it; ``message`` is the same text."""
+    kind = _TGI_TYPES.get(status_of(error), "generation")
+    body = {"error": str(error), "error_type": kind, "code": status, "message": str(error)}
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
 def body_of(error: LmiError, status: int | None = None) -> bytes:
     """The JSON body of an error: ``code`` (HTTP status), ``error`` (slug) and ``message`` (whole text)."""
     body = {"code": status_of(error) if status is None else status, "error": error.code, "message": str(error)}
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def openai_body_of(error: LmiError, status: int) -> bytes:
+    """The JSON body of an error as OpenAI's clients read it; ``code`` is LMI's slug.
+
+    Source: OpenAI's API reference, errors.
+    """
+    is_callers = status < _SERVER_ERROR
+    kind = "invalid_request_error" if is_callers else "server_error"
+    body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
     return json.dumps(body, ensure_ascii=False).encode()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lmi.serving.bodies import object_of
 from lmi.serving.parameters import Parameters
@@ -16,12 +16,9 @@ def _listed(names: Any) -> Any:
     return [names] if isinstance(names, str) else names
 
 
-class Invocation(BaseModel):
-    """The body of a request."""
-
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    inputs: str
     parameters: Parameters = Parameters()
     stream: bool = False
     adapters: Annotated[list[str] | None, BeforeValidator(_listed)] = None
@@ -30,3 +27,15 @@ class Invocation(BaseModel):
     @classmethod
     def _is_object(cls, data: Any) -> Any:
         return object_of(data)
+
+
+class Invocation(_Body):
+    """The body of a request."""
+
+    inputs: str
+
+
+class ListInvocation(_Body):
+    """The body of a request with several texts, all with the same parameters."""
+
+    inputs: list[str] = Field(min_length=1)

@@ -12,26 +12,58 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Scope
 
 from lmi.api.backend import Task
-from lmi.api.errors import UnsupportedError
-from lmi.api.texts import TextRequest, TextResult
+from lmi.api.errors import LmiError, RequestError
+from lmi.api.texts import TextRequest
 from lmi.custom.formatter import Formatter
+from lmi.serving import tgi
 from lmi.serving.adapter_choice import asked_adapter
-from lmi.serving.answers import answer_of_choices, encoder, growing_answer, line_writer, whole_answer
+from lmi.serving.answers import growing_answer, stream_writer
+from lmi.serving.asking import (
+    Asked,
+    formatted,
+    formatter_of,
+    keeps_tokens,
+    no_stream,
+    read,
+    send_whole,
+    text_request,
+    writes_one_sequence,
+)
 from lmi.serving.beam_search import BeamSettings
 from lmi.serving.beams import Beams, admit_beams
-from lmi.serving.bodies import decoded, validated
+from lmi.serving.bodies import decoded
 from lmi.serving.choices import Choices, admit_choices
+from lmi.serving.contents import Lines, as_json, data_of, is_json
 from lmi.serving.embeddings import answer_vectors
 from lmi.serving.generation import Generation
 from lmi.serving.invocation import Invocation
+from lmi.serving.lists import answer_several, is_several
+from lmi.serving.openai import answer_text
+from lmi.serving.openai_chat import Chat
+from lmi.serving.openai_completions import Completions
 from lmi.serving.parameters import Parameters
 from lmi.serving.route import InferenceRoute
-from lmi.serving.streaming import JSON_LINES, ClientGoneError, Exchange
+from lmi.serving.streaming import ClientGoneError, Exchange
 from lmi.serving.whole_requests import answer_task
 
 if TYPE_CHECKING:
-    from lmi.custom.extension import ModelExtension
     from lmi.serving.models import Model
+
+
+def _data_of(body: bytes, content_type: str) -> Any:
+    """What a body says, decoded."""
+    if not body:
+        raise RequestError("request.empty-prompt", "the body is empty", "Send inputs with at least one token of text")
+    return decoded(body) if is_json(content_type) else data_of(body, content_type)
+
+
+def _kind_of(data: Any) -> type[Completions | Chat] | None:
+    """Which of OpenAI's bodies it is by its keys; None for LMI's own. Source: DJL Serving."""
+    if not isinstance(data, dict) or "inputs" in data:
+        return None
+    if "messages" in data:
+        return Chat
+    return Completions if "prompt" in data else None
 
 
 class InvocationRoute(InferenceRoute):
@@ -40,32 +72,51 @@ class InvocationRoute(InferenceRoute):
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         named = scope.get("path_params", {})
         model = self._context.model(named.get("model") or exchange.wanted_model, named.get("version"))
+        exchange.form = model.dialect.lines
         body = await exchange.body(model.plan.options.max_request_size)
-        query = scope.get("query_string", b"")
+        query, content_type = scope.get("query_string", b""), exchange.headers.get("content-type", "")
         if model.plan.serves_whole_requests:
             if not model.plan.is_custom:
                 model.adapters.refuse_unknown(asked_adapter(None, exchange.headers, query))
+                body = as_json(body, content_type)
             await answer_task(self._context, model, exchange, scope, body)
             return
         if model.plan.task is not Task.GENERATE:
             model.adapters.refuse_unknown(asked_adapter(None, exchange.headers, query))
-            await answer_vectors(self._context, model, exchange, body)
+            await answer_vectors(self._context, model, exchange, as_json(body, content_type))
             return
-        invocation = self._parse(body, exchange, model.plan.extension)
+        data = self._translated(_data_of(body, content_type), exchange, model)
+        kind = _kind_of(data)
+        if kind is not None:
+            form = model.dialect.chat_form(exchange.accept)
+            await answer_text(self._context, model, exchange, data, scope, kind=kind, form=form)
+            return
+        if is_several(data):
+            invocation = await answer_several(self._context, model, exchange, data, query)
+            if invocation is None:
+                return
+        else:
+            invocation = read(Invocation, model, data)
         adapter = asked_adapter(invocation.adapters, exchange.headers, query)
         await self._generate(exchange, model, invocation, adapter)
 
     async def _generate(self, exchange: Exchange, model: Model, invocation: Invocation, adapter: str) -> None:
-        own, parameters = model.plan.extension, invocation.parameters
+        parameters, formatter = invocation.parameters, formatter_of(model)
         parameters.check()
-        formatter = own.formatter if own is not None else None
-        request = self._request(exchange, model, invocation, adapter, formatter)
-        keeps_tokens = parameters.wants_details or self._context.formats_response is not None or own is not None
+        is_stream = invocation.stream or model.dialect.streams_unasked
+        asked = Asked(prompt=invocation.inputs, parameters=parameters, adapter=adapter)
+        request = text_request(exchange, model, asked, exchange.unique_id, is_stream=is_stream)
+        is_kept = keeps_tokens(self._context, model, parameters)
         answering: Generation | Choices | Beams
         if parameters.is_single:
-            answering = await model.admit(request, keeps_tokens=keeps_tokens, asked_as=parameters.asked_as)
+            answering = await model.admit(
+                request,
+                keeps_tokens=is_kept,
+                asked_as=parameters.asked_as,
+                drops_undeclared=model.dialect.drops_unknown,
+            )
         else:
-            answering = await self._several(model, request, parameters, keeps_tokens, formatter)
+            answering = await self._several(model, request, parameters, is_kept, formatter)
         exchange.watch(answering.cancel)
         outcome = "error"
         try:
@@ -84,34 +135,18 @@ class InvocationRoute(InferenceRoute):
                 answering.end()
             self._context.metrics.count(answering, outcome)
 
-    @staticmethod
-    def _request(
-        exchange: Exchange, model: Model, invocation: Invocation, adapter: str, formatter: Formatter | None
-    ) -> TextRequest:
-        parameters = invocation.parameters
-        is_stream = invocation.stream or model.plan.options.output_formatter == "jsonlines"
-        shows_logprobs = model.gives_logprobs and (parameters.wants_details or is_stream or formatter is not None)
-        return TextRequest(
-            request_id=exchange.unique_id,
-            model=model.name,
-            prompt=invocation.inputs,
-            sampling=parameters.sampling(shows_logprobs=shows_logprobs),
-            stop_sequences=tuple(parameters.stop_sequences),
-            bad_words=tuple(parameters.bad_words),
-            keeps_stop=parameters.include_stop_str_in_output,
-            shows_special=not parameters.skip_special_tokens,
-            n_last_prompt_tokens=parameters.truncate,
-            stream=is_stream,
-            adapter=adapter,
-            headers=exchange.headers,
-        )
-
-    def _parse(self, body: bytes, exchange: Exchange, own: ModelExtension | None) -> Invocation:
-        data = decoded(body)
+    def _translated(self, data: Any, exchange: Exchange, model: Model) -> Any:
+        """A body as the model's own file or an extension reads it; as it is, where they leave it to LMI."""
+        if isinstance(data, Lines):
+            return Lines(
+                each if isinstance(each, LmiError) else self._translated(each, exchange, model) for each in data
+            )
+        own = model.plan.extension
         translators = [own.parses_request if own else None, self._context.parses_request]
         answers = (each(body=data, headers=exchange.headers) for each in translators if each is not None)
         translated = next((answer for answer in answers if answer is not None), None)
-        return validated(Invocation, data if translated is None else translated)
+        data = data if translated is None else translated
+        return tgi.read(data) if model.dialect.is_tgi else data
 
     async def _whole(
         self, exchange: Exchange, generation: Generation, parameters: Parameters, formatter: Formatter | None
@@ -121,17 +156,12 @@ class InvocationRoute(InferenceRoute):
             written = growing_answer(formatter, generation, parameters)
             await exchange.answer(written.add(result.tokens, result.finish_reason))
             return
-        answer = self._formatted(generation.model, generation.request, result)
+        dialect = generation.model.dialect
+        answer, in_list = formatted(self._context, generation.model, generation.request, result), False
         if answer is None:
-            answer = whole_answer(generation, parameters, result)
-        await exchange.answer(encoder.encode(answer if formatter is None else formatter.answer(answer)))
-
-    def _formatted(self, model: Model, request: TextRequest, result: TextResult) -> Any:
-        """An answer as the model's own file or an extension writes it; None where they leave it to LMI's schema."""
-        own = model.plan.extension
-        writers = [own.formats_response if own else None, self._context.formats_response]
-        answers = (each(request=request, result=result) for each in writers if each is not None)
-        return next((answer for answer in answers if answer is not None), None)
+            answer, in_list = dialect.writing.whole(generation, parameters, result), dialect.in_list
+        answer = answer if formatter is None else formatter.answer(answer)
+        await send_whole(exchange, [answer] if in_list else answer)
 
     async def _several(
         self,
@@ -144,17 +174,9 @@ class InvocationRoute(InferenceRoute):
         """Start what is answered with several sequences."""
         asked = parameters.asked_sequences
         if request.stream:
-            raise UnsupportedError(
-                "request.unsupported",
-                f"{asked} was asked of a stream; the lines of a stream are those of one sequence",
-                "Leave out stream (or output_formatter=jsonlines, where the server has it), or ask for one answer",
-            )
+            raise no_stream(asked)
         if formatter is not None and not formatter.takes_answer:
-            raise UnsupportedError(
-                "request.unsupported",
-                f"{asked} was asked, but the output formatter of model {model.name!r} writes one sequence",
-                "Ask for one answer",
-            )
+            raise writes_one_sequence(asked, model)
         more: dict[str, Any] = {
             "n_answers": parameters.n,
             "asked_as": parameters.asked_as,
@@ -179,17 +201,23 @@ class InvocationRoute(InferenceRoute):
     ) -> None:
         found = await choices.result()
         others = tuple(choice.result for choice in found[1:])
-        answer = self._formatted(model, choices.request, dataclasses.replace(found[0].result, others=others))
+        dialect = model.dialect
+        result = dataclasses.replace(found[0].result, others=others)
+        answer, in_list = formatted(self._context, model, choices.request, result), False
         if answer is None:
-            answer = answer_of_choices(found, parameters)
-        await exchange.answer(encoder.encode(answer if formatter is None else formatter.answer(answer)))
+            answer, in_list = dialect.writing.of_choices(found, parameters), dialect.in_list
+        answer = answer if formatter is None else formatter.answer(answer)
+        await send_whole(exchange, [answer] if in_list else answer)
 
     async def _stream(
         self, exchange: Exchange, generation: Generation, parameters: Parameters, formatter: Formatter | None
     ) -> None:
-        write = line_writer(generation, parameters, formatter)
+        dialect = generation.model.dialect
+        is_own = formatter is not None and not formatter.takes_answer  # which writes what it likes
+        form = exchange.form = dialect.lines if is_own else dialect.stream_form(exchange.accept)
+        write = stream_writer(generation, parameters, formatter, dialect.writing, form)
         tokens = await generation.next()  # a failure before the first token still has a status of its own
-        await exchange.start(200, JSON_LINES)
+        await exchange.start(200, form.stream_type)
         while not generation.finish_reason:
             generation.n_writes += 1
             await exchange.write(write(tokens))

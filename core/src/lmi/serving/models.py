@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -14,18 +16,24 @@ import msgspec
 from lmi.api.backend import BackendInfo, Capability
 from lmi.api.engine import EngineLimits
 from lmi.api.errors import LmiError, NotReadyError, RequestError
-from lmi.api.requests import GenerationRequest
+from lmi.api.requests import GenerationRequest, SamplingParams
 from lmi.api.texts import TextRequest
 from lmi.loading import LoadPlan
 from lmi.serving.adapters import AdapterJournal
-from lmi.serving.capabilities import as_field, refuse_undeclared
+from lmi.serving.capabilities import as_field, refuse_undeclared, without_undeclared
+from lmi.serving.chat_writing import Speech
+from lmi.serving.constraints import refuse_wrong
+from lmi.serving.dialect import Dialect
 from lmi.serving.generation import Generation
 from lmi.serving.tokenizer import Tokenizer
 from lmi.serving.words import cut_prompt, forbid
 from lmi.workers.pool import WorkerPool
 from lmi.workers.worker import Worker, WorkerState
 
+_LOG = logging.getLogger(__name__)
 _LONG_PROMPT_CHARS = 8192
+_MOST_NOTED = 256
+"""Names that are logged: callers may invent any number of them."""
 
 
 class ModelState(str, Enum):
@@ -69,6 +77,7 @@ class Model:
         self.request_filters = tuple(request_filters)
         self.text_filters = tuple(text_filters)
         self._backends = backends or {}
+        self._left_out: set[str] = set()
         self.failure: LmiError | None = None
         self.is_draining = False
         self._on_progress = on_progress
@@ -114,6 +123,21 @@ class Model:
     def gives_logprobs(self) -> bool:
         return Capability.LOGPROBS in self.plan.info.capabilities
 
+    @property
+    def draws(self) -> bool:
+        """Whether tokens can be drawn, and not only be the likeliest."""
+        return Capability.TEMPERATURE in self.plan.info.capabilities
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How it answers requests in LMI's schema."""
+        return Dialect.of(self.plan)
+
+    @cached_property
+    def speech(self) -> Speech:
+        """How it writes in a chat."""
+        return Speech.of(self.plan, self.tokenizer)
+
     # ------------------------------------------------------------------------------------------------------ requests
 
     def limits_for(self, n_requests: int) -> EngineLimits:
@@ -133,7 +157,12 @@ class Model:
         return self.pool.limits
 
     async def admit(
-        self, request: TextRequest, *, keeps_tokens: bool = False, asked_as: Callable[[str, Any], str] = as_field
+        self,
+        request: TextRequest,
+        *,
+        keeps_tokens: bool = False,
+        asked_as: Callable[[str, Any], str] = as_field,
+        drops_undeclared: bool = False,
     ) -> Generation:
         """Filter, tokenize and check one request, and start it.
 
@@ -141,11 +170,12 @@ class Model:
             request: in the words of this server.
             keeps_tokens: as Generation has it.
             asked_as: how the caller put a field of SamplingParams and its value, for a refusal.
+            drops_undeclared: what the backend does not declare is left out with a note, not refused.
         Raises:
             RequestError: it cannot be served as it is.
             NotReadyError, OverloadedError: it cannot be served now.
         """
-        request, engine_request = await self.prepare(request, asked_as=asked_as)
+        request, engine_request = await self.prepare(request, asked_as=asked_as, drops_undeclared=drops_undeclared)
         generation = Generation(self, request, engine_request, keeps_tokens=keeps_tokens)
         self.start([generation])
         return generation
@@ -156,19 +186,25 @@ class Model:
         Raises:
             NotReadyError, OverloadedError: it cannot be served now.
         """
-        if generations[0].request.answer is None:
-            self.pool.submit([generation.flight for generation in generations])
-            return
+        asked = [generation.flight for generation in generations if generation.request.answer is None]
+        if asked:
+            self.pool.submit(asked)
         for generation in generations:
-            generation.give(generation.request.answer or "")
+            if generation.request.answer is not None:
+                generation.give(generation.request.answer)
 
     async def prepare(
-        self, request: TextRequest, *, n_sequences: int = 1, asked_as: Callable[[str, Any], str] = as_field
+        self,
+        request: TextRequest,
+        *,
+        n_sequences: int = 1,
+        asked_as: Callable[[str, Any], str] = as_field,
+        drops_undeclared: bool = False,
     ) -> tuple[TextRequest, GenerationRequest]:
         """Filter, tokenize and check one request.
 
         Args:
-            request, asked_as: as in ``admit``.
+            request, asked_as, drops_undeclared: as in ``admit``.
             n_sequences: how many sequences there must be room for.
         Returns:
             The request after all filters, and what the engine gets for one sequence.
@@ -177,20 +213,46 @@ class Model:
             NotReadyError, OverloadedError: it cannot be served now.
         """
         limits = self.limits_for(n_sequences)  # before any work is done for a request that will be refused
+        sent = request.prompt
         for refine in self.request_filters:
             request = refine(request=request) or request
-        if len(request.prompt) > _LONG_PROMPT_CHARS:
-            prompt_ids = await asyncio.to_thread(self.tokenizer.encode, request.prompt)
+        if request.prompt_ids is not None and request.prompt == sent:
+            prompt_ids = known_ids(request.prompt_ids, self.tokenizer.vocab_size)
         else:
-            prompt_ids = self.tokenizer.encode(request.prompt)
+            prompt_ids = await self._encoded(request)
         if request.n_last_prompt_tokens is not None:
             prompt_ids = cut_prompt(self.tokenizer, prompt_ids, request.n_last_prompt_tokens)
         if request.bad_words:
             request.sampling = forbid(request.sampling, request.bad_words, self.tokenizer)
+        if drops_undeclared:
+            request.sampling = self._declared(request.sampling, asked_as)
         refuse_undeclared(self.plan.info, request.sampling, request.adapter, self._backends, asked_as)
+        await refuse_wrong(request.sampling.constraint, self.plan.info, asked_as)
         self.adapters.refuse_unknown(request.adapter)  # nothing waits between this and the start
+        if request.fills_context:
+            n_left = max(1, limits.max_context_tokens - len(prompt_ids))
+            request.sampling = msgspec.structs.replace(request.sampling, max_tokens=n_left)
         _check_length(prompt_ids, request.sampling.max_tokens, limits.max_context_tokens)
         return request, self._engine_request(request, prompt_ids)
+
+    def _declared(self, sampling: SamplingParams, asked_as: Callable[[str, Any], str]) -> SamplingParams:
+        declared, names = without_undeclared(self.plan.info, sampling)
+        for name in names:
+            asked = asked_as(name, getattr(sampling, name)).partition("=")[0]
+            self.note_left_out(asked, f"backend {self.plan.info.name!r} does not offer it")
+        return declared
+
+    def note_left_out(self, name: str, reason: str) -> None:
+        """Log once that a parameter of requests is left out, and why."""
+        if name not in self._left_out and len(self._left_out) < _MOST_NOTED:
+            self._left_out.add(name)
+            _LOG.warning("model %s: the parameter %s is left out of requests: %s", self.name, name, reason)
+
+    async def _encoded(self, request: TextRequest) -> list[int]:
+        encode = partial(self.tokenizer.encode, adds_special=request.adds_special)
+        if len(request.prompt) > _LONG_PROMPT_CHARS:
+            return await asyncio.to_thread(encode, request.prompt)
+        return encode(request.prompt)
 
     def _engine_request(self, request: TextRequest, prompt_ids: list[int]) -> GenerationRequest:
         sampling = request.sampling
@@ -216,6 +278,17 @@ class Model:
                 text = text if changed is None else changed
             filtered.append(text)
         return filtered
+
+
+def known_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
+    """Ids that a caller sent, all of which the model has."""
+    wrong = next((each for each in ids if not 0 <= each < vocab_size), None)
+    if wrong is not None:
+        raise RequestError(
+            "request.invalid", f"the prompt has the id {wrong}; this model has ids 0 to {vocab_size - 1}",
+            "Send ids of this model's tokenizer, or the text",
+        )  # fmt: skip
+    return list(ids)
 
 
 def _check_length(prompt_ids: list[int], max_tokens: int, limit: int) -> None:

@@ -1,36 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenAI's schema: ``POST /v1/embeddings``."""
+"""OpenAI's schema: its routes under ``/v1``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from starlette.types import Scope
 
 from lmi.api import RequestError, Task
 from lmi.serving.adapter_choice import asked_adapter
-from lmi.serving.bodies import decoded
+from lmi.serving.bodies import decoded, validated
 from lmi.serving.embeddings import answer_embeddings
+from lmi.serving.openai_chat import Chat
+from lmi.serving.openai_completions import Completions
 from lmi.serving.route import InferenceRoute
-from lmi.serving.streaming import Exchange, refuse_too_large
+from lmi.serving.streaming import EVENTS, ClientGoneError, Exchange, Form, refuse_too_large
 
 if TYPE_CHECKING:
+    from lmi.serving.context import Context
     from lmi.serving.models import Model
 
 
-class EmbeddingsRoute(InferenceRoute):
-    """``POST /v1/embeddings``; a single model is taken whatever name the request gives."""
+class OpenAIRoute(InferenceRoute):
+    """A route whose body may name the model; a single model is taken whatever name the request gives."""
 
-    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
-        model, data = await self._asked(exchange)
-        if model.plan.task is not Task.EMBED or model.plan.serves_whole_requests:
-            raise RequestError(
-                "request.wrong-task",
-                f"/v1/embeddings is for models that make vectors; model {model.name!r} {_does(model)}",
-                "Send it to another model, or serve this one with option.task=text-embedding, if it was made for that",
-            )
-        model.adapters.refuse_unknown(asked_adapter(None, exchange.headers, scope.get("query_string", b"")))
-        await answer_embeddings(self._context, model, exchange, data)
+    form: ClassVar[Form] = EVENTS
 
     async def _asked(self, exchange: Exchange) -> tuple[Model, Any]:
         """The model that a request is for, and its decoded body: where several are served, the body may name it."""
@@ -44,6 +38,88 @@ class EmbeddingsRoute(InferenceRoute):
         model = context.model(wanted)
         refuse_too_large(len(body), model.plan.options.max_request_size)
         return model, data
+
+
+class EmbeddingsRoute(OpenAIRoute):
+    """``POST /v1/embeddings``."""
+
+    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
+        model, data = await self._asked(exchange)
+        if model.plan.task is not Task.EMBED or model.plan.serves_whole_requests:
+            raise RequestError(
+                "request.wrong-task",
+                f"/v1/embeddings is for models that make vectors; model {model.name!r} {_does(model)}",
+                "Send it to another model, or serve this one with option.task=text-embedding, if it was made for that",
+            )
+        model.adapters.refuse_unknown(asked_adapter(None, exchange.headers, scope.get("query_string", b"")))
+        await answer_embeddings(self._context, model, exchange, data)
+
+
+class CompletionsRoute(OpenAIRoute):
+    """``POST /v1/completions`` and ``POST /v1/chat/completions``.
+
+    Args:
+        context: the server's models and hooks.
+        kind: of the two.
+    """
+
+    def __init__(self, context: Context, kind: type[Completions | Chat]) -> None:
+        super().__init__(context)
+        self._kind = kind
+
+    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
+        model, data = await self._asked(exchange)
+        await answer_text(self._context, model, exchange, data, scope, kind=self._kind, form=self.form)
+
+
+async def answer_text(
+    context: Context,
+    model: Model,
+    exchange: Exchange,
+    data: Any,
+    scope: Scope,
+    *,
+    kind: type[Completions | Chat],
+    form: Form,
+) -> None:
+    """Answer a request for a completion or a chat.
+
+    Args:
+        context: the server's.
+        model: which answers.
+        exchange: the request.
+        data: its decoded body.
+        scope: of ASGI.
+        kind: which of the two it is.
+        form: of a stream.
+    Raises:
+        LmiError: it cannot be served.
+    """
+    if model.plan.task is not Task.GENERATE or model.plan.serves_whole_requests:
+        raise RequestError(
+            "request.wrong-task",
+            f"completions are for models that generate text; model {model.name!r} {_does(model)}",
+            "Send it to another model",
+        )
+    body: Any = validated(kind.body_type, data)
+    adapter = asked_adapter(body.adapters, exchange.headers, scope.get("query_string", b""))
+    if not adapter and body.model in model.adapters.wanted():
+        adapter = body.model  # adapters are models here
+    answer = kind(model, exchange, form, body, adapter)
+    group = await answer.start()
+    exchange.watch(group.cancel)
+    outcome = "error"
+    try:
+        await (answer.stream(group) if answer.is_stream else answer.whole(group))
+        outcome = "ok"
+    except ClientGoneError:
+        outcome = "cancelled"
+        raise
+    finally:
+        if outcome != "ok":
+            group.end()
+        for choices in group.choices:
+            context.metrics.count(choices, outcome)
 
 
 def _does(model: Model) -> str:

@@ -11,14 +11,14 @@ from lmi.api.errors import RequestError
 from lmi.api.requests import Constraint, SamplingParams
 from lmi.serving.constraints import ChoiceTexts, Grammar, GrammarText, Regex, SchemaText, choice
 
-_LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1
 """Bound of ids and counts: engines keep them in 32 bits, and no vocabulary or context comes near."""
 
 MOST_SEQUENCES = 32
 """Most candidates or beams of one request."""
 
-TokenId = Annotated[int, Field(ge=0, le=_LARGEST)]
-TokenIdKey = Annotated[int, Field(ge=0, le=_LARGEST, strict=False)]  # JSON has no other keys than texts
+TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
+TokenIdKey = Annotated[int, Field(ge=0, le=LARGEST, strict=False)]  # JSON has no other keys than texts
 Word = Annotated[str, Field(min_length=1, max_length=512)]
 
 
@@ -48,12 +48,12 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
 
     max_new_tokens: int = Field(30, ge=1)
-    min_new_tokens: int = Field(0, ge=0, le=_LARGEST)
+    min_new_tokens: int = Field(0, ge=0, le=LARGEST)
     truncate: int | None = Field(None, ge=1)
     do_sample: bool | None = None
     seed: int | None = Field(None, ge=0, lt=2**64)
     temperature: float | None = Field(None, ge=0)
-    top_k: int | None = Field(None, ge=-1, le=_LARGEST)
+    top_k: int | None = Field(None, ge=-1, le=LARGEST)
     top_p: float | None = Field(None, gt=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, gt=0, le=1)

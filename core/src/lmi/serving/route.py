@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from starlette.types import Receive, Scope, Send
 
 from lmi.api.errors import EngineDeadError, LmiError
-from lmi.serving.streaming import ClientGoneError, Exchange
+from lmi.serving.streaming import LINES, ClientGoneError, Exchange, Form
 
 if TYPE_CHECKING:
     from lmi.serving.context import Context
 
 _LOG = logging.getLogger(__name__)
+
+
+def unexpected(exchange: Exchange, error: Exception) -> LmiError:
+    """What a client is told of an exception that nobody foresaw, which is logged."""
+    _LOG.error("request %s failed", exchange.request_id, exc_info=error)
+    return EngineDeadError("server.error", f"{type(error).__name__}: {error}")
 
 
 class InferenceRoute(ABC):
@@ -25,11 +31,13 @@ class InferenceRoute(ABC):
         context: the server's models and hooks.
     """
 
+    form: ClassVar[Form] = LINES
+
     def __init__(self, context: Context) -> None:
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self.form)
         try:
             await self._answer(exchange, scope)
         except ClientGoneError:
@@ -37,8 +45,7 @@ class InferenceRoute(ABC):
         except LmiError as error:
             await exchange.fail(error)
         except Exception as error:
-            _LOG.exception("request %s failed", exchange.request_id)
-            await exchange.fail(EngineDeadError("server.error", f"{type(error).__name__}: {error}"))
+            await exchange.fail(unexpected(exchange, error))
         finally:
             exchange.unwatch()
 

@@ -10,16 +10,18 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
 from lmi.api.errors import LmiError, TooLargeError
-from lmi.serving.errors import body_of, headers_of, status_of
+from lmi.serving.errors import body_of, headers_of, openai_body_of, status_of
 
 JSON = b"application/json"
 JSON_LINES = b"application/jsonlines"
+EVENT_STREAM = b"text/event-stream"
 _DRAINED_BYTES = 1 << 30
 _LIMIT = "max_request_size"
 _LESS = f"Send less, or raise {_LIMIT}"
@@ -76,18 +78,56 @@ def refuse_too_large(n_bytes: int, limit_bytes: int, *, named: str = _LIMIT, hin
         raise TooLargeError("request.too-large", message, hint)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How the answers of a schema look on the wire.
+
+    Args:
+        stream_type: content type of a stream.
+        framed: one piece of a stream, from its JSON.
+        last: what a whole stream ends with.
+        error_body: an error as JSON, with its HTTP status.
+        status: HTTP status of an error.
+    """
+
+    stream_type: bytes
+    framed: Callable[[bytes], bytes]
+    error_body: Callable[[LmiError, int], bytes]
+    last: bytes = b""
+    status: Callable[[LmiError], int] = status_of
+
+
+def _as_event(piece: bytes) -> bytes:
+    return b"data: " + piece + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+"""What OpenAI's streams end with."""
+
+LINES = Form(stream_type=JSON_LINES, framed=lambda piece: piece + b"\n", error_body=body_of)
+"""LMI's own: a line a piece."""
+
+LMI_EVENTS = Form(stream_type=EVENT_STREAM, framed=_as_event, error_body=body_of)
+"""LMI's own as server-sent events."""
+
+EVENTS = Form(stream_type=EVENT_STREAM, framed=_as_event, last=DONE, error_body=openai_body_of)
+"""OpenAI's: server-sent events."""
+
+
 class Exchange:
     """One HTTP request and its answer.
 
     Args:
         scope, receive, send: as ASGI gives them.
+        form: how errors look; a route may set another one when it knows the model.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, form: Form = LINES) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._is_started = False
+        self.form = form
         self._watch: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self.headers: Mapping[str, str] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
@@ -104,6 +144,11 @@ class Exchange:
         query = self._scope.get("query_string", b"")
         asked = parse_qs(query.decode("latin-1")).get("model_name", [""])[-1] if query else ""
         return asked or self.headers.get("model_name") or None
+
+    @property
+    def accept(self) -> str:
+        """The content types that the caller takes, as its header has them."""
+        return self.headers.get("accept", "")
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole request body, as ``whole_body`` reads it."""
@@ -144,10 +189,11 @@ class Exchange:
 
     async def fail(self, error: LmiError) -> None:
         """Answer with the error: as a status before the first byte, as the last line of a stream after it."""
-        body = body_of(error)
+        status = self.form.status(error)
+        body = self.form.error_body(error, status)
         if self._is_started:
-            await self.write(body + b"\n", is_last=True)
+            await self.write(self.form.framed(body), is_last=True)
         else:
             length = (b"content-length", b"%d" % len(body))
-            await self.start(status_of(error), JSON, [length, *headers_of(error)])
+            await self.start(status, JSON, [length, *headers_of(error)])
             await self.write(body, is_last=True)

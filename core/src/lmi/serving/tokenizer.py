@@ -46,6 +46,10 @@ class Tokenizer(Protocol):
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of special tokens."""
+
     def encode(self, text: str, *, adds_special: bool = True) -> list[int]:
         """Return the ids of a prompt, with the special tokens the tokenizer puts around a text.
 
@@ -68,6 +72,7 @@ class ByteTokenizer:
 
     vocab_size = 256
     eos_ids: tuple[int, ...] = ()
+    special_ids: frozenset[int] = frozenset()
 
     def __init__(self) -> None:
         # Latin-1 maps each code point below 256 to the byte of that number.
@@ -116,6 +121,8 @@ class FileTokenizer:
             text = f"{file.with_name('tokenizer_config.json')} describes its special tokens in a way unknown: {error!r}"
             raise ArtifactError("tokenizer.unreadable", text, (), "Get the file again") from error
         self._new_decoder = decoder_factory(self._rust)
+        added = self._rust.get_added_tokens_decoder().items()
+        self.special_ids = frozenset(token_id for token_id, token in added if token.special)
         self.vocab_size: int = max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         eos_id = self._rust.token_to_id(_content(config.get("eos_token")) or "")
         self.eos_ids: tuple[int, ...] = () if eos_id is None else (eos_id,)
@@ -132,6 +139,12 @@ class FileTokenizer:
 
     def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
         return self._new_whole_decoder() if shows_special else self._new_decoder()
+
+    @property
+    def definition(self) -> str:
+        """The tokenizer.json, with all special tokens."""
+        text: str = self._rust.to_str()
+        return text
 
     @cached_property
     def _new_whole_decoder(self) -> Callable[[], TokenDecoder]:
@@ -173,6 +186,20 @@ def load_tokenizer(
         _convert(folder, converted, trust_remote_code, python_executable)
         _keep(converted, kept)
         return FileTokenizer(converted, config)
+
+
+def definition_of(artifacts: ModelArtifacts, *, trust_remote_code: bool = False) -> str:
+    """The tokenizer.json of a model, as text, with all special tokens; converted where there is none.
+
+    Args:
+        artifacts, trust_remote_code: as ``load_tokenizer`` has them.
+    Raises:
+        ArtifactError: as ``load_tokenizer`` does, or the model has no files.
+    """
+    tokenizer = load_tokenizer(artifacts, trust_remote_code=trust_remote_code)
+    if isinstance(tokenizer, FileTokenizer):
+        return tokenizer.definition
+    raise ArtifactError("tokenizer.missing", "a model without files has no tokenizer.json", (), "")
 
 
 # --------------------------------------------------------------------------------------------- settings of the file

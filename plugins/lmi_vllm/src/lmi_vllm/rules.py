@@ -108,14 +108,8 @@ def adapters(config: VLLMConfig) -> Iterator[Conflict]:
         )
 
 
-def tools_and_reasoning(config: VLLMConfig) -> Iterator[Conflict]:
-    """Each switch needs its parser."""
-    if config.enable_auto_tool_choice and not config.tool_call_parser:
-        yield _needs("enable_auto_tool_choice", "tool_call_parser", "llama3_json")
-    if config.tool_call_parser and not config.enable_auto_tool_choice:
-        yield _no_effect(
-            "tool_call_parser", config.tool_call_parser, "enable_auto_tool_choice is false", "enable_auto_tool_choice"
-        )
+def reasoning(config: VLLMConfig) -> Iterator[Conflict]:
+    """The switch needs its parser."""
     if config.enable_reasoning and not config.reasoning_parser:
         yield _needs("enable_reasoning", "reasoning_parser", "deepseek_r1")
     if config.enable_reasoning is False and config.reasoning_parser:
@@ -184,7 +178,7 @@ RULES: tuple[Rule, ...] = (
     parts_of_a_copy,
     tokens_of_a_step,
     adapters,
-    tools_and_reasoning,
+    reasoning,
     shared_cache,
     memory,
     speculation,

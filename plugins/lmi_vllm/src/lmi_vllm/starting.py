@@ -41,13 +41,13 @@ ELSEWHERE = {
     "long_lora_scaling_factors": "refused",
     "lora_extra_vocab_size": "no effect any more",
     "enable_auto_tool_choice": "the server",
-    "tool_call_parser": "the server",
     "enable_reasoning": "the server; false keeps reasoning_parser from the engine",
-    "chat_template": "the server",
-    "chat_template_content_format": "the server",
     "task": "tasks.py, as runner and convert",
 }
 """Option that is no argument of vLLM's engine -> where it acts."""
+
+_REASONING = {"auto": None, "none": None, "think": "deepseek_r1"}
+"""LMI's names of parsers of reasoning that vLLM does not have -> its own."""
 
 _OF_ADAPTERS = ("max_loras", "max_lora_rank", "max_cpu_loras", "fully_sharded_loras", "lora_dtype")
 _OF_REASONING = ("reasoning_parser", "reasoning_parser_plugin")
@@ -84,16 +84,21 @@ def engine_arguments(artifacts: ModelArtifacts, config: VLLMConfig, cache_bytes:
         arguments["max_loras"] = config.max_loras
     else:
         arguments = {name: value for name, value in arguments.items() if name not in _OF_ADAPTERS}
-    if config.enable_reasoning is False:
-        arguments.pop("reasoning_parser", None)
-    _merge_reasoning(arguments)
+    _set_reasoning(arguments, config)
     if config.lmcache_config_file and config.kv_transfer_config is None:
         arguments["kv_transfer_config"] = dict(_LMCACHE)
     return arguments
 
 
-def _merge_reasoning(arguments: dict[str, Any]) -> None:
-    """Put the parser of reasoning where constraints are configured, if they are: vLLM takes both only in one piece."""
+def _set_reasoning(arguments: dict[str, Any], config: VLLMConfig) -> None:
+    """Name the parser of reasoning as vLLM does.
+
+    It stands where constraints are configured, if they are: vLLM takes both only in one piece.
+    """
+    name = arguments.pop("reasoning_parser", None)
+    name = _REASONING.get(name, name)
+    if name is not None and config.enable_reasoning is not False:
+        arguments["reasoning_parser"] = name
     constraints = arguments.get("structured_outputs_config")
     if constraints is None:
         return

@@ -39,6 +39,7 @@ def find_problems(artifacts: ModelArtifacts, config: DistConfig, target: Target)
     other = other_heads(artifacts)
     return [
         *([other_task(artifacts, ", ".join(other), "lmi-dist")] if other else []),
+        *_check_encoder(artifacts),
         *check_code(artifacts, trust_remote_code=config.trust_remote_code),
         *degree_problems(artifacts, config.tensor_parallel_degree, sizes, otherwise),
         *context_problems(artifacts, config.max_model_len),
@@ -48,6 +49,18 @@ def find_problems(artifacts: ModelArtifacts, config: DistConfig, target: Target)
         *_check_draft(artifacts, config),
         *_check_memory_share(config, target),
     ]
+
+
+def _check_encoder(artifacts: ModelArtifacts) -> Iterator[Problem]:
+    """Say that a model has an encoder, too: steps are those of a decoder alone."""
+    if artifacts.config.get("is_encoder_decoder"):
+        what = ", ".join(artifacts.architectures) or artifacts.model_type
+        yield Problem(
+            code="model.task-not-served",
+            message=f"{what} has an encoder and a decoder; lmi-dist serves decoder-only models",
+            hint="Use a causal language model",
+            path=artifacts.folder,
+        )
 
 
 def _check_adapters(artifacts: ModelArtifacts) -> list[Problem]:

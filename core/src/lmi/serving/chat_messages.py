@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of a chat as callers send them, in the form that a template takes; what no template can take is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lmi.api.errors import RequestError, UnsupportedError, enumerated
+from lmi.serving.chat_wants import ContentForm, Wants
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "self")
+"""Names that a request gives to a template in fields of their own."""
+
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Type of a part -> the field that holds its text."""
+
+_MAX_SHOWN_CHARS = 60
+
+
+def given_messages(messages: Any, wants: Wants) -> list[dict[str, Any]]:
+    """The messages as a template takes them; the caller's own are not changed.
+
+    Args:
+        messages: as they were sent.
+        wants: what the template wants of them.
+    Raises:
+        UnsupportedError: a content holds what is no text.
+        RequestError: they are not messages.
+    """
+    if not isinstance(messages, list | tuple) or not messages:
+        raise _wrong("messages", messages, "a list of at least one message")
+    return [_message(f"messages[{index}]", message, wants) for index, message in enumerate(messages)]
+
+
+def given_objects(name: str, value: Any) -> list[dict[str, Any]] | None:
+    """A list of objects, such as tools; None where there are none.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list | tuple):
+        raise _wrong(name, value, "a list of objects")
+    for index, each in enumerate(value):
+        if not isinstance(each, dict):
+            raise _wrong(f"{name}[{index}]", each, "an object")
+    return list(value)
+
+
+def given_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a request gives to a template beyond what every template gets, ready for ``ChatTemplate.render(**it)``.
+
+    Raises:
+        RequestError: a name of it has a field of its own.
+    """
+    found = dict(kwargs or {})
+    for name in RESERVED:
+        if name in found:
+            raise RequestError(
+                "request.invalid", f"chat_template_kwargs has {name!r}, which has a field of its own",
+                "Take it out of chat_template_kwargs",
+            )  # fmt: skip
+    return found
+
+
+def _message(at: str, message: Any, wants: Wants) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise _wrong(at, message, "an object with role and content")
+    role = message.get("role")
+    if role not in ROLES:
+        raise _wrong(f"{at}.role", role, f"one of {', '.join(ROLES)}")
+    # Clients write the fields that a message has not got as null; templates ask whether they are there.
+    made = {name: value for name, value in message.items() if value is not None}
+    calls = made.pop("tool_calls", None)
+    if calls:
+        made["tool_calls"] = _calls(f"{at}.tool_calls", calls)
+    if role == "developer" and not wants.knows_developer:
+        made["role"] = "system"
+    content = message.get("content")
+    if content is not None:
+        made["content"] = _content(f"{at}.content", content, wants.content)
+    elif role != "assistant":
+        raise _wrong(f"{at}.content", content, "a text or a list of parts")
+    else:
+        # Templates tell a message that only calls tools by its content, which is null.
+        made["content"] = None if calls or "function_call" in made else _content(at, "", wants.content)
+    return made
+
+
+# ---------------------------------------------------------------------------------------------------------- contents
+
+
+def _content(at: str, content: Any, form: ContentForm) -> str | list[dict[str, str]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if form is ContentForm.PARTS else content
+    if not isinstance(content, list | tuple):
+        raise _wrong(at, content, "a text or a list of parts")
+    texts = [_text(f"{at}[{index}]", part) for index, part in enumerate(content)]
+    if form is ContentForm.TEXT:
+        return "\n".join(texts)
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def _text(at: str, part: Any) -> str:
+    """The text of a part of a content."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise _wrong(at, part, "an object with type and text")
+    if kind not in _TEXT_PARTS:
+        raise UnsupportedError(
+            "request.unsupported", f"{at} is a part of type {kind!r:.{_MAX_SHOWN_CHARS}}; chats hold text only here",
+            "Send parts of type text",
+        )  # fmt: skip
+    text = part.get(_TEXT_PARTS[kind])
+    if not isinstance(text, str):
+        raise _wrong(f"{at}.{_TEXT_PARTS[kind]}", text, "a text")
+    return text
+
+
+# -------------------------------------------------------------------------------------------------------- tool calls
+
+
+def _calls(at: str, calls: Any) -> list[dict[str, Any]]:
+    if not isinstance(calls, list | tuple):
+        raise _wrong(at, calls, "a list of calls")
+    return [_call(f"{at}[{index}]", call) for index, call in enumerate(calls)]
+
+
+def _call(at: str, call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise _wrong(at, call, "an object with id, type and function")
+    if not isinstance(function.get("name"), str):
+        raise _wrong(f"{at}.function.name", function.get("name"), "a text")
+    return {**call, "function": {**function, "arguments": _arguments(f"{at}.function.arguments", function)}}
+
+
+def _arguments(at: str, function: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call, which are JSON as a text in OpenAI's schema and an object for templates."""
+    value = given = function.get("arguments")
+    if given is None or (isinstance(given, str) and not given.strip()):
+        return {}
+    if isinstance(given, str):
+        try:
+            value = json.loads(given)
+        except (ValueError, RecursionError):
+            raise _wrong(at, given, "the JSON text of an object") from None
+    if not isinstance(value, dict):
+        raise _wrong(at, given, "the JSON text of an object")
+    return value
+
+
+def _wrong(at: str, value: Any, wanted: str) -> RequestError:
+    shown = "missing" if value is None else _shown(value)
+    return RequestError("request.invalid", f"{at} is {shown}; it must be {wanted}", _hint(at))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple) and not value:
+        return "empty"
+    if isinstance(value, list | tuple | dict):
+        return "a list" if not isinstance(value, dict) else f"an object with {enumerated(_names(value)) or 'nothing'}"
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}..."
+
+
+def _names(value: dict[Any, Any]) -> list[str]:
+    names = [str(each)[:_MAX_SHOWN_CHARS] for each in value]
+    return names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"]
+
+
+def _hint(at: str) -> str:
+    return f"Change {at} as OpenAI's API has it"
