@@ -107,17 +107,17 @@ NO_ARGUMENTS = {"function": {"name": "f", "arguments": {}}}
 @pytest.mark.parametrize(
     ("message", "given_as"),
     [
-        ({"content": None, "tool_calls": [CALL]}, {"content": None, "tool_calls": [OBJECT_CALL]}),
-        ({"tool_calls": [CALL]}, {"content": None, "tool_calls": [OBJECT_CALL]}),
+        ({"content": None, "tool_calls": [CALL]}, {"tool_calls": [OBJECT_CALL]}),
+        ({"tool_calls": [CALL]}, {"tool_calls": [OBJECT_CALL]}),
         ({"content": "x", "tool_calls": [OBJECT_CALL]}, {"content": "x", "tool_calls": [OBJECT_CALL]}),
-        ({"tool_calls": [{"function": {"name": "f"}}]}, {"content": None, "tool_calls": [NO_ARGUMENTS]}),
+        ({"tool_calls": [{"function": {"name": "f"}}]}, {"tool_calls": [NO_ARGUMENTS]}),
         ({"tool_calls": [{"function": {"name": "f", "arguments": " "}}]},
-         {"content": None, "tool_calls": [NO_ARGUMENTS]}),
+         {"tool_calls": [NO_ARGUMENTS]}),
         ({"content": "x", "tool_calls": None, "refusal": None, "audio": None}, {"content": "x"}),
         ({"content": "x", "tool_calls": []}, {"content": "x"}),
         ({"content": None}, {"content": ""}),
-        ({"content": None, "reasoning_content": "hm"}, {"content": "", "reasoning_content": "hm"}),
-        ({"content": None, "function_call": {"name": "f"}}, {"content": None, "function_call": {"name": "f"}}),
+        ({"content": None, "reasoning_content": "hm"}, {"content": "", "reasoning_content": "hm", "thinking": "hm"}),
+        ({"content": None, "function_call": {"name": "f"}}, {"function_call": {"name": "f"}}),
         ({"content": "x", "name": "Ann", "own": [1]}, {"content": "x", "name": "Ann", "own": [1]}),
     ],
 )  # fmt: skip

@@ -36,6 +36,10 @@ def given_messages(messages: Any, wants: Wants) -> list[dict[str, Any]]:
     return [_message(f"messages[{index}]", message, wants) for index, message in enumerate(messages)]
 
 
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of a message's reasoning at clients; templates read the first or the second. Source: transformers."""
+
+
 def given_objects(name: str, value: Any) -> list[dict[str, Any]] | None:
     """A list of objects, such as tools; None where there are none.
 
@@ -86,9 +90,11 @@ def _message(at: str, message: Any, wants: Wants) -> dict[str, Any]:
         made["content"] = _content(f"{at}.content", content, wants.content)
     elif role != "assistant":
         raise _wrong(f"{at}.content", content, "a text or a list of parts")
-    else:
-        # Templates tell a message that only calls tools by its content, which is null.
-        made["content"] = None if calls or "function_call" in made else _content(at, "", wants.content)
+    elif not calls and "function_call" not in made:  # a message that only calls tools has no content at all
+        made["content"] = _content(at, "", wants.content)
+    reasoning = next((made[name] for name in _REASONING if name in made), None)
+    if reasoning is not None:
+        made = {"thinking": reasoning, **made, "reasoning_content": reasoning}
     return made
 
 

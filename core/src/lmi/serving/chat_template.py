@@ -163,7 +163,7 @@ def _continued(template: CompiledTemplate, values: dict[str, Any]) -> str:
     Source: transformers, continue_final_message.
     """
     last = values["messages"][-1]  # made for this rendering
-    content = last["content"]
+    content = last.get("content")
     text = content[-1]["text"] if isinstance(content, list) and content else content
     if not isinstance(text, str):
         message = "continue_final_message is set and the last message has no text to go on with"
