@@ -147,7 +147,7 @@ def masks(folder: Callable[..., Path]) -> Iterator[ServerProcess]:
 def test_other_routes_say_what_the_model_does(masks: ServerProcess) -> None:
     response = masks.post({"input": "a"}, "/v1/embeddings")
     assert response.status_code == 400
-    assert "model 'model' fills masks" in response.json()["message"]
+    assert "model 'model' fills masks" in response.json()["error"]["message"]
 
 
 def test_the_command_that_is_shown_at_the_start_is_answered(masks: ServerProcess) -> None:

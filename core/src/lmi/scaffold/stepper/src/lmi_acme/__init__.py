@@ -7,6 +7,7 @@ from lmi.api import (
     STEPPER_CAPABILITIES,
     BackendConfig,
     BackendInfo,
+    Capability,
     EngineLibrary,
     ModelArtifacts,
     Progress,
@@ -25,7 +26,9 @@ def lmi_describe_backend() -> BackendInfo:
         name="acme",
         summary="Makes up its logits",
         needs_model=False,
-        capabilities=STEPPER_CAPABILITIES,  # the core samples, so all of these work
+        # The core samples, so all of these work. A constraint needs a model that names an end-of-sequence id: with one,
+        # declare it, too.
+        capabilities=STEPPER_CAPABILITIES - {Capability.CONSTRAINT},
         resume=Resume.EXACT,
         engine_libraries=(EngineLibrary(distribution="torch", versions=">=2.4"),),
         install="pip install torch, in the build for your device",
