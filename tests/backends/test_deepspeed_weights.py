@@ -268,6 +268,7 @@ def test_sequences_of_layers_in_8_bits_are_stepped_together(demo_model: Path, me
 
 
 @pytest.mark.usefixtures("torchao")
+@pytest.mark.long
 def test_two_ranks_answer_with_layers_in_8_bits(llama: Path) -> None:
     [[first, *_], *_] = greedy_ids(llama, PROMPTS, 1)
     with running(llama, 2, "quantize=smoothquant") as server:

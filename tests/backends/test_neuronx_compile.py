@@ -214,6 +214,7 @@ def test_lmi_s_own_command_builds_what_serving_properties_says(lmi: Command, tin
     assert (seen.returncode, "would be served by neuronx" in seen.stdout) == (0, True), seen.stdout
 
 
+@pytest.mark.long
 def test_a_build_in_s3_is_served_from_there(
     lmi: Command, tiny_llama: Path, neuron_machine: Path, expected: list[list[int]], bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -166,6 +166,7 @@ def test_a_client_that_leaves_frees_the_engine(vectors: ServerProcess) -> None:
     assert len(vectors.post({"inputs": "abc"}).json()) == 1
 
 
+@pytest.mark.long
 def test_a_request_survives_the_death_of_its_worker(vectors: ServerProcess, folders: dict[str, Path]) -> None:
     """Last of this server: its worker is another one afterwards."""
     (pid,) = vectors.worker_pids()
