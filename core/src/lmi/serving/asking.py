@@ -58,20 +58,34 @@ def text_request(exchange: Exchange, model: Model, asked: Asked, request_id: str
     parameters = asked.parameters
     has_formatter = formatter_of(model) is not None
     shows_logprobs = model.gives_logprobs and (parameters.wants_details or is_stream or has_formatter)
-    return TextRequest(
+    return request_of(
+        exchange,
+        model,
+        parameters,
         request_id=request_id,
-        model=model.name,
         prompt=asked.prompt,
         sampling=parameters.sampling(shows_logprobs=shows_logprobs),
-        stop_sequences=tuple(parameters.stop_sequences),
-        bad_words=tuple(parameters.bad_words),
-        keeps_stop=parameters.include_stop_str_in_output,
-        shows_special=not parameters.skip_special_tokens,
-        n_last_prompt_tokens=parameters.truncate,
         stream=is_stream,
         adapter=asked.adapter,
-        headers=exchange.headers,
     )
+
+
+def request_of(exchange: Exchange, model: Model, parameters: Parameters, **more: Any) -> TextRequest:
+    """A request with what its parameters say of its text.
+
+    Args:
+        exchange, model: whence and where to.
+        parameters: in LMI's words.
+        more: all else of a TextRequest, and what is to be otherwise.
+    """
+    said = {
+        "stop_sequences": tuple(parameters.stop_sequences),
+        "bad_words": tuple(parameters.bad_words),
+        "keeps_stop": parameters.include_stop_str_in_output,
+        "shows_special": not parameters.skip_special_tokens,
+        "n_last_prompt_tokens": parameters.truncate,
+    }
+    return TextRequest(model=model.name, headers=exchange.headers, **{**said, **more})
 
 
 def keeps_tokens(context: Context, model: Model, parameters: Parameters) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lmi.api.errors import RequestError
-from lmi.api.requests import Constraint, SamplingParams
+from lmi.api.requests import SamplingParams
 from lmi.loading import LoadPlan
 from lmi.serving.chat_messages import given_kwargs
 from lmi.serving.chat_template import ChatTemplate, load_chat_template
@@ -99,19 +99,16 @@ class Conversation:
             documents=body.documents,
             **kwargs,
         )
-        self._constraint = self._wanted(constraint_for(tools, self._choice, body.parallel_tool_calls is not False))
-
-    def _wanted(self, calls: Constraint | None) -> Constraint | None:
-        """What the answer must follow, besides what LMI's own parameters say."""
-        form = self._body.response_format
-        asked = form.constraint if form is not None else None
+        calls = constraint_for(tools, self._choice, body.parallel_tool_calls is not False)
         self._is_forced = calls is not None
+        form = body.response_format
+        asked = form.constraint if form is not None else None
         if calls is not None and asked is not None:
             raise RequestError(
                 "request.invalid", f"response_format={form.type if form else ''} and tool_choice={self._choice!r} "
                 "exclude each other", "Keep one of them",
             )  # fmt: skip
-        return calls or asked
+        self._constraint = calls or asked
 
     @property
     def is_named(self) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+import lmi
 from lmi.api.backend import BackendInfo, Capability
 from lmi.api.engine import EngineLimits
 from lmi.api.errors import LmiError, NotReadyError, RequestError
@@ -132,6 +134,13 @@ class Model:
     def dialect(self) -> Dialect:
         """How it answers requests in LMI's schema."""
         return Dialect.of(self.plan)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for answers of the same model under the same options by the same version of LMI."""
+        plan = self.plan
+        made_of = (lmi.__version__, plan.info.name, plan.artifacts.folder, plan.config.model_dump_json())
+        return f"fp_{hashlib.sha256(repr(made_of).encode()).hexdigest()[:10]}"
 
     @cached_property
     def speech(self) -> Speech:

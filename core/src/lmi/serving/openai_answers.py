@@ -7,21 +7,26 @@ Source: OpenAI's API reference.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
-import lmi
 from lmi.api.errors import LmiError
-from lmi.api.texts import TextToken
+from lmi.api.texts import TextRequest, TextToken
+from lmi.serving.asking import request_of
 from lmi.serving.generation import Generation
+from lmi.serving.openai_bodies import Asked
+from lmi.serving.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmi.serving.choices import Choices
+    from lmi.serving.choices import Choice, Choices
     from lmi.serving.models import Model
+    from lmi.serving.streaming import Exchange, Form
+
+Body = TypeVar("Body", bound=Asked)
 
 _REASONS = {"length": "length", "deadline": "length", "cancelled": "length"}
 
@@ -31,31 +36,6 @@ encoder = msgspec.json.Encoder()
 def finish_reason_of(generation: Generation) -> str:
     """In OpenAI's words: what ended by itself, or by a stop sequence, is ``stop``."""
     return _REASONS.get(generation.finish_reason, "stop")
-
-
-def head_of(kind: str, answer_id: str, model: Model, name: str | None) -> dict[str, Any]:
-    """What each object of an answer begins with.
-
-    Args:
-        kind: ``object``.
-        answer_id: ``id``, the same for all of a stream.
-        model: which answers.
-        name: as the request names it.
-    """
-    return {
-        "id": answer_id,
-        "object": kind,
-        "created": int(time.time()),
-        "model": name or model.name,
-        "system_fingerprint": fingerprint(model),
-    }
-
-
-def fingerprint(model: Model) -> str:
-    """The same for answers of the same model under the same options by the same version of LMI."""
-    plan = model.plan
-    made_of = (lmi.__version__, plan.info.name, plan.artifacts.folder, plan.config.model_dump_json())
-    return f"fp_{hashlib.sha256(repr(made_of).encode()).hexdigest()[:10]}"
 
 
 def usage_of(groups: Sequence[Choices]) -> dict[str, int]:
@@ -108,6 +88,97 @@ class Group:
     def end(self) -> None:
         for each in self.choices:
             each.end()
+
+
+class Growing(Protocol):
+    """One choice of a stream."""
+
+    def pieces(self, tokens: Sequence[TextToken]) -> list[dict[str, Any]]:
+        """The choices to send for its next tokens, each in an object of its own."""
+
+
+class TextAnswer(ABC, Generic[Body]):
+    """The answer to one request for text, whole or piece by piece.
+
+    Args:
+        model: which answers.
+        exchange: the request.
+        form: of a stream.
+        body: of the request.
+        adapter: which it asks for.
+    Raises:
+        RequestError: it asks for what cannot be.
+    """
+
+    body_type: ClassVar[type[Asked]]
+    whole_kind: ClassVar[str]
+    piece_kind: ClassVar[str]
+    """What ``object`` says of a whole answer, and of a piece of a stream."""
+    id_start: ClassVar[str]
+
+    def __init__(self, model: Model, exchange: Exchange, form: Form, body: Body, adapter: str) -> None:
+        self._model, self._exchange, self._form, self._body, self._adapter = model, exchange, form, body, adapter
+        self._n = body.n or 1
+
+    @property
+    def is_stream(self) -> bool:
+        return bool(self._body.stream)
+
+    @abstractmethod
+    async def start(self) -> Group:
+        """Start all sequences, or none.
+
+        Raises:
+            LmiError: they cannot be served.
+        """
+
+    @abstractmethod
+    def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        """One choice of a whole answer."""
+
+    @abstractmethod
+    def _growing(self, index: int, generation: Generation) -> Growing:
+        """One choice of a stream."""
+
+    def _request(self, parameters: Parameters, **more: Any) -> TextRequest:
+        """A request with what all of this answer's have in common."""
+        return request_of(self._exchange, self._model, parameters, stream=self.is_stream, adapter=self._adapter, **more)
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        """What each object of an answer begins with."""
+        return {
+            "id": f"{self.id_start}-{self._exchange.request_id}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self._body.model or self._model.name,
+            "system_fingerprint": self._model.fingerprint,
+        }
+
+    async def whole(self, group: Group) -> None:
+        """Answer with one object."""
+        found = [each for choices in group.choices for each in await choices.result()]
+        choices = [self._choice(index, choice) for index, choice in enumerate(found)]
+        answer = {**self._head(self.whole_kind), "choices": choices, "usage": usage_of(group.choices)}
+        await self._exchange.answer(encoder.encode(answer))
+
+    async def stream(self, group: Group) -> None:
+        """Answer piece by piece."""
+        exchange, form, head = self._exchange, self._form, self._head(self.piece_kind)
+        generations, wants_usage = group.generations, self._body.wants_usage
+        usage = {"usage": None} if wants_usage else {}
+        growing = [self._growing(index, generation) for index, generation in enumerate(generations)]
+        is_started = False
+        async for place, tokens in side_by_side(generations):
+            pieces = growing[place].pieces(tokens)
+            if not is_started:  # a failure before the first token still has a status of its own
+                await exchange.start(200, form.stream_type)
+                is_started = True
+            generations[place].n_writes += 1
+            written = [encoder.encode({**head, "choices": [each], **usage}) for each in pieces]
+            await exchange.write(b"".join(map(form.framed, written)))
+        if wants_usage:
+            await exchange.write(form.framed(encoder.encode({**head, "choices": [], "usage": usage_of(group.choices)})))
+        await exchange.write(form.last, is_last=True)
 
 
 class Scores:
