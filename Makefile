@@ -35,7 +35,7 @@ PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(W
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-config bench-chat bench-fetch bench-ranks bench-quantize bench-compile bench-constraints clean
+.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-long bench-config bench-chat bench-fetch bench-ranks bench-quantize bench-compile bench-constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,9 @@ bench-config: $(VENV)/.tools ## how long resolving a configuration takes
 
 bench-chat: $(VENV)/.tools ## what rendering a chat costs, beside transformers and beside the encoding
 	@$(BIN)/python benchmarks/chat.py $(ARGS)
+
+bench-long: $(VENV)/.tools ## how long a prompt of 30,000 tokens holds up the streams of others
+	@$(BIN)/python benchmarks/long_prompt.py $(ARGS)
 
 bench-hf: $(VENV)/.tools ## tokens/s over HTTP, beside the bare loop and stock transformers
 	@$(BIN)/python benchmarks/hf.py $(ARGS)
