@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a prompt of 30,000 tokens holds up the streams of others, on each route that takes one.
 
-An engine that echoes steps every 10 ms behind the demo model's tokenizer; one client follows a stream while another sends
-the long prompt. Printed: the longest gap between two pieces of the stream while the prompt was answered, beside the
+An engine that echoes steps every 10 ms behind the demo model's tokenizer; one client follows a stream while another
+sends the long prompt. Printed: the longest gap between two pieces of the stream while the prompt was answered, beside the
 longest one of a time as long with nothing else to do; medians over the rounds. Bar: 50 ms. Run: ``make bench-long``.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -101,11 +102,7 @@ class Listener:
     def longest_gap_ms(self, from_s: float, to_s: float) -> float:
         """Between two pieces, of those that came in a time."""
         within = [each for each in list(self.arrivals_s) if from_s - 0.05 <= each <= to_s + 0.05]
-        return 1e3 * max((b - a for a, b in _pairs(within)), default=float("inf"))
-
-
-def _pairs(values: list[float]) -> Iterator[tuple[float, float]]:
-    return zip(values, values[1:], strict=False)
+        return 1e3 * max((b - a for a, b in itertools.pairwise(within)), default=float("inf"))
 
 
 def main() -> None:
