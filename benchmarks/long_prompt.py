@@ -2,8 +2,8 @@
 """How long a prompt of 30,000 tokens holds up the streams of others, on each route that takes one.
 
 An engine that echoes steps every 10 ms behind the demo model's tokenizer; one client follows a stream while another
-sends the long prompt. Printed: the longest gap between two pieces of the stream while the prompt was answered, beside the
-longest one of a time as long with nothing else to do; medians over the rounds. Bar: 50 ms. Run: ``make bench-long``.
+sends the long prompt. Printed: the longest gap between two pieces of the stream while the prompt was answered, beside
+longest one of a time as long with nothing else to do; medians over the rounds. Bar: 50 ms. Run: make bench-long.
 """
 
 from __future__ import annotations
