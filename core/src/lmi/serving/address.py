@@ -251,6 +251,8 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
 
 def _bind_unix(path: str) -> socket.socket:
     """A unix socket; what a server that died has left there is replaced, what somebody listens on is not."""
+    if "\0" in path:  # the system would listen on what comes before it
+        raise ValueError("embedded null character")
     file = Path(path)
     if file.exists() and stat.S_ISSOCK(file.stat().st_mode) and _is_left_behind(path):
         file.unlink()
