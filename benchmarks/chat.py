@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmi.api import ArtifactFormat, ModelArtifacts
-from lmi.serving.chat_template import encode_prompt, load_chat_template
+from lmi.serving.chat_template import load_chat_template
 from lmi.serving.tokenizer import load_tokenizer
 from processes import demo_model, machine, median, verdict
 
@@ -68,7 +68,7 @@ def main() -> None:
             lambda text=text, messages=messages: theirs.apply_chat_template(
                 messages, TOOLS, chat_template=text, tokenize=False, add_generation_prompt=True
             ),
-            lambda prompt=prompt: encode_prompt(tokenizer, prompt),
+            lambda prompt=prompt: tokenizer.encode(prompt, adds_special=False),
         )
         if works[0]() != works[1]():
             print(f"{name:10} the prompts differ")

@@ -15,7 +15,7 @@ from tokenizers import processors
 from lmi.api import ArtifactFormat, ModelArtifacts, RequestError
 from lmi.serving import chat_environment
 from lmi.serving.chat_files import ChatFiles, TemplateSource
-from lmi.serving.chat_template import ChatTemplate, encode_prompt, load_chat_template
+from lmi.serving.chat_template import ChatTemplate, load_chat_template
 from lmi.serving.tokenizer import FileTokenizer
 from tests.core.chat_cases import CASES, GOLDEN_PROGRAM, HELLO, TEMPLATES, TOOL, write_chat_model
 from tests.core.tokenizer_folders import byte_level, write
@@ -126,7 +126,7 @@ def test_a_prompt_is_encoded_without_special_tokens_of_the_tokenizers_own(tmp_pa
     loaded = FileTokenizer(folder / "tokenizer.json", {})
     prompt = load_chat_template(artifacts(folder)).render([HELLO])
     assert prompt.startswith("<s>Hello")
-    ids = encode_prompt(loaded, prompt)
+    ids = loaded.encode(prompt, adds_special=False)
     assert (ids.count(1), ids[0], ids[-1] == 2) == (1, 1, False)
     assert loaded.encode(prompt).count(1) == 2
 

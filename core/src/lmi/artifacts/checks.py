@@ -11,7 +11,7 @@ import msgspec
 
 from lmi.api import ArtifactFormat, ModelArtifacts, Problem
 from lmi.api.errors import Severity
-from lmi.artifacts.documents import LFS_MARK, MAX_DOCUMENT_BYTES, NotReadable, parsed, pull_hint, why
+from lmi.artifacts.documents import AGAIN, LFS_MARK, pull_hint, why_unread
 from lmi.artifacts.foreign import GGUF, Foreign, foreign_kinds, gguf_origin
 from lmi.artifacts.formats import ADAPTER_CONFIG, PIPELINE, config_name, detect, within
 from lmi.artifacts.headers import headers_of
@@ -30,7 +30,6 @@ _HAS_MODEL_TYPE = (
     ArtifactFormat.PRETRAINED, ArtifactFormat.RANKED_CHECKPOINT, ArtifactFormat.TRITON_REPOSITORY,
     ArtifactFormat.NEURON, ArtifactFormat.NEURON_SPLIT,
 )  # fmt: skip
-_AGAIN = "Get the file again"
 
 
 def check(model: Path | ModelFiles | ModelArtifacts, files: ModelFiles | None = None) -> list[Problem]:
@@ -99,23 +98,12 @@ def _config_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[P
 
 def _unreadable(artifacts: ModelArtifacts, files: ModelFiles, name: str) -> Problem:
     """Why a small file is not among the documents, or is of no use there."""
-    path, n_bytes = files.at(name), files.sizes[name]
+    path = files.at(name)
     if name in artifacts.documents or isinstance(files, _Listed):
-        return _problem("config.unreadable", f"{name} is not a JSON object", _AGAIN, path)
-    if n_bytes > MAX_DOCUMENT_BYTES:
-        message = f"{name} has {n_bytes} bytes; up to {MAX_DOCUMENT_BYTES} are read"
-        return _problem("config.unreadable", message, "Is it this model's file?", path)
-    (data,) = files.read_all([(name, 0, MAX_DOCUMENT_BYTES)])
-    if isinstance(data, OSError):
-        reason, hint = why(data)
-        return _problem("config.unreadable", f"{name} cannot be read: {reason}", hint or "Check its owner", path)
-    if data.startswith(LFS_MARK):
+        return _problem("config.unreadable", f"{name} is not a JSON object", AGAIN, path)
+    if files.sizes[name] <= _MAX_POINTER_BYTES and files.read_all([(name, 0, len(LFS_MARK))]) == [LFS_MARK]:
         return _pointer("config.lfs-pointer", files, name)
-    try:
-        parsed(data)
-    except NotReadable as error:
-        return _problem("config.unreadable", f"{name} is not a JSON object: it {error}", _AGAIN, path)
-    return _problem("config.unreadable", f"{name} is not a JSON object", _AGAIN, path)
+    return _problem("config.unreadable", *why_unread(files, name), path)
 
 
 def _presence_problems(
@@ -146,7 +134,7 @@ def _weight_problems(artifacts: ModelArtifacts, files: ModelFiles) -> Iterator[P
     found: dict[str, list[Problem]] = {}
     for header in headers_of(files, [name for name in names if name.endswith(SAFETENSORS)]):
         if header.code:
-            hint = "Copy it again" if header.code == "weights.truncated" else _AGAIN
+            hint = "Copy it again" if header.code == "weights.truncated" else AGAIN
             found[header.name] = [_problem(header.code, header.message, header.hint or hint, files.at(header.name))]
     pickles = [name for name in names if name.endswith(PICKLES) or _is_split(artifacts, name)]
     for problem in pickle_problems(files, pickles):

@@ -9,13 +9,19 @@ from typing import Any
 from lmi.api.errors import LmiError
 from lmi.artifacts.places.files import ModelFiles
 
-MAX_DOCUMENT_BYTES = 1 << 20
+_MAX_DOCUMENT_BYTES = 1 << 20
 """Largest file that is taken for a document; a configuration has some KiB."""
+
+_MAX_SETTINGS_BYTES = 8 << 20
+"""The same of a tokenizer's settings, which have an entry for each special token: Gemma 3's have 1.2 MB."""
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
 INDEX_SUFFIX = ".index.json"
+AGAIN = "Get the file again"
+"""What to do about a file that is broken."""
 
-_MAX_TOTAL_BYTES = 4 << 20
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_MAX_TOTAL_BYTES = 16 << 20
 _MAX_N = 128
 _MAX_NESTING = 100
 _MAX_FOLDERS = 2
@@ -61,7 +67,7 @@ def pull_hint(files: ModelFiles) -> str:
 def is_document(name: str, n_bytes: int) -> bool:
     """Whether a file is read as a whole, because of its name and its size."""
     *folders, last = name.split("/")
-    if n_bytes > MAX_DOCUMENT_BYTES or len(folders) > _MAX_FOLDERS:
+    if n_bytes > _most_bytes(name) or len(folders) > _MAX_FOLDERS:
         return False
     if any(folder.startswith(_LEFT_OUT_FOLDERS) for folder in folders):
         return False
@@ -69,16 +75,23 @@ def is_document(name: str, n_bytes: int) -> bool:
     return is_json or last in _TEXTS
 
 
+def _most_bytes(name: str) -> int:
+    return _MAX_SETTINGS_BYTES if name.rpartition("/")[2] in _SETTINGS else _MAX_DOCUMENT_BYTES
+
+
 def read_documents(files: ModelFiles) -> dict[str, Any]:
-    """Every document of a place, name -> content; those that cannot be read are left out. All are read at once."""
+    """Every document of a place, name -> content; those that cannot be read are left out. All are read at once.
+
+    Where there are too many, those in the fewest folders and the smallest of them come first.
+    """
     names: list[str] = []
     n_bytes = 0
-    for name in sorted(files.sizes, key=lambda name: (name.count("/"), name)):
+    for name in sorted(files.sizes, key=lambda name: (name.count("/"), files.sizes[name], name)):
         size = files.sizes[name]
         if is_document(name, size) and len(names) < _MAX_N and n_bytes + size <= _MAX_TOTAL_BYTES:
             names.append(name)
             n_bytes += size
-    found = files.read_all([(name, 0, MAX_DOCUMENT_BYTES) for name in names])
+    found = files.read_all([(name, 0, _most_bytes(name)) for name in names])
     documents = {}
     for name, data in zip(names, found, strict=True):
         if isinstance(data, OSError):
@@ -88,6 +101,29 @@ def read_documents(files: ModelFiles) -> dict[str, Any]:
         except NotReadable:
             continue
     return documents
+
+
+def why_unread(files: ModelFiles, name: str) -> tuple[str, str]:
+    """Why a JSON file is not among the documents, or is no object there; and what to do.
+
+    Args:
+        files: where it is; it is read once more.
+        name: of the file.
+    """
+    n_bytes, most_bytes = files.sizes[name], _most_bytes(name)
+    if n_bytes > most_bytes:
+        return f"{name} has {n_bytes} bytes; up to {most_bytes} are read", "Is it this model's file?"
+    (data,) = files.read_all([(name, 0, most_bytes)])
+    if isinstance(data, OSError):
+        reason, hint = why(data)
+        return f"{name} cannot be read: {reason}", hint or "Check its owner"
+    try:
+        content = parsed(data)
+    except NotReadable as error:
+        return f"{name} is not a JSON object: it {error}", AGAIN
+    if isinstance(content, dict):
+        return f"{name} was not read: beside it there are too many JSON files", "Remove those that are not the model's"
+    return f"{name} is not a JSON object", AGAIN
 
 
 def parsed(data: bytes) -> Any:

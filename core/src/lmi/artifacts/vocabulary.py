@@ -12,7 +12,7 @@ from typing import Any
 
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import Problem, Severity
-from lmi.artifacts.documents import LFS_MARK, NotReadable, parsed, pull_hint, text_of, why
+from lmi.artifacts.documents import AGAIN, LFS_MARK, NotReadable, parsed, pull_hint, text_of, why, why_unread
 from lmi.artifacts.formats import within
 from lmi.artifacts.headers import headers_of
 from lmi.artifacts.places.files import ModelFiles
@@ -32,7 +32,6 @@ _EMBEDDING = re.compile(r"\b(embed_tokens|embed_in|word_embeddings|wte|tok_embed
 
 _MAX_HERE_BYTES, _MAX_ELSEWHERE_BYTES = 128 << 20, 4 << 20
 _MAX_POINTER_BYTES = 1024
-_AGAIN = "Get the file again"
 _COPY = "Copy the tokenizer's files from where the model came from"
 _COPY_FROM_BASE = "Copy the tokenizer's files of the base model beside the adapter"
 
@@ -82,8 +81,8 @@ def _settings_problems(files: ModelFiles, name: str, content: Any) -> Iterator[P
         if _pointers(files, [name]):
             yield _pointer(files, name)
             return
-        message = f"{name} is not a JSON object"
-        yield Problem(code="tokenizer.unreadable", message=message, hint=_AGAIN, path=files.at(name))
+        message, hint = why_unread(files, name)
+        yield Problem(code="tokenizer.unreadable", message=message, hint=hint, path=files.at(name))
 
 
 def _vocabulary_problems(artifacts: ModelArtifacts, files: ModelFiles, name: str) -> Iterator[Problem]:
@@ -102,7 +101,7 @@ def _vocabulary_problems(artifacts: ModelArtifacts, files: ModelFiles, name: str
     except (OSError, _Faulty, NotReadable) as error:
         reason, hint = why(error)
         message = f"{name} cannot be loaded: {' '.join(reason.split())[:300]}"
-        yield Problem(code="tokenizer.unreadable", message=message, hint=hint or _AGAIN, path=path)
+        yield Problem(code="tokenizer.unreadable", message=message, hint=hint or AGAIN, path=path)
         return
     n_embedded = _vocab_size(artifacts.config)
     if n_embedded and n_ids > n_embedded and n_ids > _n_rows(artifacts, files):

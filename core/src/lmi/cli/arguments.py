@@ -38,6 +38,23 @@ def of_models(command: _Command) -> _Command:
     return command
 
 
+def with_log_level(command: _Command) -> _Command:
+    """Give a command ``--log-level``, as ``log_to_stderr`` takes it."""
+    levels = click.Choice(["debug", "info", "warning", "error"])
+    return click.option("--log-level", type=levels, default="info", show_default=True)(command)
+
+
+def with_drain_timeout(what: str) -> Callable[[_Command], _Command]:
+    """What gives a command ``--drain-timeout``.
+
+    Args:
+        what: for its help: seconds of what.
+    """
+    return click.option(
+        "--drain-timeout", type=click.FloatRange(0, 3600), default=25.0, show_default=True, help=f"Seconds {what}."
+    )
+
+
 def log_to_stderr(level: str) -> None:
     """Write this process's log, and that of the workers it starts, to stderr.
 

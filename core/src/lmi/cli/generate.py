@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmi.cli.arguments import Asked, log_to_stderr, of_models
+from lmi.cli.arguments import Asked, log_to_stderr, of_models, with_drain_timeout, with_log_level
 from lmi.cli.main import EXIT_FAILURE
 
 if TYPE_CHECKING:
@@ -36,16 +36,8 @@ if TYPE_CHECKING:
     help="Lines asked at the same time.  [default: as many as fit the model's batch]",
 )
 @click.option("--retry-failed", is_flag=True, help="Ask lines again that an earlier run answered with an error.")
-@click.option(
-    "--drain-timeout",
-    type=click.FloatRange(0, 3600),
-    default=25.0,
-    show_default=True,
-    help="Seconds lines that are being answered may go on after Ctrl-C or SIGTERM.",
-)
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@with_drain_timeout("lines that are being answered may go on after Ctrl-C or SIGTERM")
+@with_log_level
 def generate(
     prompts: Path,
     output: Path,

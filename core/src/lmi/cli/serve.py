@@ -10,23 +10,15 @@ from typing import Any
 
 import click
 
-from lmi.cli.arguments import Asked, log_to_stderr, of_models
+from lmi.cli.arguments import Asked, log_to_stderr, of_models, with_drain_timeout, with_log_level
 
 
 @click.command()
 @of_models
 @click.option("--host", default=None, help="Address to listen on.  [default: 0.0.0.0]")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Port to listen on.  [default: 8080]")
-@click.option(
-    "--drain-timeout",
-    type=click.FloatRange(0, 3600),
-    default=25.0,
-    show_default=True,
-    help="Seconds running requests may go on after SIGTERM.",
-)
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@with_drain_timeout("running requests may go on after SIGTERM")
+@with_log_level
 def serve(host: str | None, port: int | None, drain_timeout: float, log_level: str, **asked: Any) -> None:
     """Serve MODEL (a folder, an s3:// prefix, or ORG/NAME on the hub) until SIGTERM.
 

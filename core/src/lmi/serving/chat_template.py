@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the messages of a chat to a prompt, by the model's own template; without transformers.
 
-The prompt is encoded with ``encode_prompt``: a template writes the special tokens itself, so the tokenizer must not add
-them once more.
+The prompt is encoded with ``adds_special=False``: a template writes the special tokens itself, so the tokenizer must not
+add them once more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from lmi.serving.chat_environment import BrokenTemplateError, CompiledTemplate, 
 from lmi.serving.chat_files import DEFAULT, OPTION, TOOL_USE, ChatFiles, find_chat_files
 from lmi.serving.chat_messages import given_messages, given_objects
 from lmi.serving.chat_wants import ContentForm
-from lmi.serving.tokenizer import Tokenizer
 
 ContentFormat = Literal["auto", "string", "openai"]
 
@@ -122,15 +121,6 @@ def load_chat_template(
         folder: the one with the model's configuration, None where there is none.
     """
     return ChatTemplate(find_chat_files(option, artifacts, None, folder), content_format)
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of a prompt that a chat template made: without further special tokens.
-
-    Raises:
-        RequestError: the text holds half a surrogate pair.
-    """
-    return tokenizer.encode(prompt, adds_special=False)
 
 
 def _with_form(template: CompiledTemplate, content_format: ContentFormat) -> CompiledTemplate:
