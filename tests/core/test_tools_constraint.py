@@ -13,7 +13,7 @@ from lmi.api import RequestError
 from lmi.api.requests import Constraint
 from lmi.serving.tools.choice import new_parser
 from lmi.serving.tools.constraint import constraint_for
-from lmi.serving.tools.definitions import NamedTool, ToolChoice, Tools
+from lmi.serving.tools.definitions import Decision, NamedTool, Tools
 from lmi.serving.tools.deltas import CallArguments, CallStart
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -41,7 +41,7 @@ TOOLS = TypeAdapter(Tools).validate_python(
 PLANT = NamedTool.model_validate({"type": "function", "function": {"name": "plant"}})
 
 
-def schema_for(choice: ToolChoice, *, parallel: bool = True) -> dict[str, Any]:
+def schema_for(choice: Decision, *, parallel: bool = True) -> dict[str, Any]:
     constraint = constraint_for(TOOLS, choice, parallel)
     assert constraint is not None
     assert constraint.kind == "json_schema"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from lmi.api import RequestError
 from lmi.serving.bodies import validated
-from lmi.serving.tools.definitions import ToolChoice, Tools
+from lmi.serving.tools.definitions import AllowedTools, ToolChoice, Tools, offered
 
 
 class Body(BaseModel):
@@ -79,7 +79,44 @@ def test_as_many_tools_as_the_bound_are_taken():
     assert len(validated(Body, {"tools": [tool(f"f{i}") for i in range(128)]}).tools or []) == 128
 
 
-@pytest.mark.parametrize("choice", ["none", "auto", "required", {"type": "function", "function": {"name": "f"}}])
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+CHOICES = ["none", "auto", "required", {"type": "function", "function": {"name": "f"}}, allowed("f", "g")]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_tools_is_read(choice):
     read = TypeAdapter[Any](ToolChoice).validate_python(choice)
     assert (read if isinstance(read, str) else read.model_dump()) == choice
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("sometimes", "tool_choice.word='sometimes': input should be 'none', 'auto' or 'required'"),
+        ({"type": "web_search"}, "tool_choice must be 'none', 'auto', 'required', or an object of type 'function' or"),
+        ({}, "tool_choice must be 'none'"),
+        ({"type": "function"}, "tool_choice.function.function is missing"),
+        (allowed(), "tool_choice.allowed_tools.allowed_tools.tools=[]: list should have at least 1 item"),
+        (allowed("f", mode="none"), "mode='none': input should be 'auto' or 'required'"),
+    ],
+)
+def test_a_wrong_choice_is_named(choice, said):
+    with pytest.raises(RequestError) as caught:
+        validated(Body, {"tools": [tool()], "tool_choice": choice})
+    assert said in str(caught.value)
+
+
+def test_of_allowed_tools_a_model_is_shown_no_others():
+    tools = validated(Body, {"tools": [tool("f"), tool("g"), tool("h")]}).tools or []
+    choice = AllowedTools.model_validate(allowed("h", "f", mode="required"))
+    shown, decision = offered(tools, choice)
+    assert [each.name for each in shown] == ["f", "h"]
+    assert decision == "required"
+    with pytest.raises(RequestError, match=r"names 'e', which is not among the tools.*Tools: f, g, h"):
+        offered(tools, AllowedTools.model_validate(allowed("f", "e")))
+    assert offered(tools, "none") == ([], "none")
+    assert offered(tools, None) == (tools, "auto")

@@ -104,6 +104,20 @@ def whole_of(stream: Any) -> tuple[str, list[Any], str]:
     return content, calls, reason
 
 
+ALLOWED: Any = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "weather"}}]}
+OTHER: Any = {"type": "function", "function": {"name": "other"}}
+
+
+def test_of_allowed_tools_the_template_has_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text("{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}" + TEMPLATE)
+    choice = {"type": "allowed_tools", "allowed_tools": ALLOWED}
+    body = {"messages": [{"role": "user", "content": "hello"}], "tools": [OTHER, TOOL], "tool_choice": choice}
+    with serve_echo(max_model_len=1000, chat_template=path) as server:
+        answer = server.post({**body, "max_tokens": 13}, "/v1/chat/completions").json()
+    assert answer["choices"][0]["message"]["content"] == "weather;hello"
+
+
 def test_without_tools_what_looks_like_a_call_is_content(client: openai.OpenAI) -> None:
     assert parts_of(ask(client, CALL)) == (CALL, [], "length")
     assert parts_of(ask(client, CALL, tools=[TOOL], tool_choice="none")) == (CALL, [], "length")
@@ -129,6 +143,14 @@ def test_reasoning_is_told_from_content(client: openai.OpenAI, is_stream: bool) 
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "wether"}}},
             "Did you mean 'weather'",
         ),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": {"type": "allowed_tools", "allowed_tools": {**ALLOWED, "mode": "required"}},
+            },
+            "backend 'echo' does not offer it",
+        ),
+        ({"tools": [OTHER], "tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}}, "tool_choice names"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),

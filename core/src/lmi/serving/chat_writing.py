@@ -20,7 +20,7 @@ from lmi.serving.reasoning import MARKERS, new_reasoning_parser, reasoning_for
 from lmi.serving.tokenizer import Tokenizer
 from lmi.serving.tools.choice import PARSERS, new_call_id, new_parser, parser_for
 from lmi.serving.tools.constraint import constraint_for
-from lmi.serving.tools.definitions import NamedTool
+from lmi.serving.tools.definitions import NamedTool, offered
 from lmi.serving.tools.deltas import CallArguments, CallStart, Content, Delta, Reasoning
 from lmi.serving.tools.reply import ReplyParser
 
@@ -85,15 +85,14 @@ class Conversation:
 
     def __init__(self, speech: Speech, body: ChatBody) -> None:
         self._speech, self._body = speech, body
-        tools = body.tools or []
-        self._choice = body.tool_choice or ("auto" if tools else "none")
-        self._names = [tool.name for tool in tools] if self._choice != "none" else []
+        tools, self._choice = offered(body.tools or [], body.tool_choice)
+        self._names = [tool.name for tool in tools]
         kwargs = given_kwargs(body.chat_template_kwargs)
         if body.reasoning_effort is not None:
             kwargs.setdefault("reasoning_effort", body.reasoning_effort)
         self.prompt = speech.template.render(
             body.messages,
-            tools=[tool.model_dump(exclude_none=True) for tool in tools] if self._names else None,
+            tools=[tool.model_dump(exclude_none=True) for tool in tools] or None,
             add_generation_prompt=body.add_generation_prompt is not False,
             continue_final_message=bool(body.continue_final_message),
             documents=body.documents,

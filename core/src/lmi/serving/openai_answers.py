@@ -18,7 +18,7 @@ from lmi.api.errors import LmiError
 from lmi.api.texts import TextRequest, TextToken
 from lmi.serving.asking import request_of
 from lmi.serving.generation import Generation
-from lmi.serving.openai_bodies import Asked
+from lmi.serving.openai_bodies import Asked, TextBody
 from lmi.serving.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lmi.serving.models import Model
     from lmi.serving.streaming import Exchange, Form
 
-Body = TypeVar("Body", bound=Asked)
+Body = TypeVar("Body", bound=TextBody)
+Completion = TypeVar("Completion", bound=Asked)
 
 _REASONS = {"length": "length", "deadline": "length", "cancelled": "length"}
 
@@ -110,19 +111,29 @@ class TextAnswer(ABC, Generic[Body]):
         RequestError: it asks for what cannot be.
     """
 
-    body_type: ClassVar[type[Asked]]
-    whole_kind: ClassVar[str]
-    piece_kind: ClassVar[str]
-    """What ``object`` says of a whole answer, and of a piece of a stream."""
-    id_start: ClassVar[str]
+    body_type: ClassVar[type[TextBody]]
 
     def __init__(self, model: Model, exchange: Exchange, form: Form, body: Body, adapter: str) -> None:
-        self._model, self._exchange, self._form, self._body, self._adapter = model, exchange, form, body, adapter
-        self._n = body.n or 1
+        self.model, self._exchange, self._form, self._body, self._adapter = model, exchange, form, body, adapter
 
     @property
     def is_stream(self) -> bool:
         return bool(self._body.stream)
+
+    @property
+    def model_name(self) -> str:
+        """The model as its caller calls it."""
+        return self._body.model or self.model.name
+
+    def request(self, parameters: Parameters, **more: Any) -> TextRequest:
+        """A request with what all of this answer's have in common.
+
+        Args:
+            parameters: in LMI's words.
+            more: as ``request_of`` has it.
+        """
+        own = {"request_id": self._exchange.unique_id, "stream": self.is_stream, "adapter": self._adapter}
+        return request_of(self._exchange, self.model, parameters, **{**own, **more})
 
     @abstractmethod
     async def start(self) -> Group:
@@ -133,6 +144,27 @@ class TextAnswer(ABC, Generic[Body]):
         """
 
     @abstractmethod
+    async def whole(self, group: Group) -> None:
+        """Answer with one object."""
+
+    @abstractmethod
+    async def stream(self, group: Group) -> None:
+        """Answer piece by piece."""
+
+
+class ChoicesAnswer(TextAnswer[Completion]):
+    """An answer of several choices, as completions of both kinds have it."""
+
+    whole_kind: ClassVar[str]
+    piece_kind: ClassVar[str]
+    """What ``object`` says of a whole answer, and of a piece of a stream."""
+    id_start: ClassVar[str]
+
+    @property
+    def _n(self) -> int:
+        return self._body.n or 1
+
+    @abstractmethod
     def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
         """One choice of a whole answer."""
 
@@ -140,29 +172,25 @@ class TextAnswer(ABC, Generic[Body]):
     def _growing(self, index: int, generation: Generation) -> Growing:
         """One choice of a stream."""
 
-    def _request(self, parameters: Parameters, **more: Any) -> TextRequest:
-        """A request with what all of this answer's have in common."""
-        return request_of(self._exchange, self._model, parameters, stream=self.is_stream, adapter=self._adapter, **more)
-
     def _head(self, kind: str) -> dict[str, Any]:
         """What each object of an answer begins with."""
         return {
             "id": f"{self.id_start}-{self._exchange.request_id}",
             "object": kind,
             "created": int(time.time()),
-            "model": self._body.model or self._model.name,
-            "system_fingerprint": self._model.fingerprint,
+            "model": self.model_name,
+            "system_fingerprint": self.model.fingerprint,
         }
 
     async def whole(self, group: Group) -> None:
-        """Answer with one object."""
+        """See ``TextAnswer``."""
         found = [each for choices in group.choices for each in await choices.result()]
         choices = [self._choice(index, choice) for index, choice in enumerate(found)]
         answer = {**self._head(self.whole_kind), "choices": choices, "usage": usage_of(group.choices)}
         await self._exchange.answer(encoder.encode(answer))
 
     async def stream(self, group: Group) -> None:
-        """Answer piece by piece."""
+        """See ``TextAnswer``."""
         exchange, form, head = self._exchange, self._form, self._head(self.piece_kind)
         generations, wants_usage = group.generations, self._body.wants_usage
         usage = {"usage": None} if wants_usage else {}

@@ -77,29 +77,24 @@ class ResponseFormat(BaseModel):
         return Constraint(kind="json_schema", source=self.json_schema.content)
 
 
-class Asked(BaseModel):
-    """What both kinds of completions take; None is not asked for."""
+class TextBody(BaseModel):
+    """What every request for text takes; None is not asked for."""
 
     model_config = _CLOSED
 
     model: str | None = None
-    max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    n: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
     stop: Annotated[list[Word], BeforeValidator(_listed), Field(max_length=32)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
-    response_format: ResponseFormat | None = None
     # Said of the caller or the service; they change no answer.
     user: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     # Of LMI, and of other servers.
@@ -123,6 +118,16 @@ class Asked(BaseModel):
     @classmethod
     def _is_object(cls, data: Any) -> Any:
         return object_of(data)
+
+
+class Asked(TextBody):
+    """What both kinds of completions take."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    store: Literal[False] | None = None
 
     @model_validator(mode="after")
     def _streams_if_it_says_how(self) -> Asked:

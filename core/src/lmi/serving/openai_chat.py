@@ -6,13 +6,13 @@ Source: OpenAI's API reference, chat completions; ``reasoning_content`` as other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmi.api.texts import TextToken
 from lmi.serving.chat_writing import Conversation, Message
 from lmi.serving.choices import Choice, prepare_choices
-from lmi.serving.openai_answers import Group, Growing, Scores, TextAnswer, finish_reason_of
+from lmi.serving.openai_answers import ChoicesAnswer, Group, Growing, Scores, TextAnswer, finish_reason_of
 from lmi.serving.openai_bodies import ChatBody
 
 if TYPE_CHECKING:
@@ -21,7 +21,38 @@ if TYPE_CHECKING:
     from lmi.serving.streaming import Exchange, Form
 
 
-class Chat(TextAnswer[ChatBody]):
+async def start_talk(
+    answer: TextAnswer[Any], talk: Conversation, chat: ChatBody, *, asked_as: Callable[[str, Any], str]
+) -> Group:
+    """Start all sequences that go on with a conversation, or none.
+
+    Args:
+        answer: which they are for.
+        talk: the conversation.
+        chat: what is asked of it.
+        asked_as: how the caller asked for a field of SamplingParams.
+    Raises:
+        LmiError: they cannot be served.
+    """
+    model, n = answer.model, chat.n or 1
+    n_tops = (chat.top_logprobs or 0) if chat.logprobs else None
+    parameters = chat.parameters(draws=model.draws, max_new_tokens=chat.most_tokens, top_n_tokens=n_tops)
+    request = answer.request(
+        parameters,
+        prompt=talk.prompt,
+        adds_special=False,
+        fills_context=chat.most_tokens is None,
+        sampling=talk.constrained(parameters.sampling(shows_logprobs=n_tops is not None)),
+        shows_special=not parameters.skip_special_tokens or talk.reads_special,
+    )
+    choices = await prepare_choices(
+        model, request, n_answers=n, n_candidates=n, keeps_tokens=n_tops is not None, asked_as=asked_as
+    )
+    model.start([*choices.generations])
+    return Group([choices])
+
+
+class Chat(ChoicesAnswer[ChatBody]):
     """The answer to one chat request."""
 
     body_type = ChatBody
@@ -32,25 +63,7 @@ class Chat(TextAnswer[ChatBody]):
         self._talk = Conversation(model.speech, body)
 
     async def start(self) -> Group:
-        body, model, talk = self._body, self._model, self._talk
-        n_tops = (body.top_logprobs or 0) if body.logprobs else None
-        parameters = body.parameters(draws=model.draws, max_new_tokens=body.most_tokens, top_n_tokens=n_tops)
-        sampling = parameters.sampling(shows_logprobs=n_tops is not None)
-        request = self._request(
-            parameters,
-            request_id=self._exchange.unique_id,
-            prompt=talk.prompt,
-            adds_special=False,
-            fills_context=body.most_tokens is None,
-            sampling=talk.constrained(sampling),
-            shows_special=not parameters.skip_special_tokens or talk.reads_special,
-        )
-        choices = await prepare_choices(
-            model, request, n_answers=self._n, n_candidates=self._n, keeps_tokens=n_tops is not None,
-            asked_as=body.asked_as,
-        )  # fmt: skip
-        model.start([*choices.generations])
-        return Group([choices])
+        return await start_talk(self, self._talk, self._body, asked_as=self._body.asked_as)
 
     def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
         message = self._talk.message(is_streamed=False)

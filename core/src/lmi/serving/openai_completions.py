@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmi.api.errors import UnsupportedError
 from lmi.api.texts import TextRequest, TextToken
 from lmi.serving.choices import Choice, prepare_choices
-from lmi.serving.openai_answers import Group, Growing, Scores, TextAnswer, finish_reason_of
+from lmi.serving.openai_answers import ChoicesAnswer, Group, Growing, Scores, finish_reason_of
 from lmi.serving.openai_bodies import CompletionBody
 from lmi.serving.parameters import Parameters
 
@@ -26,7 +26,7 @@ _N_TOKENS = 16
 """Most tokens of an answer where nothing says. Source: OpenAI's API reference."""
 
 
-class Completions(TextAnswer[CompletionBody]):
+class Completions(ChoicesAnswer[CompletionBody]):
     """The answer to one completion request."""
 
     body_type = CompletionBody
@@ -43,7 +43,7 @@ class Completions(TextAnswer[CompletionBody]):
             )
 
     async def start(self) -> Group:
-        body, model = self._body, self._model
+        body, model = self._body, self.model
         n_tops = body.logprobs
         parameters = body.parameters(
             draws=model.draws, max_new_tokens=body.max_tokens or _N_TOKENS, best_of=body.best_of,
@@ -62,10 +62,10 @@ class Completions(TextAnswer[CompletionBody]):
 
     def _prompted(self, prompt: str | list[int], index: int, parameters: Parameters) -> TextRequest:
         is_text, own_id = isinstance(prompt, str), self._exchange.unique_id
-        return self._request(
+        return self.request(
             parameters,
             request_id=f"{own_id}-{index}" if index else own_id,
-            prompt=prompt if is_text else self._model.tokenizer.decode(prompt),  # type: ignore[arg-type]
+            prompt=prompt if is_text else self.model.tokenizer.decode(prompt),  # type: ignore[arg-type]
             prompt_ids=None if is_text else tuple(prompt),
             sampling=parameters.sampling(shows_logprobs=self._body.logprobs is not None),
         )

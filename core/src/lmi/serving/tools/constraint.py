@@ -9,15 +9,14 @@ from typing import Any
 
 from lmi.api.errors import RequestError
 from lmi.api.requests import Constraint
-from lmi.config.names import did_you_mean
-from lmi.serving.tools.definitions import NamedTool, Tool, ToolChoice
+from lmi.serving.tools.definitions import Decision, NamedTool, Tool, tool_named
 
 _MAPS_OF_SCHEMAS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _VALUES = frozenset(("enum", "const", "default", "examples"))
 _OF_WHOLE_SCHEMAS = frozenset(("$schema", "$id"))
 
 
-def constraint_for(tools: Sequence[Tool], tool_choice: ToolChoice, parallel: bool = True) -> Constraint | None:
+def constraint_for(tools: Sequence[Tool], tool_choice: Decision, parallel: bool = True) -> Constraint | None:
     """The schema of an answer that must be calls; None where the model decides.
 
     The answer is a list of calls, at least one; a single call where a tool is named or ``parallel`` is false. The
@@ -31,7 +30,7 @@ def constraint_for(tools: Sequence[Tool], tool_choice: ToolChoice, parallel: boo
         RequestError: there is no such tool, or none at all.
     """
     if isinstance(tool_choice, NamedTool):
-        tools, parallel = [_named(tools, tool_choice.function.name)], False
+        tools, parallel = [tool_named(tools, tool_choice.function.name)], False
     elif tool_choice != "required":
         return None
     if not tools:
@@ -43,14 +42,6 @@ def constraint_for(tools: Sequence[Tool], tool_choice: ToolChoice, parallel: boo
     definitions = {tool.name: _moved(tool.function.schema_of_arguments, _place(tool.name)) for tool in tools}
     source = json.dumps({**schema, "$defs": definitions}, ensure_ascii=False)
     return Constraint(kind="json_schema", source=source)
-
-
-def _named(tools: Sequence[Tool], name: str) -> Tool:
-    names = [tool.name for tool in tools]
-    if name in names:
-        return tools[names.index(name)]
-    message = f"tool_choice names {name!r}, which is not among the tools"
-    raise RequestError("request.invalid", message, did_you_mean(name, names, f"Tools: {', '.join(names) or 'none'}"))
 
 
 def _call_schema(name: str) -> dict[str, Any]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from lmi.api.errors import RequestError
+from lmi.config.names import did_you_mean
 from lmi.serving.bodies import complete
 
 MOST_TOOLS = 128
@@ -91,5 +94,76 @@ class NamedTool(BaseModel):
     function: NamedFunction
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
+class AllowedChoice(BaseModel):
+    """Which tools are allowed, and whether one of them must be called."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1, max_length=MOST_TOOLS)
+
+
+class AllowedTools(BaseModel):
+    """``{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}``: these and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedChoice
+
+
+def kind_of_choice(choice: Any) -> str:
+    """Which of its forms a ``tool_choice`` has: what tells them apart before one of them is read."""
+    kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", "word")
+    return str(kind)
+
+
+OPEN_CHOICES = Discriminator(
+    kind_of_choice,
+    custom_error_type="complete",
+    custom_error_message="tool_choice must be 'none', 'auto', 'required', or an object of type 'function' or "
+    "'allowed_tools'",
+)
+"""What a ``tool_choice`` may be; tools that a service brings along are none."""
+
+Word: TypeAlias = Literal["none", "auto", "required"]
+Decision: TypeAlias = Word | NamedTool
+"""What is said of all tools that a model may call."""
+
+ToolChoice: TypeAlias = Annotated[
+    Annotated[Word, Tag("word")]
+    | Annotated[NamedTool, Tag("function")]
+    | Annotated[AllowedTools, Tag("allowed_tools")],
+    OPEN_CHOICES,
+]
 """The field ``tool_choice`` of a body."""
+
+
+def tool_named(tools: Sequence[Tool], name: str) -> Tool:
+    """The tool that a ``tool_choice`` names.
+
+    Raises:
+        RequestError: there is no such tool.
+    """
+    names = [tool.name for tool in tools]
+    if name in names:
+        return tools[names.index(name)]
+    message = f"tool_choice names {name!r}, which is not among the tools"
+    raise RequestError("request.invalid", message, did_you_mean(name, names, f"Tools: {', '.join(names) or 'none'}"))
+
+
+def offered(tools: Sequence[Tool], choice: ToolChoice | None) -> tuple[list[Tool], Decision]:
+    """The tools that a model is shown, and what is said of them.
+
+    Args:
+        tools: of the request.
+        choice: its ``tool_choice``; None where it has none.
+    Raises:
+        RequestError: a tool is allowed that is not there.
+    """
+    if choice is None:
+        choice = "auto" if tools else "none"
+    if isinstance(choice, AllowedTools):
+        allowed = {tool_named(tools, each.function.name).name for each in choice.allowed_tools.tools}
+        return [tool for tool in tools if tool.name in allowed], choice.allowed_tools.mode
+    return ([] if choice == "none" else list(tools)), choice
