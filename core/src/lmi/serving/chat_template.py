@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the messages of a chat to a prompt, by the model's own template; without transformers.
 
-The prompt is encoded with ``adds_special=False``: a template writes the special tokens itself, so the tokenizer must not
-add them once more.
+The prompt is encoded with ``adds_special=False``: a template writes the special tokens itself, and the tokenizer must
+not add them once more.
 """
 
 from __future__ import annotations
