@@ -149,6 +149,14 @@ def test_lmi_filter_text_can_end_a_stream_and_its_slot_is_free(poisoned: ServerP
     assert whole(poisoned, "next", 4) == "next"
 
 
+def test_lmi_filter_text_can_end_a_stream_of_events_by_one(poisoned: ServerProcess) -> None:
+    body = {"prompt": "take poison ", "max_tokens": 100, "temperature": 0, "stream": True}
+    response = poisoned.post(body, headers={"accept": "text/event-stream"})
+    events = response.text.removesuffix("\n\n").split("\n\n")
+    assert all(event.startswith("data: {") for event in events)
+    assert "poison.found" in events[-1]
+
+
 # ------------------------------------------------------------------------ lmi_parse_request, lmi_format_response
 
 

@@ -135,5 +135,18 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     [model] = client.models.list().data
     assert (model.id, model.object, model.owned_by) == ("model", "model", "lmi")
     assert client.models.retrieve("model") == model
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("other")
+    assert (caught.value.code, caught.value.type) == ("model.not-found", "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "code"), [("post", 404, "request.no-route"), ("get", 405, "request.wrong-method")]
+)
+def test_what_is_no_route_is_told_as_openai_tells_it(
+    client: openai.OpenAI, method: Any, status: int, code: str
+) -> None:
+    path = "/audio/speech" if status == 404 else "/completions"
+    with pytest.raises(openai.APIStatusError) as caught:
+        getattr(client, method)(path, cast_to=object)
+    assert (caught.value.status_code, caught.value.code) == (status, code)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
@@ -15,7 +17,7 @@ from lmi.api.errors import LmiError, NotFoundError, RequestError, sentences
 from lmi.config.names import did_you_mean
 from lmi.serving.adapter_routes import adapter_routes
 from lmi.serving.context import Context
-from lmi.serving.errors import body_of, headers_of, status_of
+from lmi.serving.errors import body_of, headers_of, openai_body_of, status_of
 from lmi.serving.health import health_routes
 from lmi.serving.lmi import InvocationRoute
 from lmi.serving.openai import CompletionsRoute, EmbeddingsRoute
@@ -34,6 +36,9 @@ _ROUTES_HINT = (
     "Routes: POST /invocations, POST /predictions/{model}, POST /v1/chat/completions, POST /v1/completions, "
     "POST /v1/embeddings, GET /v1/models, GET /ping, GET /health, GET /metrics; others: /docs"
 )
+
+_OPENAIS = "/v1/"
+"""What the paths of OpenAI's routes begin with."""
 
 
 class _RootRoute(Route):
@@ -77,6 +82,12 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _response(request: Request, error: LmiError, status: int, headers: Mapping[str, str] | None) -> Response:
+    """An error as clients of its path read it."""
+    body = openai_body_of if request.url.path.startswith(_OPENAIS) else body_of
+    return Response(body(error, status), status, headers=headers, media_type="application/json")
+
+
 def build_app(context: Context) -> FastAPI:
     """All routes: inference, health, and those that extensions add."""
     inference = InvocationRoute(context)
@@ -112,12 +123,12 @@ def build_app(context: Context) -> FastAPI:
             failure = RequestError("request.wrong-method", f"{path}: {error.detail}", _ROUTES_HINT)
         else:
             failure = RequestError("request.refused", f"{path}: {error.detail}")
-        return Response(body_of(failure, status), status, headers=error.headers, media_type="application/json")
+        return _response(request, failure, status, error.headers)
 
     @app.exception_handler(LmiError)
-    async def report(_: Request, error: LmiError) -> Response:
+    async def report(request: Request, error: LmiError) -> Response:
         headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-        return Response(body_of(error), status_of(error), headers=headers, media_type="application/json")
+        return _response(request, error, status_of(error), headers)
 
     context.plugins.extension_hooks.lmi_register_routes(app=app, context=context)
     describe(app)

@@ -105,6 +105,7 @@ async def answer_text(
     adapter = asked_adapter(body.adapters, exchange.headers, scope.get("query_string", b""))
     if not adapter and body.model in model.adapters.wanted():
         adapter = body.model  # adapters are models here
+    exchange.form = form
     answer = kind(model, exchange, form, body, adapter)
     group = await answer.start()
     exchange.watch(group.cancel)
