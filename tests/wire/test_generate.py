@@ -101,6 +101,18 @@ def test_every_line_is_answered_or_has_its_error(tmp_path: Path) -> None:
     assert "2 of them failed" in out
 
 
+def test_an_answer_that_a_model_calls_unavailable_is_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "from djl_python import Output\n"
+        "def handle(inputs):\n"
+        "    return None if inputs.is_empty() else Output(503, 'closed').add('nothing today')\n"
+    )
+    write_prompts(tmp_path, {"inputs": "a"})
+    code, _, _ = Run(tmp_path, str(tmp_path), rolling_batch="disable").end()
+    [record] = records(tmp_path)
+    assert (code, record["error"]["status"]) == (1, 503)
+
+
 def test_no_port_is_opened_and_nothing_is_left(tmp_path: Path) -> None:
     write_prompts(tmp_path, *many(1, 100_000))
     run = Run(tmp_path, step_delay_ms=5, max_model_len=200_000)

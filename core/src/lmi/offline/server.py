@@ -28,8 +28,8 @@ from lmi.workers.worker import Worker
 _AGAIN_AFTER_S = 1.0
 _ERROR_STATUS = 400
 _SERVER_ERROR = 500
-_BUSY = (429, 503)
-"""The server cannot take it now; it may a moment later."""
+_AGAIN = "retry-after"
+"""Header of the refusals that hold for a moment; a status alone tells no loading model from an answer with 503."""
 
 
 class OfflineServer(Server):
@@ -139,7 +139,7 @@ class OfflineServer(Server):
             # What fails while the server ends may have failed for that: another run asks again.
             if self._stops() and answer.status >= _SERVER_ERROR:
                 return None
-            if answer.status not in _BUSY:
+            if answer.status < _ERROR_STATUS or _AGAIN not in answer.headers:
                 return answer
             await asyncio.sleep(_AGAIN_AFTER_S)
         return None
