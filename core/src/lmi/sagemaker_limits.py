@@ -40,9 +40,7 @@ CUSTOM_ATTRIBUTES_CHARS = 1024
 INFERENCE_ID_CHARS = 64
 """Longest ``X-Amzn-SageMaker-Inference-Id``. Source: InvokeEndpoint, API reference."""
 
-NEW_SESSION_PATTERN = (
-    r"[a-zA-Z0-9](-*[a-zA-Z0-9])*;\sExpires=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
-)
+NEW_SESSION_PATTERN = r"[a-zA-Z0-9](-*[a-zA-Z0-9])*;\sExpires=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
 """``X-Amzn-SageMaker-New-Session-Id``, as a whole. Source: botocore's model of ``sagemaker-runtime``."""
 
 NEW_SESSION_CHARS = 256
@@ -53,3 +51,26 @@ BATCH_PAYLOAD_PRODUCT_MB = 100
 
 DEFAULT_PORT = 8080
 """Port of a container that is told no other. Source: Custom Inference Code with Hosting Services."""
+
+SESSION_PATTERN = r"[a-zA-Z0-9](-*[a-zA-Z0-9])*"
+"""Id of a session, and ``X-Amzn-SageMaker-Closed-Session-Id``. Source: as above."""
+
+ASYNC_INPUT_BYTES = 1 << 30
+"""Largest input of an asynchronous request. Source: Hosting FAQs."""
+
+ASYNC_BODY_BYTES = 128_000
+"""Largest input that such a request carries itself. Source: botocore's model of ``sagemaker-runtime``."""
+
+ASYNC_INVOCATION_S, ASYNC_INVOCATION_RANGE_S = 900.0, (1, 3600)
+"""For one asynchronous answer, where the request says nothing, and what it may say. Source: as above."""
+
+ASYNC_AGE_S, ASYNC_AGE_RANGE_S = 21_600.0, (60, 21_600)
+"""How long such a request may wait for its turn, where it says nothing, and what it may say. Source: as above."""
+
+MODEL_WAIT_S, MODEL_LOAD_S = 60.0, 360.0
+"""How long a request waits for its model of a multi-model endpoint, and how long loading goes on. Source: Build Your Own
+Container for Multi-Model Endpoints."""
+
+N_ENVIRONMENT_PAIRS, ENVIRONMENT_TEXT_BYTES, ENVIRONMENT_BYTES = 100, 1024, 32 << 10
+"""A container's environment: pairs, bytes of a name or a value, bytes of all. Source: botocore's model of
+``sagemaker``."""
