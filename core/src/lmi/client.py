@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
 
     Args:
         target: the server.
-        headers: sent with every request.
+        headers: sent with every request, names in lower case; one without a value is left out.
     """
 
     def __init__(self, target: Target, headers: Mapping[str, str] | None = None) -> None:
@@ -89,29 +89,38 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._done: asyncio.Future[None] | None = None
         self._answer = Answer()
+        self._on_head: Callable[[Answer], None] | None = None
         self._on_part: Callable[[bytes], None] | None = None
         self._has_bytes = False
 
     async def ask(
-        self, method: str, path: str, body: bytes = b"", *, on_part: Callable[[bytes], None] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        on_head: Callable[[Answer], None] | None = None,
+        on_part: Callable[[bytes], None] | None = None,
     ) -> Answer:
         """Send a request and wait for the end of its answer.
 
         Args:
             method, path: of the request; the path comes after the target's prefix.
-            body: JSON.
+            body: JSON, unless ``content-type`` is among the headers.
+            on_head: called with status and headers of the answer, when they come.
             on_part: called with each part of the body of an answer that is no error, when it comes.
         Raises:
             OSError: the server cannot be reached, or has cut the connection.
         """
         was_kept = self._transport is not None
+        self._on_head, self._on_part = on_head, on_part
         try:
-            return await self._ask(method, path, body, on_part)
+            return await self._ask(method, path, body)
         except OSError:
             if not was_kept or self._has_bytes:
                 raise
         # The server closed what it had kept open before it saw the request: that is no answer.
-        return await self._ask(method, path, body, on_part)
+        return await self._ask(method, path, body)
 
     async def connect(self) -> None:
         """Be connected, so that a request measured next does not pay for it.
@@ -130,15 +139,15 @@ class Connection(asyncio.Protocol):
             made, _ = await loop.create_connection(lambda: self, target.host, target.port, ssl=context)
         self._transport = cast(asyncio.Transport, made)
 
-    async def _ask(self, method: str, path: str, body: bytes, on_part: Callable[[bytes], None] | None) -> Answer:
+    async def _ask(self, method: str, path: str, body: bytes) -> Answer:
         self._has_bytes = False
         await self.connect()
         assert self._transport is not None  # noqa: S101
-        self._answer, self._on_part = Answer(), on_part
+        self._answer = Answer()
         self._parser = httptools.HttpResponseParser(self)
         self._done = asyncio.get_running_loop().create_future()
         fields = {"content-type": "application/json", **self._headers, "content-length": str(len(body))}
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
         self._transport.write(f"{method} {self._target.prefix}{path} HTTP/1.1\r\n{head}\r\n".encode() + body)
         try:
             await self._done
@@ -185,6 +194,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         assert self._parser is not None  # noqa: S101
         self._answer.status = self._parser.get_status_code()
+        if self._on_head is not None:
+            self._on_head(self._answer)
 
     def on_body(self, part: bytes) -> None:
         if self._on_part is not None and self._answer.status < _ERROR_STATUS:

@@ -68,8 +68,8 @@ ASYNC_AGE_S, ASYNC_AGE_RANGE_S = 21_600.0, (60, 21_600)
 """How long such a request may wait for its turn, where it says nothing, and what it may say. Source: as above."""
 
 MODEL_WAIT_S, MODEL_LOAD_S = 60.0, 360.0
-"""How long a request waits for its model of a multi-model endpoint, and how long loading goes on. Source: Build Your Own
-Container for Multi-Model Endpoints."""
+"""How long a request waits for its model of a multi-model endpoint, and how long loading goes on. Source: Build Your
+Own Container for Multi-Model Endpoints."""
 
 N_ENVIRONMENT_PAIRS, ENVIRONMENT_TEXT_BYTES, ENVIRONMENT_BYTES = 100, 1024, 32 << 10
 """A container's environment: pairs, bytes of a name or a value, bytes of all. Source: botocore's model of

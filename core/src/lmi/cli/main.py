@@ -29,6 +29,10 @@ COMMANDS = {
         "Build ahead of time what a model's backend needs, by the arguments of LMI's containers.",
     ),
     "plan": ("lmi.cli.plan:plan", "Tell what MODEL needs: memory, machine, backend and time; no weight is read."),
+    "sagemaker-local": (
+        "lmi.cli.sagemaker_local:sagemaker_local",
+        "Serve Amazon SageMaker's runtime API on this machine, in front of a container.",
+    ),
     "serve": ("lmi.cli.serve:serve", "Serve MODEL (a folder, an s3:// prefix, or ORG/NAME on the hub) until SIGTERM."),
     "plugins": ("lmi.cli.plugins:plugins", "List backends and extensions, and what is wrong with them."),
 }

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""InvokeEndpoint: a call that is answered as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.responses import Response
+
+from lmi.client import Answer
+from lmi.sagemaker_limits import BODY_BYTES
+from lmi.sagemaker_local import headers as names
+from lmi.sagemaker_local.calls import Call, judge_headers
+from lmi.sagemaker_local.container import Container, NotAcceptedError
+from lmi.sagemaker_local.failures import cut, model_error, timed_out, unreachable
+
+_ERROR_STATUS = 400
+_PASSED = (names.CUSTOM_ATTRIBUTES, names.NEW_SESSION_ID, names.CLOSED_SESSION_ID)
+
+
+async def invoke(call: Call) -> Response:
+    """Answer a call.
+
+    Raises:
+        ApiError: the container's error, or what it did wrong.
+    """
+    copy = call.endpoint.copy_for(call.headers)
+    answer = await answered(call, copy, call.endpoint.times.invocation_s)
+    if len(answer.body) > BODY_BYTES:
+        told = f"{copy.name}: an answer of {len(answer.body)} bytes; {BODY_BYTES} are passed"
+        call.endpoint.violations.add("response.body", call.endpoint.name, told)
+        raise cut(call.endpoint.name)
+    headers = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
+    headers[names.INVOKED_VARIANT] = names.VARIANT
+    return Response(bytes(answer.body), 200, headers, answer.headers.get("content-type"))
+
+
+async def answered(call: Call, copy: Container, within_s: float) -> Answer:
+    """The good answer of a container, or its model.
+
+    Args:
+        call: to answer.
+        copy: that answers.
+        within_s: how long that may take.
+    Raises:
+        ApiError: the container's error, or what it did wrong.
+    """
+    endpoint = call.endpoint
+    target = call.headers.get(names.TARGET_MODEL)
+    try:
+        if endpoint.models is not None and target is not None:
+            answer = await endpoint.models.invoke(copy, target, call.for_container, call.body, within_s)
+        else:
+            asked = copy.ask("POST", "/invocations", call.body, call.for_container)
+            answer = await asyncio.wait_for(asked, within_s)
+    except asyncio.TimeoutError:
+        told = f"{copy.name}: {call.api}: no whole answer in {within_s:g} s"
+        endpoint.violations.add("invocation.time", endpoint.name, told)
+        raise timed_out(endpoint.name) from None
+    except NotAcceptedError:
+        raise unreachable() from None
+    except OSError as error:
+        endpoint.violations.add("answer.cut", endpoint.name, f"{copy.name}: {call.api}: {error}")
+        raise cut(endpoint.name) from None
+    judge_headers(call, copy, answer)
+    if answer.status >= _ERROR_STATUS:
+        raise model_error(endpoint.name, answer.status, bytes(answer.body))
+    return answer
