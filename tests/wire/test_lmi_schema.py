@@ -62,6 +62,14 @@ def test_a_stream_is_one_json_line_a_token_and_the_last_has_the_whole_text(echo:
     assert last == {"token": {"id": 97, "text": "a", "log_prob": 0.0}, "generated_text": "abca"}
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_stream_counts_beside_the_parameters_and_not_among_them(echo: ServerProcess, stream: bool) -> None:
+    for inputs in ("abc", ["abc"]):
+        body = {"inputs": inputs, "parameters": {"max_new_tokens": 3, "stream": not stream}, "stream": stream}
+        response = echo.post(body)
+        assert (response.status_code, "token" in response.text) == (200, stream)
+
+
 def test_a_stream_gives_details_when_asked_on_its_last_line_without_the_tokens(echo: ServerProcess) -> None:
     *lines, last = lines_of(echo, "abc", max_new_tokens=4, details=True)
     assert all(line.keys() == {"token"} for line in lines)

@@ -53,6 +53,12 @@ def test_its_client_gets_a_stream_with_details(client: InferenceClient) -> None:
     assert (last.details.generated_tokens, last.details.input_length) == (2, 2)
 
 
+def test_its_client_may_say_that_it_wants_no_watermark(client: InferenceClient) -> None:
+    assert client.text_generation("abc", max_new_tokens=4, watermark=False) == "abca"
+    with pytest.raises(ValidationError, match=r"parameters\.watermark is not a parameter"):
+        client.text_generation("abc", watermark=True)
+
+
 def test_its_client_is_told_what_is_wrong(client: InferenceClient) -> None:
     with pytest.raises(ValidationError, match=r"request\.empty-prompt: inputs='' has no tokens"):
         client.text_generation("", max_new_tokens=1)

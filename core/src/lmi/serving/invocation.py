@@ -26,7 +26,12 @@ class _Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_object(cls, data: Any) -> Any:
-        return object_of(data)
+        data = object_of(data)
+        parameters = data.get("parameters")
+        if not isinstance(parameters, dict) or "stream" not in parameters:
+            return data
+        # The one beside ``parameters`` counts. Source: DJL Serving.
+        return {**data, "parameters": {name: value for name, value in parameters.items() if name != "stream"}}
 
 
 class Invocation(_Body):

@@ -13,7 +13,7 @@ import msgspec
 
 from lmi.api.requests import TokenLogprob
 from lmi.api.texts import TextResult, TextToken
-from lmi.serving.answers import Writing, prompt_tokens, shown_text
+from lmi.serving.answers import Writing, likely_tokens, prompt_tokens, shown_text
 from lmi.serving.choices import Choice
 from lmi.serving.generation import Generation
 from lmi.serving.parameters import Parameters
@@ -30,12 +30,18 @@ class _Token(msgspec.Struct, frozen=True, gc=False):
 
 
 def read(data: Any) -> Any:
-    """A body in LMI's words: a parameter that is null was not asked for, and ``adapter_id`` is the adapter."""
+    """A body in LMI's words.
+
+    A parameter that is null was not asked for, no ``watermark`` is what every answer has, and ``adapter_id`` is the
+    adapter.
+    """
     if not isinstance(data, dict):
         return data
     data = {name: value for name, value in data.items() if value is not None}
     if isinstance(data.get("parameters"), dict):
         data["parameters"] = {name: value for name, value in data["parameters"].items() if value is not None}
+        if data["parameters"].get("watermark") is False:
+            del data["parameters"]["watermark"]
         adapter = data["parameters"].pop("adapter_id", None)
         if adapter is not None:
             n_inputs = len(data["inputs"]) if isinstance(data.get("inputs"), list) else 1
@@ -93,8 +99,7 @@ def _token(generation: Generation, token: TextToken) -> _Token:
 
 
 def _likely(generation: Generation, entry: TokenLogprob) -> list[_Token]:
-    decode = generation.model.tokenizer.decode
-    return [_token(generation, TextToken(each, decode([each]), value)) for each, value in entry.top]
+    return [_token(generation, token) for token in likely_tokens(generation, entry.top)]
 
 
 def _lines(generation: Generation, parameters: Parameters) -> Callable[[list[TextToken]], list[Any]]:
