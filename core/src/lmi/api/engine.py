@@ -23,11 +23,14 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
         max_context_tokens: prompt plus output of one request.
         max_batch_size: requests that run at the same time; more wait.
         vocab_size: number of token ids; 0 where the engine takes any id.
+        reasons_first: reasoning may come before what a constraint holds for (``Constraint.reasoning``). Where it may
+            not, constraints hold from the first token on.
     """
 
     max_context_tokens: int
     max_batch_size: int
     vocab_size: int
+    reasons_first: bool = False
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

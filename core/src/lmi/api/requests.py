@@ -12,16 +12,33 @@ from typing import Any
 import msgspec
 
 
+class ReasoningMarks(msgspec.Struct, frozen=True, kw_only=True):
+    """The ids between which a model writes reasoning before its answer.
+
+    Args:
+        start_id: opens the reasoning.
+        end_id: closes it; the answer begins with the next id.
+        is_open: the prompt has opened it. Otherwise the first id of the output tells whether there is any.
+    """
+
+    start_id: int
+    end_id: int
+    is_open: bool = False
+
+
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """A grammar the output must follow; crosses as source text and is compiled in the worker.
 
     Args:
         kind: ``json_schema``, ``regex``, ``choice`` or ``grammar``.
         source: the constraint itself, as text.
+        reasoning: the output may begin with reasoning, and the constraint holds for what follows; None where it holds
+            from the first id on. It is set for engines whose limits say ``reasons_first``.
     """
 
     kind: str
     source: str
+    reasoning: ReasoningMarks | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -100,6 +100,7 @@ def _size_faults(request: GenerationRequest, limits: StepperLimits) -> Iterator[
 
 def _vocabulary_faults(request: GenerationRequest, vocab_size: int) -> Iterator[RequestError]:
     sampling = request.sampling
+    marks = None if sampling.constraint is None else sampling.constraint.reasoning
     sources: tuple[tuple[str, Iterable[int]], ...] = (
         ("prompt_ids", request.prompt_ids),
         ("resumed_ids", request.resumed_ids),
@@ -107,6 +108,7 @@ def _vocabulary_faults(request: GenerationRequest, vocab_size: int) -> Iterator[
         ("bad_token_ids", sampling.bad_token_ids),
         ("bad_word_ids", [token_id for word in sampling.bad_word_ids for token_id in word]),
         ("stop_token_ids", sampling.stop_token_ids),
+        ("the constraint's reasoning", () if marks is None else (marks.start_id, marks.end_id)),
     )
     for name, ids in sources:
         if ids and not (min(ids) >= 0 and max(ids) < vocab_size):

@@ -58,14 +58,15 @@ class StepperEngine(Engine):
         self.stepper = stepper
         self._eos_token_ids = tuple(eos_token_ids)
         self._scheduler: Scheduler[Stream] = Scheduler(stepper.limits, max_batch_size=max_batch_size)
+        self._guides: Guides | None = None
+        if read_tokenizer is not None and not stepper.limits.samples_on_device:
+            self._guides = Guides(read_tokenizer, eos_token_ids, stepper.limits.vocab_size)
         self.limits = EngineLimits(
             max_context_tokens=stepper.limits.max_context_tokens,
             max_batch_size=self._scheduler.n_slots,
             vocab_size=stepper.limits.vocab_size,
+            reasons_first=self._guides is not None,
         )
-        self._guides: Guides | None = None
-        if read_tokenizer is not None and not stepper.limits.samples_on_device:
-            self._guides = Guides(read_tokenizer, eos_token_ids, stepper.limits.vocab_size)
         self._chooser = Chooser(stepper.limits, self._guides)
         self._speculation = Speculation(stepper.draft, stepper.limits) if stepper.draft is not None else None
         # (stream, True) arrives, (stream, False) leaves. Appending to a deque needs no lock; the event ends a sleep.

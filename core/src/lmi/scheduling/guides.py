@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lmi.api import Constraint, GenerationRequest, LmiError, RequestError, UnsupportedError
+from lmi.api import Constraint, GenerationRequest, LmiError, ReasoningMarks, RequestError, UnsupportedError
 from lmi.grammars import STACK_BYTES, grammar_of, in_one_line
+from lmi.scheduling.reasoning import ReasoningPlace
 from lmi.threads import stack_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ MOST_FIRST_MASK_S = 1.0
 """What the first mask may take; all running requests wait for the later ones."""
 
 _N_COMPILERS = 2
+_ALL = np.uint32(2**32 - 1)
 
 
 class Guide:
@@ -48,22 +51,35 @@ class Guide:
         end_ids: ids that end the request; they may come where the output is complete.
         eos_ids: those of them that are held back as long as anything else may come; empty without ignore_eos.
         text_ids: those of them that are also text, which would be taken for a part of the output.
+        reasoning: what may come before all that the matcher sees; None for nothing.
     """
 
-    __slots__ = ("_end_ids", "_ends", "_eos", "_matcher", "_text", "failure", "mask")
+    __slots__ = ("_end_ids", "_ends", "_eos", "_matcher", "_reasoning", "_text", "failure", "mask")
 
     def __init__(
-        self, matcher: LLMatcher, end_ids: frozenset[int], *, eos_ids: frozenset[int], text_ids: frozenset[int]
+        self,
+        matcher: LLMatcher,
+        end_ids: frozenset[int],
+        *,
+        eos_ids: frozenset[int],
+        text_ids: frozenset[int],
+        reasoning: ReasoningMarks | None = None,
     ) -> None:
         self._matcher = matcher
+        self._reasoning = ReasoningPlace(reasoning)
         self._end_ids = end_ids
         self._ends, self._eos, self._text = _bits(end_ids), _bits(eos_ids), _bits(text_ids)
         self.mask: Words = np.zeros(0, np.uint32)
         self.failure = ""
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the grammar has not begun: whatever ends no request may come."""
+        return self._reasoning.is_inside
+
     def append(self, token_id: int) -> None:
         """Take note of the token that was chosen."""
-        if token_id not in self._end_ids:
+        if not self._reasoning.takes(token_id) and token_id not in self._end_ids:
             self._matcher.consume_token(token_id)
 
     def resume(self, ids: Sequence[int]) -> None:
@@ -72,7 +88,8 @@ class Guide:
         Raises:
             RequestError: it does not keep to the constraint.
         """
-        if not self._matcher.consume_tokens(list(ids)):
+        n_before = next((n for n, token_id in enumerate(ids) if not self._reasoning.takes(token_id)), len(ids))
+        if not self._matcher.consume_tokens(list(ids[n_before:])):
             reason = in_one_line(self._matcher.get_error())
             raise RequestError("request.constraint-failed", f"the output so far breaks its constraint: {reason}")
 
@@ -80,14 +97,25 @@ class Guide:
         """Take the ids that the grammar allows, as bits, and add or drop those that end the request.
 
         Args:
-            mask: shape [n_words]; changed, and kept until the next one.
+            mask: shape [n_words]; changed, and kept until the next one. Where the guide is free, it may hold anything.
         """
         self.mask = mask
-        matcher = self._matcher
-        if matcher.is_error():
-            self.failure = in_one_line(matcher.get_error())
+        if self.is_free:
+            mask[:] = _ALL
+            for word, bits in self._ends:
+                mask[word] &= ~bits
+        elif self._matcher.is_error():
+            self.failure = in_one_line(self._matcher.get_error())
             mask[:] = 0
-        elif not matcher.is_accepting():
+            return
+        else:
+            self._add_ends(mask)
+        if (mark := self._reasoning.next_mark) is not None:
+            [(word, bits)] = _bits([mark])
+            mask[word] |= bits
+
+    def _add_ends(self, mask: Words) -> None:
+        if not self._matcher.is_accepting():
             for word, bits in self._text:
                 mask[word] &= ~bits
         else:
@@ -165,6 +193,7 @@ class Guides:
             ends,
             eos_ids=self._eos_ids if sampling.ignore_eos else frozenset(),
             text_ids=frozenset(each for each in ends if not tokenizer.is_special_token(each)),
+            reasoning=constraint.reasoning,
         )
         if request.resumed_ids:
             await asyncio.to_thread(guide.resume, request.resumed_ids)
@@ -179,11 +208,12 @@ class Guides:
         n_words = -(-self._n_ids // 32)
         if len(self._words) < len(guides):
             self._words = np.zeros((len(guides), n_words), np.uint32)
-        words, matchers = self._words, [guide._matcher for guide in guides]
-        if len(guides) == 1:
-            matchers[0].unsafe_compute_mask_ptr(words.ctypes.data, n_words * 4)
-        else:
-            pairs = [(matcher, row) for row, matcher in enumerate(matchers)]
+        words = self._words
+        pairs = [(guide._matcher, row) for row, guide in enumerate(guides) if not guide.is_free]
+        if len(pairs) == 1:
+            [(matcher, row)] = pairs
+            matcher.unsafe_compute_mask_ptr(words[row].ctypes.data, n_words * 4)
+        elif pairs:
             self._threads().unsafe_compute_mask_ptr(pairs, words.ctypes.data, n_words * 4, len(words))
         for row, guide in enumerate(guides):
             guide.set_mask(words[row])
@@ -191,6 +221,7 @@ class Guides:
     # ----------------------------------------------------------------------------------------------------- compiling
 
     async def _matcher(self, constraint: Constraint) -> LLMatcher:
+        constraint = msgspec.structs.replace(constraint, reasoning=None)  # it is compiled once, whatever comes before
         found = self._compiled.get(constraint)
         if found is None or found.cancelled():
             found = self._compiled[constraint] = self._submit(lambda: self._compile(constraint))
