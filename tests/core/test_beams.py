@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from lmi.api import (
 from lmi.serving.beam_search import BeamSettings
 from lmi.serving.beams import Beams, admit_beams
 from lmi.serving.choices import Choice
-from lmi.serving.token_decoder import TableDecoder, TokenDecoder, TokenTable
+from lmi.serving.token_decoder import TokenDecoder, TokenTable
 from lmi.serving.tokenizer import ByteTokenizer
 from lmi.testing import write_tiny
 from tests.core.answering import N_IDS, Rig, play
@@ -194,9 +194,9 @@ def test_a_stop_sequence_ends_a_beam_and_is_cut_off_unless_it_is_kept() -> None:
 class SomeSpecial(ByteTokenizer):
     """A tokenizer whose vowels are special tokens, which have no text unless they are shown."""
 
-    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
         silent = "" if shows_special else "aeiou"
-        return TableDecoder(TokenTable(chr, lambda token: b"" if token in silent else token.encode("latin-1")))
+        return TokenTable(chr, lambda token: b"" if token in silent else token.encode("latin-1")).decoder(after)
 
 
 @pytest.mark.parametrize("shows_special", [True, False])

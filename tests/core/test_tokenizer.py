@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 from tokenizers import Tokenizer as RustTokenizer, processors
 
 from lmi.api import ArtifactError, ArtifactFormat, ModelArtifacts, RequestError
-from lmi.serving.token_decoder import TableDecoder, WindowDecoder, decoder_factory
+from lmi.serving.token_decoder import TokenDecoder, WindowDecoder, spelling_of
 from lmi.serving.tokenizer import ByteTokenizer, FileTokenizer, Tokenizer, load_tokenizer
 from tests.core.tokenizer_folders import KINDS, TEXTS, byte_level, write, write_vocabulary_only
 from tests.limits import limit_s
@@ -48,8 +48,8 @@ def rust(kind: str) -> RustTokenizer:
 
 
 @cache
-def new_decoder(kind: str) -> Callable[[], TableDecoder | WindowDecoder]:
-    return decoder_factory(rust(kind))  # type: ignore[return-value]
+def new_decoder(kind: str) -> Callable[[], TokenDecoder]:
+    return spelling_of(rust(kind)).decoder
 
 
 def decoded(kind: str, ids: list[int]) -> tuple[list[str], str]:

@@ -15,7 +15,7 @@ from lmi.custom.formatter import Formatter, GrowingAnswer
 from lmi.serving.choices import Choice
 from lmi.serving.generation import Generation
 from lmi.serving.parameters import Parameters
-from lmi.serving.streaming import JSON_LINES, Form
+from lmi.serving.streaming import JSON_LINES, Form, unbroken
 
 encoder = msgspec.json.Encoder()
 
@@ -61,7 +61,7 @@ def stream_writer(
         change, plain = formatter.answer, lines
         lines = lambda tokens: [change(line) for line in plain(tokens)]  # noqa: E731
     if form.stream_type is JSON_LINES:
-        return lambda tokens: encoder.encode_lines(lines(tokens))
+        return lambda tokens: unbroken(encoder.encode_lines(lines(tokens)))
     framed, encode = form.framed, encoder.encode
     return lambda tokens: b"".join([framed(encode(line)) for line in lines(tokens)])
 
@@ -169,17 +169,19 @@ def _prefill(generation: Generation, *, has_top: bool) -> dict[str, Any]:
     prefill: dict[str, Any] = {"prefill": prompt_tokens(generation)}
     if has_top:
         logprobs = _prompt_logprobs(generation)
-        prefill["prefill_top_tokens"] = [_likely(generation, () if entry is None else entry.top) for entry in logprobs]
+        prefill["prefill_top_tokens"] = [
+            likely_tokens(generation, () if entry is None else entry.top, shows_special=True) for entry in logprobs
+        ]
     return prefill
 
 
 def prompt_tokens(generation: Generation) -> list[TextToken]:
-    """The prompt's tokens with their log probabilities; the first has none."""
-    decode = generation.model.tokenizer.decode
+    """The prompt's tokens, special ones as well, with their log probabilities; the first has none."""
     ids = generation.flight.request.prompt_ids
+    pieces = generation.model.tokenizer.decoder(shows_special=True).push(ids)
     return [
-        TextToken(token_id, decode([token_id]), None if entry is None else entry.logprob)
-        for token_id, entry in zip(ids, _prompt_logprobs(generation), strict=True)
+        TextToken(token_id, piece, None if entry is None else entry.logprob)
+        for token_id, piece, entry in zip(ids, pieces, _prompt_logprobs(generation), strict=True)
     ]
 
 
@@ -188,9 +190,22 @@ def _prompt_logprobs(generation: Generation) -> list[TokenLogprob | None]:
 
 
 def _top_tokens(generation: Generation) -> list[list[TextToken]]:
-    return [_likely(generation, entry.top) for entry in generation.logprobs[: generation.n_output_tokens]]
+    return [likely_tokens(generation, entry.top) for entry in generation.logprobs[: generation.n_output_tokens]]
 
 
-def _likely(generation: Generation, top: Sequence[tuple[int, float]]) -> list[TextToken]:
-    decode = generation.model.tokenizer.decode
-    return [TextToken(token_id, decode([token_id]), value) for token_id, value in top]
+def likely_tokens(
+    generation: Generation, top: Sequence[tuple[int, float]], *, shows_special: bool = False
+) -> list[TextToken]:
+    """The most likely tokens in one place, with what each would add to the text there.
+
+    Args:
+        generation: whose place it is.
+        top: ids and log probabilities.
+        shows_special: special tokens have a text, also where the answer shows none.
+    """
+    return [
+        TextToken(
+            token_id, generation.token_bytes(token_id, shows_special=shows_special).decode(errors="replace"), value
+        )
+        for token_id, value in top
+    ]

@@ -13,7 +13,7 @@ from lmi.serving.answers import encoder
 from lmi.serving.bodies import Body, validated, validated_known
 from lmi.serving.dialect import takes_lines
 from lmi.serving.parameters import Parameters
-from lmi.serving.streaming import JSON_LINES, Exchange
+from lmi.serving.streaming import JSON_LINES, Exchange, unbroken
 
 if TYPE_CHECKING:
     from lmi.serving.context import Context
@@ -116,7 +116,8 @@ async def send_whole(exchange: Exchange, answer: Any, *, is_lines: bool = False)
         is_lines: whether it is lines in any case.
     """
     if is_lines or takes_lines(exchange.accept):
-        await exchange.answer(encoder.encode_lines(answer if isinstance(answer, list) else [answer]), JSON_LINES)
+        lines = encoder.encode_lines(answer if isinstance(answer, list) else [answer])
+        await exchange.answer(unbroken(lines), JSON_LINES)
     else:
         await exchange.answer(encoder.encode(answer))
 

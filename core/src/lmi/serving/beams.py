@@ -241,7 +241,7 @@ async def admit_beams(
     _refuse_other_probabilities(request.sampling, settings.n_beams, asked_as)
     has_stopped = None
     if request.stop_sequences:
-        has_stopped = partial(_has_stopped, model, request)
+        has_stopped = partial(_has_stopped, model, request, engine_request.prompt_ids)
     search = BeamSearch(settings, engine_request.sampling, model.plan.artifacts.eos_token_ids, has_stopped)
     return Beams(model, request, engine_request, search, n_answers, keeps_tokens=keeps_tokens)
 
@@ -259,12 +259,13 @@ def _refuse_other_probabilities(sampling: SamplingParams, n_beams: int, asked_as
         )
 
 
-def _has_stopped(model: Model, request: TextRequest, ids: list[int]) -> bool:
+def _has_stopped(model: Model, request: TextRequest, prompt_ids: list[int], ids: list[int]) -> bool:
     """Whether a sequence ends with a stop sequence; without its last id it does not.
 
     Only its end is looked at: every candidate of every step is, in the server's event loop.
     """
     n_looked_at = max(map(len, request.stop_sequences)) + _N_SILENT_IDS
-    text = OutputText(model.tokenizer.decoder(shows_special=request.shows_special), request.stop_sequences)
+    before = ids[:-n_looked_at] or prompt_ids
+    text = OutputText(model.tokenizer.decoder(before, shows_special=request.shows_special), request.stop_sequences)
     text.add(ids[-n_looked_at:])
     return text.stop_sequence is not None

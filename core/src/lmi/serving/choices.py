@@ -151,7 +151,12 @@ async def prepare_choices(
         )
     keeps_tokens = keeps_tokens or n_candidates > n_answers
     generations = [
-        Generation(model, _child(request, i), _engine_child(engine_request, i), keeps_tokens=keeps_tokens)
+        Generation(
+            model,
+            _child(request, i),
+            _engine_child(engine_request, i, is_stream=request.stream),
+            keeps_tokens=keeps_tokens,
+        )
         for i in range(n_candidates)
     ]
     return Choices(request, generations, n_answers)
@@ -162,9 +167,10 @@ def _child(request: TextRequest, index: int) -> TextRequest:
     return dataclasses.replace(request, request_id=f"{request.request_id}/{index}", scratch=dict(request.scratch))
 
 
-def _engine_child(request: GenerationRequest, index: int) -> GenerationRequest:
+def _engine_child(request: GenerationRequest, index: int, *, is_stream: bool) -> GenerationRequest:
     sampling = request.sampling
-    changes: dict[str, Any] = {"n_prompt_logprobs": None} if index else {}  # one prompt is scored once
+    # One prompt is scored once; but a stream's answers wait for no other.
+    changes: dict[str, Any] = {"n_prompt_logprobs": None} if index and not is_stream else {}
     if sampling.seed is not None:
         changes["seed"] = (sampling.seed + index) % 2**64
     return msgspec.structs.replace(

@@ -8,6 +8,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lmi.api.errors import DeadlineError, LmiError
 from lmi.api.requests import Finish, FinishReason, GenerationRequest, TokenChunk, TokenLogprob
 from lmi.api.texts import TextRequest, TextResult, TextToken
@@ -42,6 +44,7 @@ class Generation:
         "_given",
         "_is_eager",
         "_keeps_tokens",
+        "_last_id",
         "_pending",
         "_text",
         "_texts",
@@ -74,8 +77,9 @@ class Generation:
         self.flight = Flight(engine_request, self._on_chunk, self._on_error)
         self.model = model
         self._keeps_tokens = keeps_tokens
+        self._last_id = 0
         self._is_eager = request.stream or bool(request.stop_sequences)
-        decoder = model.tokenizer.decoder(shows_special=request.shows_special)
+        decoder = model.tokenizer.decoder(engine_request.prompt_ids, shows_special=request.shows_special)
         self._text = OutputText(decoder, request.stop_sequences, keeps_stop=request.keeps_stop)
         self._texts: list[str] = []
         self._chunks: list[TokenChunk] = []
@@ -170,6 +174,10 @@ class Generation:
         """The text so far, after all filters."""
         return "".join(self._texts)
 
+    def token_bytes(self, token_id: int, *, shows_special: bool = False) -> bytes:
+        """What one token adds to a text like this one, chosen or not; ``shows_special`` where this text does not."""
+        return self.model.tokenizer.token_bytes(token_id, shows_special=shows_special or self.request.shows_special)
+
     # -------------------------------------------------------------------------------------------------- ids to text
 
     def _take(self, chunks: list[TokenChunk]) -> list[TextToken]:
@@ -192,16 +200,15 @@ class Generation:
             if finish.reason is FinishReason.DEADLINE and not self._text.n_ids:
                 raise too_late(self.flight.request.deadline_s)
             pieces += self._text.finish(hide_last=is_hidden)
-            self.finish_reason = _REASONS[finish.reason]
+            # The end of a character that was never completed may complete a stop sequence.
+            has_stopped = self._text.stop_sequence is not None
+            self.finish_reason = "stop_sequence" if has_stopped else _REASONS[finish.reason]
         self.n_output_tokens = self._text.n_ids
         return self._release(ids, logprobs, pieces)
 
     def _hides(self, finish: Finish) -> bool:
         """Whether the token that ended the output counts, but its text is not shown."""
-        if self.request.keeps_stop:
-            return False
-        is_end = finish.reason is FinishReason.EOS and self.request.shows_special
-        return is_end or finish.reason is FinishReason.STOP_TOKEN
+        return not self.request.keeps_stop and finish.reason in (FinishReason.EOS, FinishReason.STOP_TOKEN)
 
     def _release(self, ids: list[int], logprobs: list[TokenLogprob], pieces: list[str]) -> list[TextToken]:
         """Give the released pieces of text to the tokens they belong to, in order."""
@@ -224,7 +231,20 @@ class Generation:
         tokens = list(map(TextToken, ids, pieces, values))
         if self._keeps_tokens:
             self.tokens += tokens
+        if not tokens and any(pieces):
+            return [self._rest("".join(pieces))]
+        self._last_id = tokens[-1].id if tokens else self._last_id
         return tokens
+
+    def _rest(self, text: str) -> TextToken:
+        """What carries text that came to light when all tokens had been given: the last of them, once more.
+
+        That is the end of a character that was never completed, or what a filter held back. It counts no second time.
+        """
+        if self.tokens:
+            last = self.tokens[-1]
+            self.tokens[-1] = msgspec.structs.replace(last, text=last.text + text)
+        return TextToken(self._last_id, text)
 
 
 def too_late(limit_s: float | None) -> DeadlineError:

@@ -10,6 +10,8 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
@@ -20,6 +22,7 @@ from lmi.serving.asking import request_of
 from lmi.serving.generation import Generation
 from lmi.serving.openai_bodies import Asked, TextBody
 from lmi.serving.parameters import Parameters
+from lmi.serving.words import prompt_pieces
 
 if TYPE_CHECKING:
     from lmi.serving.choices import Choice, Choices
@@ -221,7 +224,11 @@ class Scores:
         self._n_told = 0
 
     def chat(self, tokens: Sequence[TextToken]) -> list[dict[str, Any]]:
-        """Of the next tokens, as chat completions have them: the token, and the likeliest in its place."""
+        """Of the next tokens, as chat completions have them: the token, and the likeliest in its place.
+
+        The bytes of all tokens, joined, are the text, which a stop sequence may end within them.
+        """
+        tokens = self._produced(tokens)
         return [
             {**self._chat_entry(token.id, token.logprob), "top_logprobs": [self._chat_entry(*pair) for pair in top]}
             for token, top in zip(tokens, self._tops(tokens), strict=True)
@@ -234,16 +241,32 @@ class Scores:
             tokens: the next ones.
             offset: characters of the text before them.
         """
-        offsets = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token.text)
+        tokens, name = self._produced(tokens), self._name
         return {
-            "tokens": [self._text(token.id) for token in tokens],
+            "tokens": [name(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._text(each): value for each, value in top} for top in self._tops(tokens)],
-            "text_offset": offsets,
+            "top_logprobs": [{name(each): value for each, value in top} for top in self._tops(tokens)],
+            "text_offset": [*accumulate((len(token.text) for token in tokens), initial=offset)][:-1],
         }
+
+    def of_prompt(self) -> dict[str, Any]:
+        """Of the prompt's tokens, as completions have them; the first has none."""
+        generation, name = self._generation, partial(self._name, shows_special=True)
+        ids = generation.flight.request.prompt_ids
+        entries = generation.prompt_logprobs or [None] * len(ids)
+        pieces = prompt_pieces(generation.model.tokenizer, generation.request, ids)
+        return {
+            "tokens": [name(token_id) for token_id in ids],
+            "token_logprobs": [None if each is None else each.logprob for each in entries],
+            "top_logprobs": [
+                None if each is None else {name(token_id): value for token_id, value in each.top} for each in entries
+            ],
+            "text_offset": [*accumulate(map(len, pieces), initial=0)][:-1],
+        }
+
+    def _produced(self, tokens: Sequence[TextToken]) -> Sequence[TextToken]:
+        """Without one that only carries the rest of the text."""
+        return tokens[: self._generation.n_output_tokens - self._n_told]
 
     def _tops(self, tokens: Sequence[TextToken]) -> list[Sequence[tuple[int, float]]]:
         first, self._n_told = self._n_told, self._n_told + len(tokens)
@@ -251,8 +274,16 @@ class Scores:
         return [*(entry.top for entry in entries), *[()] * (len(tokens) - len(entries))]
 
     def _chat_entry(self, token_id: int, logprob: float | None) -> dict[str, Any]:
-        text = self._text(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        data = self._generation.token_bytes(token_id)
+        return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
 
-    def _text(self, token_id: int) -> str:
-        return self._generation.model.tokenizer.decode([token_id])
+    def _name(self, token_id: int, *, shows_special: bool = False) -> str:
+        """A token's own text, or its bytes where those are no text: else all of them would have one name.
+
+        Source: ``bytes:`` as OpenAI's completions have it.
+        """
+        data = self._generation.token_bytes(token_id, shows_special=shows_special)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

@@ -74,10 +74,9 @@ class Completions(ChoicesAnswer[CompletionBody]):
         before = choice.generation.request.prompt if self._body.echo else ""
         logprobs = None
         if self._body.logprobs is not None:
-            logprobs = Scores(choice.generation).plain(choice.result.tokens, len(before))
-            if self._body.echo:
-                of_prompt = _of_prompt(choice.generation)
-                logprobs = {name: [*of_prompt[name], *values] for name, values in logprobs.items()}
+            scores = Scores(choice.generation)
+            logprobs = scores.plain(choice.result.tokens, len(before))
+            logprobs = _behind_prompt(scores, logprobs) if self._body.echo else logprobs
         return {
             "index": index,
             "text": before + choice.result.text,
@@ -87,7 +86,7 @@ class Completions(ChoicesAnswer[CompletionBody]):
 
     def _growing(self, index: int, generation: Generation) -> Growing:
         scores = None if self._body.logprobs is None else Scores(generation)
-        return _GrowingText(index, generation, scores, before=generation.request.prompt if self._body.echo else "")
+        return _GrowingText(index, generation, scores, before=generation.request.prompt if self._body.echo else None)
 
 
 class _GrowingText:
@@ -97,37 +96,29 @@ class _GrowingText:
         index: among the choices.
         generation: which writes it.
         scores: of its tokens; None where nobody asked for them.
-        before: a text that it begins with.
+        before: the prompt, where it begins with that.
     """
 
-    def __init__(self, index: int, generation: Generation, scores: Scores | None, *, before: str) -> None:
+    def __init__(self, index: int, generation: Generation, scores: Scores | None, *, before: str | None) -> None:
         self._index, self._generation, self._scores, self._before = index, generation, scores, before
         self._n_chars = 0
 
     def pieces(self, tokens: Sequence[TextToken]) -> list[dict[str, Any]]:
         """See ``Growing``."""
-        text = self._before + "".join(token.text for token in tokens)
-        logprobs = None if self._scores is None else self._scores.plain(tokens, self._n_chars)
-        self._before, self._n_chars = "", self._n_chars + len(text)
+        before, self._before = self._before, None
+        text = "".join(token.text for token in tokens)
+        logprobs = None
+        if self._scores is not None:
+            self._n_chars += len(before or "")
+            logprobs = self._scores.plain(tokens, self._n_chars)
+            self._n_chars += len(text)
+            logprobs = logprobs if before is None else _behind_prompt(self._scores, logprobs)
+        text = (before or "") + text
         reason = finish_reason_of(self._generation) if self._generation.finish_reason else None
         return [{"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}]
 
 
-def _of_prompt(generation: Generation) -> dict[str, list[Any]]:
-    """Log probabilities of the prompt's tokens; the first has none."""
-    ids = generation.flight.request.prompt_ids
-    entries = generation.prompt_logprobs or [None] * len(ids)
-    decode = generation.model.tokenizer.decode
-    texts, offset = [decode([token_id]) for token_id in ids], 0
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
-    return {
-        "tokens": texts,
-        "token_logprobs": [None if each is None else each.logprob for each in entries],
-        "top_logprobs": [
-            None if each is None else {decode([token_id]): value for token_id, value in each.top} for each in entries
-        ],
-        "text_offset": offsets,
-    }
+def _behind_prompt(scores: Scores, logprobs: dict[str, Any]) -> dict[str, Any]:
+    """Log probabilities of first tokens, behind those of the prompt's."""
+    of_prompt = scores.of_prompt()
+    return {name: [*of_prompt[name], *values] for name, values in logprobs.items()}

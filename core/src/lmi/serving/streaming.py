@@ -97,14 +97,33 @@ class Form:
     status: Callable[[LmiError], int] = status_of
 
 
+_BREAKS = tuple((each.encode(), f"\\u{ord(each):04x}".encode()) for each in "\x85\u2028\u2029")
+
+
+def unbroken(lines: bytes) -> bytes:
+    """Lines of JSON, in which nothing but their ends is the end of a line, whoever reads them.
+
+    Many clients take U+0085, U+2028 and U+2029 for ends of lines, too (all that go by Python's ``splitlines``); so they
+    are escaped, as JSON allows.
+    """
+    for written, escaped in _BREAKS:
+        if written in lines:
+            lines = lines.replace(written, escaped)
+    return lines
+
+
+def _as_line(piece: bytes) -> bytes:
+    return unbroken(piece) + b"\n"
+
+
 def _as_event(piece: bytes) -> bytes:
-    return b"data: " + piece + b"\n\n"
+    return b"data: " + unbroken(piece) + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"
 """What OpenAI's streams end with."""
 
-LINES = Form(stream_type=JSON_LINES, framed=lambda piece: piece + b"\n", error_body=body_of)
+LINES = Form(stream_type=JSON_LINES, framed=_as_line, error_body=body_of)
 """LMI's own: a line a piece."""
 
 LMI_EVENTS = Form(stream_type=EVENT_STREAM, framed=_as_event, error_body=body_of)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _MAX_WINDOW_IDS = 16
 """A window that ends in the middle of a character for longer than this holds broken bytes."""
+_N_BEFORE = 4
+"""Ids before an output that its first ids are read with."""
 
 
 class TokenDecoder(Protocol):
@@ -32,6 +35,21 @@ class TokenDecoder(Protocol):
 
     def flush(self) -> str:
         """Return what is left at the end: U+FFFD for a character that was never completed, mostly ""."""
+
+
+class Spelling(Protocol):
+    """What the ids of one tokenizer are as text."""
+
+    def decoder(self, after: Sequence[int] = ()) -> TokenDecoder:
+        """Return what decodes one growing text.
+
+        Args:
+            after: ids that it goes on with, a prompt's, say. A text without any begins: in some tokenizers its first
+                token loses a blank.
+        """
+
+    def data(self, token_id: int) -> bytes:
+        """The bytes an id adds within a text; none for an id that is silent or unknown."""
 
 
 class TokenTable(dict[int, str | None]):
@@ -69,12 +87,16 @@ class TokenTable(dict[int, str | None]):
         return text
 
     def data(self, token_id: int) -> bytes:
-        """The bytes an id adds to the text; none for an id that is silent or unknown."""
+        """See ``Spelling``."""
         data = self._bytes.get(token_id)
         if data is None:
             token = self._visible(token_id)
             data = self._bytes[token_id] = b"" if token is None else self._to_bytes(token)
         return data
+
+    def decoder(self, after: Sequence[int] = ()) -> TableDecoder:
+        """See ``Spelling``."""
+        return TableDecoder(self, is_at_start=self.has_first and not after)
 
     def first_data(self, token_id: int) -> bytes | None:
         """The bytes an id adds as the first one of a text; None for an id that adds nothing anywhere."""
@@ -91,15 +113,19 @@ class TableDecoder:
     """Decoder over a table that all outputs of a model share; holds at most three bytes of its own.
 
     Each incomplete or broken character becomes one U+FFFD (the Unicode standard's "maximal subpart" practice).
+
+    Args:
+        table: of the tokenizer.
+        is_at_start: a text begins whose first token has a text of its own.
     """
 
     __slots__ = ("_is_at_start", "_is_plain", "_pending", "_table")
 
-    def __init__(self, table: TokenTable) -> None:
+    def __init__(self, table: TokenTable, *, is_at_start: bool) -> None:
         self._table = table
         self._pending = b""
-        self._is_at_start = table.has_first
-        self._is_plain = not table.has_first
+        self._is_at_start = is_at_start
+        self._is_plain = not is_at_start
         """Nothing is pending: whole characters may be looked up."""
 
     def push(self, ids: Sequence[int]) -> list[str]:
@@ -143,15 +169,22 @@ class WindowDecoder:
 
     The text of an id is what it adds to the text of the ids just before it.
     Source: the sliding window of text-generation-inference.
+
+    Args:
+        decode: the text of ids.
+        silent_ids: ids whose text is never shown.
+        before: ids that the text goes on with, none of them silent.
     """
 
     __slots__ = ("_decode", "_n_read", "_silent_ids", "_window")
 
-    def __init__(self, decode: Callable[[list[int]], str], silent_ids: frozenset[int]) -> None:
+    def __init__(
+        self, decode: Callable[[list[int]], str], silent_ids: frozenset[int], before: Sequence[int] = ()
+    ) -> None:
         self._decode = decode
         self._silent_ids = silent_ids
-        self._window: list[int] = []
-        self._n_read = 0
+        self._window = [*before]
+        self._n_read = len(before)
         """Ids of the window whose text was given out; the rest waits for a complete character."""
 
     def push(self, ids: Sequence[int]) -> list[str]:
@@ -176,8 +209,31 @@ class WindowDecoder:
         return text[len(seen) :]
 
 
-def decoder_factory(rust: RustTokenizer, *, shows_special: bool = False) -> Callable[[], TokenDecoder]:
-    """Return what makes a new TokenDecoder for one output of this tokenizer.
+class _Neighbours:
+    """The spelling of a tokenizer whose tokens change with their neighbours.
+
+    Args:
+        decode, silent_ids: as in WindowDecoder.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], silent_ids: frozenset[int]) -> None:
+        self._decode = decode
+        self._silent_ids = silent_ids
+
+    def decoder(self, after: Sequence[int] = ()) -> WindowDecoder:
+        """See ``Spelling``."""
+        before = [token_id for token_id in after[-_MAX_WINDOW_IDS:] if token_id not in self._silent_ids]
+        return WindowDecoder(self._decode, self._silent_ids, before[-_N_BEFORE:])
+
+    def data(self, token_id: int) -> bytes:
+        """See ``Spelling``: what it adds behind itself."""
+        if token_id in self._silent_ids:
+            return b""
+        return self._decode([token_id, token_id])[len(self._decode([token_id])) :].encode()
+
+
+def spelling_of(rust: RustTokenizer, *, shows_special: bool = False) -> Spelling:
+    """Return what makes texts of the ids of this tokenizer.
 
     Args:
         rust: the tokenizer.
@@ -186,18 +242,18 @@ def decoder_factory(rust: RustTokenizer, *, shows_special: bool = False) -> Call
     added = rust.get_added_tokens_decoder().items()
     silent_ids = frozenset(i for i, token in added if token.special and not shows_special)
     rules = _byte_rules(json.loads(rust.decoder.__getstate__()) if rust.decoder is not None else None)
-    if rules is None:
+    if rules is not None:
+        return TokenTable(rust.id_to_token, *rules, silent_ids)
 
-        def decode(ids: list[int]) -> str:
-            return str(rust.decode(ids, skip_special_tokens=False))
+    def decode(ids: list[int]) -> str:
+        return str(rust.decode(ids, skip_special_tokens=False))
 
-        return lambda: WindowDecoder(decode, silent_ids)
-    table = TokenTable(rust.id_to_token, *rules, silent_ids)
-    return lambda: TableDecoder(table)
+    return _Neighbours(decode, silent_ids)
 
 
 # ------------------------------------------------------------------------------- what a token's text is, as bytes
 
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _Rules = tuple[Callable[[str], bytes], Callable[[str], bytes] | None]
 
 
@@ -257,12 +313,8 @@ def _sentencepiece_rules(steps: list[dict[str, Any]]) -> _Rules | None:
 
     def to_bytes(token: str) -> bytes:
         text = token.replace(pattern, blank)
-        if len(text) == len("<0x00>") and text.startswith("<0x") and text.endswith(">"):
-            try:
-                return bytes([int(text[3:5], 16)])
-            except ValueError:
-                pass
-        return text.encode()
+        byte = _BYTE.fullmatch(text)
+        return bytes.fromhex(byte[1]) if byte else text.encode()
 
     if not kinds[3:]:
         return to_bytes, None

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lmi.api.artifacts import ArtifactFormat, ModelArtifacts
 from lmi.api.errors import ArtifactError, RequestError
 from lmi.api.folders import cache_root
-from lmi.serving.token_decoder import TableDecoder, TokenDecoder, TokenTable, decoder_factory
+from lmi.serving.token_decoder import Spelling, TokenDecoder, TokenTable, spelling_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RustTokenizer
@@ -63,8 +63,16 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids without special tokens; equal to what ``decoder()`` gives piece by piece."""
 
-    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
-        """Return a decoder for one growing output; special tokens have no text unless it ``shows_special``."""
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
+        """Return a decoder for one growing text; special tokens have no text unless it ``shows_special``.
+
+        Args:
+            after: ids that the text goes on with; as ``Spelling`` has it.
+            shows_special: special tokens have a text like all others.
+        """
+
+    def token_bytes(self, token_id: int, *, shows_special: bool = False) -> bytes:
+        """Return what one id adds within a text: its own bytes, which need not be whole characters."""
 
 
 class ByteTokenizer:
@@ -87,8 +95,11 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return _decode(self.decoder(), ids)
 
-    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
-        return TableDecoder(self._table)
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
+        return self._table.decoder(after)
+
+    def token_bytes(self, token_id: int, *, shows_special: bool = False) -> bytes:
+        return self._table.data(token_id)
 
 
 class FileTokenizer:
@@ -120,7 +131,7 @@ class FileTokenizer:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             text = f"{file.with_name('tokenizer_config.json')} describes its special tokens in a way unknown: {error!r}"
             raise ArtifactError("tokenizer.unreadable", text, (), "Get the file again") from error
-        self._new_decoder = decoder_factory(self._rust)
+        self._spelling = spelling_of(self._rust)
         added = self._rust.get_added_tokens_decoder().items()
         self.special_ids = frozenset(token_id for token_id, token in added if token.special)
         self.vocab_size: int = max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -139,8 +150,11 @@ class FileTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return _decode(self.decoder(), ids)
 
-    def decoder(self, *, shows_special: bool = False) -> TokenDecoder:
-        return self._new_whole_decoder() if shows_special else self._new_decoder()
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
+        return (self._whole_spelling if shows_special else self._spelling).decoder(after)
+
+    def token_bytes(self, token_id: int, *, shows_special: bool = False) -> bytes:
+        return (self._whole_spelling if shows_special else self._spelling).data(token_id)
 
     @property
     def definition(self) -> str:
@@ -149,8 +163,9 @@ class FileTokenizer:
         return text
 
     @cached_property
-    def _new_whole_decoder(self) -> Callable[[], TokenDecoder]:
-        return decoder_factory(self._rust, shows_special=True)
+    def _whole_spelling(self) -> Spelling:
+        """With special tokens."""
+        return spelling_of(self._rust, shows_special=True)
 
 
 def load_tokenizer(

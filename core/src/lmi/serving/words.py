@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request says in text and an engine takes as ids: a prompt that is cut, and words that must not come."""
+"""What a request says in text and an engine takes as ids: a prompt and its pieces, and words that must not come."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import takewhile
 import msgspec
 
 from lmi.api.requests import SamplingParams
+from lmi.api.texts import TextRequest
 from lmi.serving.tokenizer import Tokenizer
 
 
@@ -24,9 +25,7 @@ def cut_prompt(tokenizer: Tokenizer, prompt: list[int], n_tokens: int, direction
     """
     if len(prompt) <= n_tokens:
         return prompt
-    special = tokenizer.encode("")
-    n_before = _n_alike(special, prompt)
-    n_behind = _n_alike(reversed(special[n_before:]), reversed(prompt[n_before:]))
+    n_before, n_behind = _n_around(tokenizer, prompt)
     end = len(prompt) - n_behind
     n_kept = n_tokens - n_before - n_behind
     if n_kept < 0:
@@ -34,6 +33,21 @@ def cut_prompt(tokenizer: Tokenizer, prompt: list[int], n_tokens: int, direction
     text = prompt[n_before:end]
     kept = text[:n_kept] if direction == "right" else text[len(text) - n_kept :]
     return [*prompt[:n_before], *kept, *prompt[end:]]
+
+
+def prompt_pieces(tokenizer: Tokenizer, request: TextRequest, ids: Sequence[int]) -> list[str]:
+    """Where a prompt's text falls into its tokens: one piece a token, "" for those that are not in the text.
+
+    Args:
+        tokenizer: of the model.
+        request: whose prompt it is.
+        ids: of the prompt.
+    """
+    if request.prompt_ids is not None:  # which its text was made of, without special tokens
+        return tokenizer.decoder().push(ids)
+    n_before, n_behind = _n_around(tokenizer, ids) if request.adds_special else (0, 0)
+    written = ids[n_before : len(ids) - n_behind]
+    return [*[""] * n_before, *tokenizer.decoder(shows_special=True).push(written), *[""] * n_behind]
 
 
 def forbid(sampling: SamplingParams, words: Sequence[str], tokenizer: Tokenizer) -> SamplingParams:
@@ -55,6 +69,13 @@ def forbid(sampling: SamplingParams, words: Sequence[str], tokenizer: Tokenizer)
         bad_token_ids=(*sampling.bad_token_ids, *(each for each in alone if each not in sampling.bad_token_ids)),
         bad_word_ids=(*sampling.bad_word_ids, *(ids for ids in sequences if len(ids) > 1)),
     )
+
+
+def _n_around(tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, int]:
+    """How many ids of a prompt its tokenizer puts before and behind every text."""
+    special = tokenizer.encode("")
+    n_before = _n_alike(special, prompt)
+    return n_before, _n_alike(reversed(special[n_before:]), reversed(prompt[n_before:]))
 
 
 def _n_alike(ids: Iterable[int], others: Iterable[int]) -> int:
