@@ -26,7 +26,7 @@ _QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
 
 
 class ServerProcess:
-    """One ``lmi serve`` process; its output is collected line by line."""
+    """One ``lmi serve`` process, or one of another command that serves; its output is collected line by line."""
 
     def __init__(
         self,
@@ -34,10 +34,11 @@ class ServerProcess:
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         address: Sequence[str] = ("--host", "127.0.0.1", "--port", "0"),
+        command: str = "serve",
     ) -> None:
-        command = [sys.executable, str(Path(sys.executable).with_name("lmi")), "serve", *address, *args]
+        words = [sys.executable, str(Path(sys.executable).with_name("lmi")), command, *address, *args]
         self.process = subprocess.Popen(
-            command,
+            words,
             env={**os.environ, **_QUIET, **(environ or {})},
             cwd=cwd,
             stdout=subprocess.PIPE,

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from lmi.cli.main import EXIT_FAILURE
 if TYPE_CHECKING:
     from lmi.sagemaker_local.asynchronous import Asynchronous
     from lmi.sagemaker_local.definition import Definition
-    from lmi.sagemaker_local.times import Times
     from lmi.sagemaker_local.violations import Violations
 
 _ENDPOINT = "model"
@@ -31,6 +29,27 @@ def _pairs(context: click.Context, parameter: click.Parameter, given: tuple[str,
         if "=" not in text or text.startswith("="):
             raise click.BadParameter(f"{text!r} is not written as NAME=VALUE", context, parameter)
     return {name: value for name, _, value in (text.partition("=") for text in given)}
+
+
+def _seconds(text: str) -> float:
+    """A number; 0 where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _times(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    from lmi.sagemaker_local.times import NAMES
+
+    found = {}
+    for name, text in _pairs(context, parameter, given).items():
+        if name not in NAMES:
+            raise click.BadParameter(f"{name!r} is no time; there are {', '.join(NAMES)}", context, parameter)
+        found[name] = _seconds(text)
+        if not found[name] > 0:
+            raise click.BadParameter(f"{text!r} is no number of seconds", context, parameter)
+    return found
 
 
 @click.command("sagemaker-local")
@@ -58,8 +77,8 @@ def _pairs(context: click.Context, parameter: click.Parameter, given: tuple[str,
 @click.option("--s3-endpoint-url", default="", metavar="URL", help="An S3 server in place of AWS's.")
 @click.option("--startup-timeout", type=click.FloatRange(0, min_open=True), default=None, metavar="SECONDS",
               help="What a container has until it is healthy.  [default: 480]")  # fmt: skip
-@click.option("--time-scale", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
-              help="All times of the platform, so many times as long.")  # fmt: skip
+@click.option("--time", "seconds", multiple=True, metavar="NAME=SECONDS", callback=_times,
+              help="Another time than the platform's.")  # fmt: skip
 @click.option("--part-bytes", type=click.IntRange(1), default=None,
               help="Longest part of a stream, to find clients that take a part for an event.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with 1 if there was a violation.")
@@ -103,6 +122,10 @@ def _definition(
 
     if sum([bool(models), bool(urls), bool(command)]) > 1:
         raise click.UsageError("Give one of MODEL, --url and --command: each says where the container comes from")
+    in_vain = {"-o": bool(asked["options"]) and bool(urls or command), "-e": bool(asked["environ"]) and bool(urls),
+               "--copies": asked["n_copies"] > 1 and bool(urls)}  # fmt: skip
+    for flag in (flag for flag, is_given in in_vain.items() if is_given):
+        raise click.UsageError(f"{flag} has no effect here: nothing is started by lmi serve, or at all")
     if multi_model and models:
         raise click.UsageError("A multi-model endpoint has no MODEL: its models are the archives in --multi-model")
     pairs = [named(text, endpoint) for text in models]
@@ -130,22 +153,19 @@ def _run(definition: Definition, violations: Violations, *, host: str, port: int
     """Serve until told to stop; whether every endpoint has failed."""
     from lmi.sagemaker_local.app import build_app
     from lmi.sagemaker_local.emulator import Emulator
+    from lmi.sagemaker_local.times import Times
     from lmi.serving.address import Address, bind
 
-    times = _times(asked["startup_timeout"], asked["time_scale"])
+    seconds = {**asked["seconds"]}
+    if asked["startup_timeout"] is not None:
+        seconds["startup"] = asked["startup_timeout"]
+    times = Times().changed(seconds)
     endpoints = definition.endpoints(times, violations)
     asynchronous = _asynchronous(violations, **asked)
     address = Address(host=host, port=port, source="--port")
     listener = bind(address)
     app = build_app(endpoints, asynchronous, violations, asked["part_bytes"])
     return asyncio.run(Emulator(endpoints, asynchronous, app, listener, address.url(listener)).run())
-
-
-def _times(startup_s: float | None, scale: float) -> Times:
-    from lmi.sagemaker_local.times import Times
-
-    times = Times().scaled(scale)
-    return times if startup_s is None else replace(times, startup_s=startup_s)
 
 
 def _asynchronous(

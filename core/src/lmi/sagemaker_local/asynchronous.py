@@ -102,8 +102,8 @@ class Asynchronous:
             input_url=where,
             output_url=f"{folder}/{call.headers.get(names.FILE_NAME, f'{file}.out')}",
             failure_url=f"{self._output_root}-failures/{file}-error.out",
-            timeout_s=timeout_s * call.endpoint.times.one_s,
-            age_s=age_s * call.endpoint.times.one_s,
+            timeout_s=timeout_s,
+            age_s=age_s,
         )
 
     # ---------------------------------------------------------------------------------------------------------- working

@@ -120,8 +120,8 @@ class Container:
         if process is None:
             return
         began_s = time.monotonic()
-        if not await process.stop(self.times.stop_s):
-            self._broke("stop.time", f"it ran for {self.times.stop_s:g} s after SIGTERM and got SIGKILL")
+        if not await process.stop(self.times.stop):
+            self._broke("stop.time", f"it ran for {self.times.stop:g} s after SIGTERM and got SIGKILL")
         _LOG.info("%s has ended, %.1f s after SIGTERM", self.name, time.monotonic() - began_s)
         self._process = None
 
@@ -161,19 +161,19 @@ class Container:
             elif reason and self.state is State.HEALTHY:
                 self.state = State.UNHEALTHY
                 self._broke("ping.healthy", f"GET /ping: {reason}")
-            if self.state is State.CREATING and time.monotonic() - began_s > self.times.startup_s:
-                return f"it was not healthy after {self.times.startup_s:g} s; the last GET /ping: {reason}"
+            if self.state is State.CREATING and time.monotonic() - began_s > self.times.startup:
+                return f"it was not healthy after {self.times.startup:g} s; the last GET /ping: {reason}"
             is_starting = self.state is State.CREATING
-            await asyncio.sleep(self.times.starting_ping_every_s if is_starting else self.times.ping_every_s)
+            await asyncio.sleep(self.times.startup_ping_every if is_starting else self.times.ping_every)
 
     async def _ping(self) -> str:
         """Why it is not healthy; empty if it is."""
         was_slow, self._is_slow = self._is_slow, False
         try:
-            answer = await asyncio.wait_for(self.ask("GET", "/ping"), self.times.ping_s)
+            answer = await asyncio.wait_for(self.ask("GET", "/ping"), self.times.ping)
         except asyncio.TimeoutError:
             self._is_slow = True
-            told = f"no answer in {self.times.ping_s:g} s"
+            told = f"no answer in {self.times.ping:g} s"
             if not was_slow:
                 self._broke("ping.time", f"GET /ping: {told}")
             return told
@@ -209,13 +209,13 @@ class Container:
             NotAcceptedError: nobody took the connection in time.
             OSError: the answer was cut.
         """
-        connection = _Timed(self.target, {"content-type": "", **(headers or {})}, self.times.accept_s)
+        connection = _Timed(self.target, {"content-type": "", **(headers or {})}, self.times.accept)
         self.n_running += 1
         try:
             return await connection.ask(method, path, body, on_head=on_head, on_part=on_part)
         except NotAcceptedError:
             if connection.is_slow:
-                told = f"{method} {path}: not accepted in {self.times.accept_s * 1000:g} ms"
+                told = f"{method} {path}: not accepted in {self.times.accept * 1000:g} ms"
                 self._broke("tcp.accept", told)
             raise
         finally:

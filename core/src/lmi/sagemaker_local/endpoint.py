@@ -145,11 +145,11 @@ class Endpoint:
         body = json.dumps({"name": name, "src": source, "preload": True, "pin": False}).encode()
         headers = {"content-type": "application/json"}
         try:
-            answer = await asyncio.wait_for(copy.ask("POST", "/adapters", body, headers), self.times.invocation_s)
+            answer = await asyncio.wait_for(copy.ask("POST", "/adapters", body, headers), self.times.invocation)
             told = f"status {answer.status}: {error_of(answer.body, answer.status)[1][:200]}"
             is_wrong = answer.status >= _ERROR_STATUS
         except asyncio.TimeoutError:
-            is_wrong, told = True, f"no answer in {self.times.invocation_s:g} s"
+            is_wrong, told = True, f"no answer in {self.times.invocation:g} s"
         except OSError as error:
             is_wrong, told = True, str(error)
         if is_wrong:

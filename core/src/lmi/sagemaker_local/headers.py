@@ -80,7 +80,7 @@ _OF_CLIENTS = ("x-amz-", "amz-sdk-", "x-amzn-trace-id", "sec-", "traceparent")
 
 _OF_SERVERS = {
     "access-control-allow-origin", "allow", "alt-svc", "cache-control", "connection", "content-length", "date", "etag",
-    "keep-alive", "last-modified", "retry-after", "server", "transfer-encoding", "vary", "via",
+    "keep-alive", "last-modified", "retry-after", "server", "transfer-encoding", "vary", "via", "x-request-id",
 }  # fmt: skip
 """Headers that servers send unasked, and that nobody misses."""
 

@@ -25,7 +25,7 @@ async def invoke(call: Call) -> Response:
         ApiError: the container's error, or what it did wrong.
     """
     copy = call.endpoint.copy_for(call.headers)
-    answer = await answered(call, copy, call.endpoint.times.invocation_s)
+    answer = await answered(call, copy, call.endpoint.times.invocation)
     if len(answer.body) > BODY_BYTES:
         told = f"{copy.name}: an answer of {len(answer.body)} bytes; {BODY_BYTES} are passed"
         call.endpoint.violations.add("response.body", call.endpoint.name, told)

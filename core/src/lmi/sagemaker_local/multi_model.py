@@ -61,7 +61,7 @@ class MultiModel:
         for loaded in self._of.pop(copy.name, {}).values():
             loaded.loading.cancel()
         try:
-            answer = await asyncio.wait_for(copy.ask("GET", "/models"), self.times.invocation_s)
+            answer = await asyncio.wait_for(copy.ask("GET", "/models"), self.times.invocation)
         except (asyncio.TimeoutError, OSError) as error:
             self._broke("models.route", copy, f"GET /models: {error}")
             return
@@ -109,7 +109,7 @@ class MultiModel:
             loading = asyncio.create_task(self._load_in_time(copy, name, folder / "model", target))
             loaded = _Loaded(target=target, folder=folder, loading=loading)
         models[name] = loaded  # now the most recently used
-        done, _ = await asyncio.wait({loaded.loading}, timeout=self.times.model_wait_s)
+        done, _ = await asyncio.wait({loaded.loading}, timeout=self.times.model_wait)
         if not done:
             told = f"Model {target} is not ready for inference yet: it is still being downloaded or loaded."
             raise ApiError("ModelNotReadyException", 429, told)
@@ -122,9 +122,9 @@ class MultiModel:
 
     async def _load_in_time(self, copy: Container, name: str, folder: Path, target: str) -> None:
         try:
-            await asyncio.wait_for(self._load(copy, name, folder, target), self.times.model_load_s)
+            await asyncio.wait_for(self._load(copy, name, folder, target), self.times.model_load)
         except asyncio.TimeoutError:
-            told = f"{target} was not loaded in {self.times.model_load_s:g} s"
+            told = f"{target} was not loaded in {self.times.model_load:g} s"
             self._broke("models.load-time", copy, told)
             raise ApiError("ModelNotReadyException", 429, f"Model {target} could not be loaded in time.") from None
         except OSError as error:

@@ -27,7 +27,7 @@ class _Exchange:
     """
 
     def __init__(self, call: Call, copy: Container) -> None:
-        self._end_s = time.monotonic() + call.endpoint.times.stream_s
+        self._end_s = time.monotonic() + call.endpoint.times.stream
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.head: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asking = asyncio.create_task(
@@ -107,7 +107,7 @@ async def _begun(call: Call, copy: Container, exchange: _Exchange) -> Answer:
     try:
         answer = await exchange.begun()
     except asyncio.TimeoutError:
-        told = f"{copy.name}: nothing came in {endpoint.times.stream_s:g} s"
+        told = f"{copy.name}: nothing came in {endpoint.times.stream:g} s"
         endpoint.violations.add("stream.time", endpoint.name, told)
         raise timed_out(endpoint.name) from None
     except NotAcceptedError:
@@ -133,7 +133,7 @@ async def _events(
                 n_parts += 1
                 yield event_stream.part(part[at : at + size])
     except asyncio.TimeoutError:
-        told = f"it still ran after {endpoint.times.stream_s:g} s and {n_parts} parts"
+        told = f"it still ran after {endpoint.times.stream:g} s and {n_parts} parts"
         endpoint.violations.add("stream.time", endpoint.name, f"{copy.name}: {told}")
         yield _error("ModelInvocationTimeExceeded", f"The stream did not end in time: {told}.")
     except OSError as error:
