@@ -20,21 +20,22 @@ from lmi.serving.context import Context
 from lmi.serving.errors import body_of, headers_of, openai_body_of, status_of
 from lmi.serving.health import health_routes
 from lmi.serving.lmi import InvocationRoute
-from lmi.serving.openai import CompletionsRoute, EmbeddingsRoute
+from lmi.serving.openai import EmbeddingsRoute, TextRoute
 from lmi.serving.openai_chat import Chat
 from lmi.serving.openai_completions import Completions
 from lmi.serving.openai_models import model_routes
+from lmi.serving.openai_responses import Responses
 from lmi.serving.openapi import describe
 from lmi.serving.tokenizing import DetokenizeRoute, TokenizeRoute
 
 _ROUTES = (
-    "/invocations", "/predictions/{model}", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models",
-    "/ping", "/health", "/metrics",
+    "/invocations", "/predictions/{model}", "/v1/chat/completions", "/v1/completions", "/v1/responses",
+    "/v1/embeddings", "/v1/models", "/ping", "/health", "/metrics",
 )  # fmt: skip
 """What most clients call."""
 _ROUTES_HINT = (
     "Routes: POST /invocations, POST /predictions/{model}, POST /v1/chat/completions, POST /v1/completions, "
-    "POST /v1/embeddings, GET /v1/models, GET /ping, GET /health, GET /metrics; others: /docs"
+    "POST /v1/responses, POST /v1/embeddings, GET /v1/models, GET /ping, GET /health, GET /metrics; others: /docs"
 )
 
 _OPENAIS = "/v1/"
@@ -95,8 +96,9 @@ def build_app(context: Context) -> FastAPI:
     app.router.routes.append(_RootRoute(context, inference))
     for path, route in (
         ("/v1/embeddings", EmbeddingsRoute(context)),
-        ("/v1/completions", CompletionsRoute(context, Completions)),
-        ("/v1/chat/completions", CompletionsRoute(context, Chat)),
+        ("/v1/completions", TextRoute(context, Completions)),
+        ("/v1/chat/completions", TextRoute(context, Chat)),
+        ("/v1/responses", TextRoute(context, Responses)),
         ("/tokenize", TokenizeRoute(context)),
         ("/detokenize", DetokenizeRoute(context)),
     ):

@@ -32,7 +32,7 @@ def given_messages(messages: Any, wants: Wants) -> list[dict[str, Any]]:
         RequestError: they are not messages.
     """
     if not isinstance(messages, list | tuple) or not messages:
-        raise _wrong("messages", messages, "a list of at least one message")
+        raise wrong("messages", messages, "a list of at least one message")
     return [_message(f"messages[{index}]", message, wants) for index, message in enumerate(messages)]
 
 
@@ -49,10 +49,10 @@ def given_objects(name: str, value: Any) -> list[dict[str, Any]] | None:
     if value is None or value == []:
         return None
     if not isinstance(value, list | tuple):
-        raise _wrong(name, value, "a list of objects")
+        raise wrong(name, value, "a list of objects")
     for index, each in enumerate(value):
         if not isinstance(each, dict):
-            raise _wrong(f"{name}[{index}]", each, "an object")
+            raise wrong(f"{name}[{index}]", each, "an object")
     return list(value)
 
 
@@ -74,10 +74,10 @@ def given_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _message(at: str, message: Any, wants: Wants) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise _wrong(at, message, "an object with role and content")
+        raise wrong(at, message, "an object with role and content")
     role = message.get("role")
     if role not in ROLES:
-        raise _wrong(f"{at}.role", role, f"one of {', '.join(ROLES)}")
+        raise wrong(f"{at}.role", role, f"one of {', '.join(ROLES)}")
     # Clients write the fields that a message has not got as null; templates ask whether they are there.
     made = {name: value for name, value in message.items() if value is not None}
     calls = made.pop("tool_calls", None)
@@ -89,7 +89,7 @@ def _message(at: str, message: Any, wants: Wants) -> dict[str, Any]:
     if content is not None:
         made["content"] = _content(f"{at}.content", content, wants.content)
     elif role != "assistant":
-        raise _wrong(f"{at}.content", content, "a text or a list of parts")
+        raise wrong(f"{at}.content", content, "a text or a list of parts")
     elif not calls and "function_call" not in made:  # a message that only calls tools has no content at all
         made["content"] = _content(at, "", wants.content)
     reasoning = next((made[name] for name in _REASONING if name in made), None)
@@ -105,20 +105,28 @@ def _content(at: str, content: Any, form: ContentForm) -> str | list[dict[str, s
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if form is ContentForm.PARTS else content
     if not isinstance(content, list | tuple):
-        raise _wrong(at, content, "a text or a list of parts")
-    texts = [_text(f"{at}[{index}]", part) for index, part in enumerate(content)]
+        raise wrong(at, content, "a text or a list of parts")
+    texts = [text_of_part(f"{at}[{index}]", part) for index, part in enumerate(content)]
     if form is ContentForm.TEXT:
         return "\n".join(texts)
     return [{"type": "text", "text": text} for text in texts]
 
 
-def _text(at: str, part: Any) -> str:
-    """The text of a part of a content."""
+def text_of_part(at: str, part: Any) -> str:
+    """The text of a part of a content.
+
+    Args:
+        at: where it stands in the body.
+        part: as it was sent.
+    Raises:
+        UnsupportedError: it holds what is no text.
+        RequestError: it is no part.
+    """
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
-        raise _wrong(at, part, "an object with type and text")
+        raise wrong(at, part, "an object with type and text")
     if kind not in _TEXT_PARTS:
         raise UnsupportedError(
             "request.unsupported", f"{at} is a part of type {kind!r:.{_MAX_SHOWN_CHARS}}; chats hold text only here",
@@ -126,7 +134,7 @@ def _text(at: str, part: Any) -> str:
         )  # fmt: skip
     text = part.get(_TEXT_PARTS[kind])
     if not isinstance(text, str):
-        raise _wrong(f"{at}.{_TEXT_PARTS[kind]}", text, "a text")
+        raise wrong(f"{at}.{_TEXT_PARTS[kind]}", text, "a text")
     return text
 
 
@@ -135,35 +143,46 @@ def _text(at: str, part: Any) -> str:
 
 def _calls(at: str, calls: Any) -> list[dict[str, Any]]:
     if not isinstance(calls, list | tuple):
-        raise _wrong(at, calls, "a list of calls")
+        raise wrong(at, calls, "a list of calls")
     return [_call(f"{at}[{index}]", call) for index, call in enumerate(calls)]
 
 
 def _call(at: str, call: Any) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        raise _wrong(at, call, "an object with id, type and function")
+        raise wrong(at, call, "an object with id, type and function")
     if not isinstance(function.get("name"), str):
-        raise _wrong(f"{at}.function.name", function.get("name"), "a text")
-    return {**call, "function": {**function, "arguments": _arguments(f"{at}.function.arguments", function)}}
+        raise wrong(f"{at}.function.name", function.get("name"), "a text")
+    return {
+        **call,
+        "function": {**function, "arguments": given_arguments(f"{at}.function.arguments", function.get("arguments"))},
+    }
 
 
-def _arguments(at: str, function: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a call, which are JSON as a text in OpenAI's schema and an object for templates."""
-    value = given = function.get("arguments")
+def given_arguments(at: str, given: Any) -> dict[str, Any]:
+    """Arguments of a call, which are JSON as a text in OpenAI's schema and an object for templates.
+
+    Args:
+        at: where they stand in the body.
+        given: as they were sent.
+    Raises:
+        RequestError: they are no object.
+    """
+    value = given
     if given is None or (isinstance(given, str) and not given.strip()):
         return {}
     if isinstance(given, str):
         try:
             value = json.loads(given)
         except (ValueError, RecursionError):
-            raise _wrong(at, given, "the JSON text of an object") from None
+            raise wrong(at, given, "the JSON text of an object") from None
     if not isinstance(value, dict):
-        raise _wrong(at, given, "the JSON text of an object")
+        raise wrong(at, given, "the JSON text of an object")
     return value
 
 
-def _wrong(at: str, value: Any, wanted: str) -> RequestError:
+def wrong(at: str, value: Any, wanted: str) -> RequestError:
+    """The refusal of a value that stands at a place of a body, where something else is wanted."""
     shown = "missing" if value is None else _shown(value)
     return RequestError("request.invalid", f"{at} is {shown}; it must be {wanted}", _hint(at))
 

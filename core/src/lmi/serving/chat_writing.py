@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lmi.api.errors import RequestError
-from lmi.api.requests import SamplingParams
+from lmi.api.requests import ReasoningMarks, SamplingParams
 from lmi.loading import LoadPlan
 from lmi.serving.chat_messages import given_kwargs
 from lmi.serving.chat_template import ChatTemplate, load_chat_template
@@ -27,6 +27,9 @@ from lmi.serving.tools.reply import ReplyParser
 _FORCED = "json"
 """The format of calls that a constraint asks for."""
 
+_GUIDES = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+"""Parameters that are a constraint on the answer."""
+
 
 @dataclass(frozen=True)
 class Speech:
@@ -36,16 +39,19 @@ class Speech:
         template: from messages to a prompt.
         calls: name of a format, or ``none``.
         reasoning: the same.
-        tokenizer: which of the formats' words are special tokens.
+        tokenizer: which of the formats' words are tokens, and which of those special ones.
+        reasons_first: whether reasoning may come before what a constraint holds for, as the engine says once it is
+            loaded.
     """
 
     template: ChatTemplate
     calls: str
     reasoning: str
     tokenizer: Tokenizer
+    reasons_first: Callable[[], bool]
 
     @classmethod
-    def of(cls, plan: LoadPlan, tokenizer: Tokenizer) -> Speech:
+    def of(cls, plan: LoadPlan, tokenizer: Tokenizer, reasons_first: Callable[[], bool]) -> Speech:
         """What a model's files and options say."""
         options, artifacts = plan.options, plan.artifacts
         template = load_chat_template(
@@ -57,7 +63,7 @@ class Speech:
         reasoning: str = options.reasoning_parser
         if reasoning == "auto":
             reasoning = reasoning_for(template.text)
-        return cls(template, calls, reasoning, tokenizer)
+        return cls(template, calls, reasoning, tokenizer, reasons_first)
 
     @cached_property
     def _special(self) -> frozenset[str]:
@@ -72,6 +78,34 @@ class Speech:
         words = {*(PARSERS[calls].markers if calls in PARSERS else ()), *MARKERS.get(reasoning, ())}
         return not words.isdisjoint(self._special)
 
+    @cached_property
+    def _mark_ids(self) -> tuple[int, int] | None:
+        """The ids of the marks around reasoning; None where there are none, or one is no token of its own."""
+        found = []
+        for word in MARKERS.get(self.reasoning, ()):
+            ids = self.tokenizer.encode(word, adds_special=False)
+            decoder = self.tokenizer.decoder(shows_special=True)
+            if len(ids) == 1 and "".join(decoder.push(ids)) + decoder.flush() == word:
+                found += ids
+        return (found[0], found[1]) if len(found) == 2 else None
+
+    def marks_before(self, prompt: str, *, goes_on: bool) -> ReasoningMarks | None:
+        """The reasoning that may come before an answer that follows a constraint; None where none may.
+
+        Args:
+            prompt: as the template rendered it. It may have opened the reasoning, or closed it.
+            goes_on: it ends within a message, and the answer is the rest of that.
+        """
+        if self._mark_ids is None or not self.reasons_first():
+            return None
+        opening, closing = MARKERS[self.reasoning]
+        end = prompt.rstrip()
+        is_open = end.endswith(opening)
+        if not is_open and (goes_on or end.endswith(closing)):
+            return None
+        start_id, end_id = self._mark_ids
+        return ReasoningMarks(start_id=start_id, end_id=end_id, is_open=is_open)
+
 
 class Conversation:
     """One request: the prompt, what the answer must follow, and what reads it.
@@ -79,12 +113,13 @@ class Conversation:
     Args:
         speech: of the model.
         body: of the request.
+        form_name: what its caller calls ``response_format``.
     Raises:
         RequestError: the conversation cannot be rendered, or what it asks for excludes each other.
     """
 
-    def __init__(self, speech: Speech, body: ChatBody) -> None:
-        self._speech, self._body = speech, body
+    def __init__(self, speech: Speech, body: ChatBody, form_name: str = "response_format") -> None:
+        self._speech, self._form_name = speech, form_name
         tools, self._choice = offered(body.tools or [], body.tool_choice)
         self._names = [tool.name for tool in tools]
         kwargs = given_kwargs(body.chat_template_kwargs)
@@ -104,10 +139,15 @@ class Conversation:
         asked = form.constraint if form is not None else None
         if calls is not None and asked is not None:
             raise RequestError(
-                "request.invalid", f"response_format={form.type if form else ''} and tool_choice={self._choice!r} "
+                "request.invalid", f"{form_name}={form.type if form else ''} and tool_choice={self._choice!r} "
                 "exclude each other", "Keep one of them",
             )  # fmt: skip
         self._constraint = calls or asked
+        self._marks, self._reasoning = None, speech.reasoning
+        if self._constraint is not None or any(getattr(body, name) is not None for name in _GUIDES):
+            self._marks = speech.marks_before(self.prompt, goes_on=bool(body.continue_final_message))
+            if self._marks is None:  # nothing comes before what the constraint holds for
+                self._reasoning = "none"
 
     @property
     def is_named(self) -> bool:
@@ -117,9 +157,8 @@ class Conversation:
     @property
     def _formats(self) -> tuple[str, str]:
         """Of calls and of reasoning in this answer."""
-        if self._is_forced:
-            return _FORCED, "none"
-        return (self._speech.calls if self._names else "none"), self._speech.reasoning
+        calls = self._speech.calls if self._names else "none"
+        return (_FORCED if self._is_forced else calls), self._reasoning
 
     @property
     def reads_special(self) -> bool:
@@ -132,22 +171,31 @@ class Conversation:
         Raises:
             RequestError: it has to follow something else already.
         """
-        if self._constraint is None:
-            return sampling
-        if sampling.constraint is not None:
+        if None not in (self._constraint, sampling.constraint):
             raise RequestError(
-                "request.invalid", "response_format or tool_choice, and a guided_ parameter, exclude each other",
+                "request.invalid", f"{self._form_name} or tool_choice, and a guided_ parameter, exclude each other",
                 "Keep one of them",
             )  # fmt: skip
-        return msgspec.structs.replace(sampling, constraint=self._constraint)
+        constraint = self._constraint or sampling.constraint
+        if constraint is None:
+            return sampling
+        constraint = msgspec.structs.replace(constraint, reasoning=self._marks)
+        return msgspec.structs.replace(sampling, constraint=constraint)
+
+    def parser(self, *, is_streamed: bool) -> ReplyParser:
+        """What takes one output apart."""
+        calls, reasoning = self._formats
+        return ReplyParser(
+            new_reasoning_parser(reasoning, self.prompt), new_parser(calls, self._names, is_streamed=is_streamed)
+        )
+
+    def new_call_id(self) -> str:
+        """An id for a call, as the template takes them."""
+        return new_call_id(self._speech.template.text)
 
     def message(self, *, is_streamed: bool) -> Message:
         """What reads one output."""
-        calls, reasoning = self._formats
-        parser = ReplyParser(
-            new_reasoning_parser(reasoning, self.prompt), new_parser(calls, self._names, is_streamed=is_streamed)
-        )
-        return Message(parser, self._speech.template.text)
+        return Message(self.parser(is_streamed=is_streamed), self.new_call_id)
 
 
 class Message:
@@ -155,11 +203,11 @@ class Message:
 
     Args:
         parser: takes the text apart.
-        template: of the chat, which may ask for ids of its own kind.
+        new_call_id: makes an id for a call.
     """
 
-    def __init__(self, parser: ReplyParser, template: str) -> None:
-        self._parser, self._template = parser, template
+    def __init__(self, parser: ReplyParser, new_call_id: Callable[[], str]) -> None:
+        self._parser, self._new_call_id = parser, new_call_id
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[dict[str, Any]] = []
@@ -189,7 +237,7 @@ class Message:
             return {"reasoning_content": found.text}
         if isinstance(found, CallStart):
             function = {"name": found.name, "arguments": ""}
-            call = {"id": new_call_id(self._template), "type": "function", "function": function}
+            call = {"id": self._new_call_id(), "type": "function", "function": function}
             self._calls.append(call)
             self._arguments.append([])
             return {"tool_calls": [{"index": found.index, **call, "function": dict(function)}]}

@@ -41,6 +41,7 @@ from lmi.serving.lists import answer_several, is_several
 from lmi.serving.openai import answer_text
 from lmi.serving.openai_chat import Chat
 from lmi.serving.openai_completions import Completions
+from lmi.serving.openai_responses import Responses
 from lmi.serving.parameters import Parameters
 from lmi.serving.route import InferenceRoute
 from lmi.serving.streaming import ClientGoneError, Exchange
@@ -57,13 +58,18 @@ def _data_of(body: bytes, content_type: str) -> Any:
     return decoded(body) if is_json(content_type) else data_of(body, content_type)
 
 
-def _kind_of(data: Any) -> type[Completions | Chat] | None:
-    """Which of OpenAI's bodies it is by its keys; None for LMI's own. Source: DJL Serving."""
+def _kind_of(data: Any) -> type[Completions | Chat | Responses] | None:
+    """Which of OpenAI's bodies it is by its keys; None for LMI's own. Source: DJL Serving.
+
+    ``input`` alone may be ``inputs``, misspelt: beside ``model``, which OpenAI wants there, it is what it says.
+    """
     if not isinstance(data, dict) or "inputs" in data:
         return None
     if "messages" in data:
         return Chat
-    return Completions if "prompt" in data else None
+    if "prompt" in data:
+        return Completions
+    return Responses if "input" in data and "model" in data else None
 
 
 class InvocationRoute(InferenceRoute):

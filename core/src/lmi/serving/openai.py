@@ -13,6 +13,7 @@ from lmi.serving.bodies import decoded, validated
 from lmi.serving.embeddings import answer_embeddings
 from lmi.serving.openai_chat import Chat
 from lmi.serving.openai_completions import Completions
+from lmi.serving.openai_responses import Responses
 from lmi.serving.route import InferenceRoute
 from lmi.serving.streaming import EVENTS, ClientGoneError, Exchange, Form, refuse_too_large
 
@@ -55,15 +56,15 @@ class EmbeddingsRoute(OpenAIRoute):
         await answer_embeddings(self._context, model, exchange, data)
 
 
-class CompletionsRoute(OpenAIRoute):
-    """``POST /v1/completions`` and ``POST /v1/chat/completions``.
+class TextRoute(OpenAIRoute):
+    """``POST /v1/completions``, ``POST /v1/chat/completions`` and ``POST /v1/responses``.
 
     Args:
         context: the server's models and hooks.
-        kind: of the two.
+        kind: which of them.
     """
 
-    def __init__(self, context: Context, kind: type[Completions | Chat]) -> None:
+    def __init__(self, context: Context, kind: type[Completions | Chat | Responses]) -> None:
         super().__init__(context)
         self._kind = kind
 
@@ -79,10 +80,10 @@ async def answer_text(
     data: Any,
     scope: Scope,
     *,
-    kind: type[Completions | Chat],
+    kind: type[Completions | Chat | Responses],
     form: Form,
 ) -> None:
-    """Answer a request for a completion or a chat.
+    """Answer a request for a completion, a chat or a response.
 
     Args:
         context: the server's.
@@ -90,7 +91,7 @@ async def answer_text(
         exchange: the request.
         data: its decoded body.
         scope: of ASGI.
-        kind: which of the two it is.
+        kind: which of them it is.
         form: of a stream.
     Raises:
         LmiError: it cannot be served.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from lmi.api.requests import Constraint
 from lmi.serving.bodies import complete, object_of
@@ -20,7 +20,12 @@ from lmi.serving.tools.definitions import ToolChoice, Tools
 N_PROMPTS = 128
 """Most prompts of one completion request."""
 
-_CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_MOST_ENTRIES = 1024
+"""Of a table whose entries are judged."""
+
+CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""For what knows each of its names, and takes no number for a text."""
+
 _NAMES = {
     "max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "stop": "stop_sequences",
     "ignore_eos": "ignore_eos_token",
@@ -38,11 +43,37 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class StreamOptions(BaseModel):
-    model_config = _CLOSED
+def _bounded(value: Any) -> Any:
+    """A table of a few entries: each wrong one of millions would be told."""
+    if isinstance(value, dict) and len(value) > _MOST_ENTRIES:
+        raise ValueError(f"dictionary should have at most {_MOST_ENTRIES} items, not {len(value)}")
+    return value
 
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+
+def _kind_of_prompt(value: Any) -> str:
+    if not isinstance(value, list):
+        return "text"
+    first = value[0] if value else ""
+    return "lists of ids" if isinstance(first, list) else "ids" if isinstance(first, int | float) else "texts"
+
+
+Biases = Annotated[dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bounded)]
+Ids = Annotated[list[TokenId], Field(fail_fast=True)]
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(fail_fast=True), Tag("texts")]
+    | Annotated[Ids, Tag("ids")]
+    | Annotated[list[Ids], Field(fail_fast=True), Tag("lists of ids")],
+    Discriminator(_kind_of_prompt),
+]
+"""The field ``prompt``; what is wrong in it is told of the kind that it begins with."""
+
+
+class StreamOptions(BaseModel):
+    model_config = CLOSED
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class NamedSchema(BaseModel):
@@ -57,48 +88,54 @@ class NamedSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    model_config = _CLOSED
+    """The form of an answer; ``value`` is the schema where a client of text-generation-inference sends one."""
+
+    model_config = CLOSED
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
+    value: SchemaText | None = None
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise complete("response_format needs json_schema with type='json_schema', and with no other")
+        if self.value is not None and self.type != "json_object":
+            raise complete("response_format takes value with type='json_object', and with no other")
         return self
 
     @property
     def constraint(self) -> Constraint | None:
         if self.type == "text":
             return None
-        if self.json_schema is None:
-            return any_json()
-        return Constraint(kind="json_schema", source=self.json_schema.content)
+        source = self.value if self.json_schema is None else self.json_schema.content
+        return any_json() if source is None else Constraint(kind="json_schema", source=source)
 
 
 class TextBody(BaseModel):
     """What every request for text takes; None is not asked for."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
     model: str | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    stop: Annotated[list[Word], BeforeValidator(_listed), Field(max_length=32)] | None = None
+    stop: Annotated[list[Word], Field(max_length=32, fail_fast=True), BeforeValidator(_listed)] | None = None
     stream: bool | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
+    logit_bias: Biases | None = None
     # Said of the caller or the service; they change no answer.
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(_bounded)] | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
     # Of LMI, and of other servers.
-    adapters: Annotated[list[str], BeforeValidator(_listed)] | None = None
+    adapters: Annotated[list[str], Field(fail_fast=True), BeforeValidator(_listed)] | None = None
     min_tokens: int | None = Field(None, ge=0, le=LARGEST)
     top_k: int | None = Field(None, ge=-1, le=LARGEST)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -116,8 +153,10 @@ class TextBody(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_object(cls, data: Any) -> Any:
-        return object_of(data)
+    def _asks(cls, data: Any) -> Any:
+        """The fields that ask for something: clients write others as null, those that nobody knows here among them."""
+        data = object_of(data)
+        return {name: value for name, value in data.items() if value is not None} if None in data.values() else data
 
 
 class Asked(TextBody):
@@ -138,7 +177,7 @@ class Asked(TextBody):
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with its counts."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def parameters(self, *, draws: bool, **more: Any) -> Parameters:
         """The same in LMI's words; unlike there, tokens are drawn unless ``temperature`` is 0.
@@ -176,7 +215,7 @@ class Asked(TextBody):
 class CompletionBody(Asked):
     """The body of ``POST /v1/completions``."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Prompt
     best_of: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
@@ -203,7 +242,7 @@ class CompletionBody(Asked):
 class ChatBody(Asked):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -211,10 +250,10 @@ class ChatBody(Asked):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     # Of other servers, for the template.
     chat_template_kwargs: dict[str, Any] | None = None
-    documents: list[dict[str, Any]] | None = None
+    documents: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -225,7 +264,7 @@ class ChatBody(Asked):
                 f"max_tokens={self.max_tokens} and max_completion_tokens={self.max_completion_tokens} are one thing: "
                 "keep one of them"
             )
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise complete("top_logprobs needs logprobs=true")
         if self.tool_choice not in (None, "none") and not self.tools:
             raise complete("tool_choice needs tools")

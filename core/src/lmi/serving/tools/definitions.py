@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -66,14 +66,18 @@ class Tool(BaseModel):
         return self.function.name
 
 
-def _unique(tools: list[Tool]) -> list[Tool]:
+Named = TypeVar("Named", bound="Tool | Function")
+
+
+def unique(tools: list[Named]) -> list[Named]:
+    """Tools, refused where two have one name."""
     twice = [name for name, count in Counter(tool.name for tool in tools).items() if count > 1]
     if twice:
         raise complete(f"tools: {', '.join(map(repr, twice))} is defined more than once; every name must be unique")
     return tools
 
 
-Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS), AfterValidator(_unique)]
+Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS), AfterValidator(unique)]
 """The field ``tools`` of a body."""
 
 
