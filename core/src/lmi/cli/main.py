@@ -21,6 +21,10 @@ COMMANDS = {
         "Build ahead of time what MODEL's backend needs: engines, graphs, shards.",
     ),
     "config": ("lmi.cli.config:config", "Show what a configuration comes to, and everything that is wrong with it."),
+    "conformance": (
+        "lmi.cli.conformance:conformance",
+        "Judge a server or an image by SageMaker's container contract.",
+    ),
     "contract": ("lmi.cli.contract:contract", "Check which rules of the contract BACKEND keeps."),
     "generate": ("lmi.cli.generate:generate", "Answer the lines of PROMPTS with MODEL, without a port."),
     "new": ("lmi.cli.new:new", "Write the project of a backend called NAME."),

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One HTTP connection to the server that is judged; every exchange on it is evidence."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmi.client import Target
+from lmi.conformance.rules import Broken
+
+_MOST_SHOWN = 400
+_PART_BYTES = 1 << 16
+_OK = 200
+
+
+class Unanswered(Broken):
+    """There was no answer, or not a whole one, in time."""
+
+
+def excerpt(content: bytes) -> str:
+    """The beginning of a body, for people."""
+    text = content[: _MOST_SHOWN * 4].decode("utf-8", "replace")
+    return text if len(content) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(content)} bytes)"
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """What came back, when.
+
+    Args:
+        request: method, path, and what of the headers matters.
+        sent: beginning of the body that was sent.
+        status, headers: of HTTP; names in lower case. Status 0: there was no answer.
+        parts: seconds since the request was begun, and the bytes that came then.
+        connect_s: what the connection took; 0 for one that was there.
+        seconds: from the beginning of the request to the end of the answer.
+        is_http_1_1: whether the answer says so.
+        failure: why it is not whole; empty if it is.
+    """
+
+    request: str
+    sent: str = ""
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    parts: list[tuple[float, bytes]] = field(default_factory=list)
+    connect_s: float = 0.0
+    seconds: float = 0.0
+    is_http_1_1: bool = True
+    failure: str = ""
+
+    @property
+    def is_ok(self) -> bool:
+        return self.status == _OK
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(part for _, part in self.parts)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+    @property
+    def content_type(self) -> str:
+        """Without parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            Broken: it is none.
+        """
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            raise Broken(f"{self.told()}, which is not JSON: {error}") from None
+
+    def told(self) -> str:
+        """In words: what was asked, and what came back."""
+        if not self.status:
+            return f"{self.request} was not answered: {self.failure}"
+        body = " ".join(excerpt(self.body).split())
+        return f"{self.request} was answered {self.status} after {self.seconds:.2f} s" + (f": {body}" if body else "")
+
+    def as_evidence(self) -> dict[str, Any]:
+        shown = {"request": self.request, "sent": self.sent, "status": self.status, "seconds": round(self.seconds, 3),
+                 "headers": self.headers, "answer": excerpt(self.body), "failure": self.failure}  # fmt: skip
+        return {key: value for key, value in shown.items() if value not in ("", {})}
+
+
+class Line:
+    """One connection. Use it as a context; it is not opened again by itself.
+
+    Args:
+        target: the server.
+        limit_s: for one answer, whole.
+    """
+
+    def __init__(self, target: Target, limit_s: float) -> None:
+        self._prefix = target.prefix
+        self._limit_s = limit_s
+        if target.is_tls:
+            context = ssl.create_default_context()
+            self._http: http.client.HTTPConnection = http.client.HTTPSConnection(
+                target.host, target.port, timeout=limit_s, context=context
+            )
+        else:
+            self._http = http.client.HTTPConnection(target.host, target.port, timeout=limit_s)
+        self._http.auto_open = 0
+        self._response: http.client.HTTPResponse | None = None
+        self._began_s = 0.0
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave, whether or not an answer is whole."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        self._http.close()
+
+    def connect(self) -> float:
+        """Be connected; the seconds that took, 0 if it was already.
+
+        Raises:
+            OSError: nobody is there.
+        """
+        if self._http.sock is not None:
+            return 0.0
+        began_s = time.monotonic()
+        self._http.connect()
+        return time.monotonic() - began_s
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        is_chunked: bool = False,
+    ) -> Answer:
+        """Send a request and wait for the whole answer; one that did not come has a ``failure``."""
+        answer = self.begin(method, path, body, headers, is_chunked=is_chunked)
+        for _ in self.rest(answer):
+            pass
+        return answer
+
+    def begin(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        is_chunked: bool = False,
+    ) -> Answer:
+        """Send a request and wait for the head of the answer; ``rest`` reads what follows it."""
+        answer = Answer(request=_shown(method, path, headers), sent=excerpt(body))
+        self._began_s = time.monotonic()
+        try:
+            answer.connect_s = self.connect()
+            self._send(method, path, body, {**(headers or {})}, is_chunked=is_chunked)
+            response = self._http.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            self._fail(answer, error)
+            return answer
+        self._response = response
+        answer.status, answer.is_http_1_1 = response.status, response.version == 11
+        answer.headers = {name.lower(): value for name, value in response.getheaders()}
+        answer.seconds = time.monotonic() - self._began_s
+        return answer
+
+    def _send(self, method: str, path: str, body: bytes, headers: dict[str, str], *, is_chunked: bool) -> None:
+        if is_chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        pieces = (body[start : start + _PART_BYTES] for start in range(0, len(body), _PART_BYTES))
+        try:
+            sent: Any = pieces if is_chunked else (body or None)
+            self._http.request(method, self._prefix + path, sent, headers, encode_chunked=is_chunked)
+        except (BrokenPipeError, ConnectionResetError):
+            if self._http.sock is None:
+                raise
+            # It may have been answered before it was read, as a body too large is: then the answer is there.
+
+    def rest(self, answer: Answer) -> Iterator[bytes]:
+        """The parts of an answer's body as they come; they are in the answer, too."""
+        response, self._response = self._response, None
+        if response is None:
+            return
+        n_left = response.length
+        try:
+            while n_left != 0 and (part := response.read1(_PART_BYTES if n_left is None else min(_PART_BYTES, n_left))):
+                n_left = None if n_left is None else n_left - len(part)
+                answer.parts.append((time.monotonic() - self._began_s, part))
+                yield part
+                if time.monotonic() - self._began_s > self._limit_s:
+                    raise TimeoutError(f"its end had not come after {self._limit_s:g} s")
+            if n_left:
+                raise ConnectionError(f"the connection was closed {n_left} bytes before the end of the answer")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._fail(answer, error)
+            return
+        finally:
+            answer.seconds = time.monotonic() - self._began_s
+            response.close()
+
+    def _fail(self, answer: Answer, error: Exception) -> None:
+        answer.seconds = time.monotonic() - self._began_s
+        reason = str(error) or type(error).__name__
+        if isinstance(error, (TimeoutError, socket.timeout)) and "after" not in reason:
+            reason = f"nothing came for {self._limit_s:g} s"
+        answer.failure = f"{reason} ({answer.seconds:.2f} s after it was sent)"
+        self._http.close()
+
+
+def _shown(method: str, path: str, headers: Mapping[str, str] | None) -> str:
+    kept = [f"{name}: {value[:80]}" for name, value in (headers or {}).items() if value != "application/json"]
+    return f"{method} {path}" + (f" ({', '.join(kept)})" if kept else "")
+
+
+def sample_sum(exposition: str, name: re.Pattern[str]) -> tuple[str, float] | None:
+    """The first metric of Prometheus' text format whose name matches, and the sum of its samples."""
+    found: dict[str, float] = {}
+    for line in exposition.splitlines():
+        match = re.match(r"([a-zA-Z_:][\w:]*)(?:\{.*\})?\s+([-+0-9.eE]+)", line)
+        if match and name.search(match[1]):
+            found[match[1]] = found.get(match[1], 0.0) + float(match[2])
+    return next(iter(found.items()), None)
