@@ -21,6 +21,7 @@ from lmi.api.artifacts import ModelArtifacts
 from lmi.api.backend import Task
 from lmi.api.errors import LmiError, NotReadyError, PluginError, ProblemsError
 from lmi.config.server import ServerOptions
+from lmi.garbage import settle
 from lmi.loading import LoadPlan
 from lmi.planning.estimates import memory_line
 from lmi.plugins import Plugins
@@ -228,6 +229,7 @@ class Server:
         models = self._context.models.values()
         if self._context.stage != READY and all(each.answers for each in models):
             self._context.stage = READY
+            settle()
             for each in models:
                 print(ready_text(each, self._url, is_only=len(models) == 1), flush=True)
 

@@ -25,6 +25,7 @@ from lmi.api.backend import CONTRACT_VERSION, Progress
 from lmi.api.engine import Engine
 from lmi.api.errors import EngineDeadError, OutOfMemoryError, UnsupportedError
 from lmi.custom.model_file import Kind
+from lmi.garbage import settle
 from lmi.threads import in_own_thread
 from lmi.workers import generate
 from lmi.workers.adapters import load_adapters
@@ -124,6 +125,7 @@ class WorkerMain:
                 on_dead=self.die,
             )
             abilities = [name for name, protocol in ABILITIES.items() if isinstance(engine, protocol)]
+            settle()
             self.channel.send(Ready(engine.limits, abilities, lost_adapters))
         except (Exception, SystemExit) as error:
             _LOG.exception("the engine could not be loaded")

@@ -22,6 +22,7 @@ from lmi.api.answering import Answerer, AnswererLimits
 from lmi.api.backend import Progress
 from lmi.api.engine import Engine, Stepper, StepperLimits
 from lmi.api.errors import EngineLoadError, PluginError
+from lmi.garbage import settle
 from lmi.loading import load_backend, scheduled
 from lmi.plugins import Plugins
 from lmi.workers.drive import GenerateBatch
@@ -140,6 +141,7 @@ def _load(load: Load, progress: Progress) -> tuple[Plugins, Stepper | Answerer]:
     if isinstance(loaded, Engine):
         message = f"lmi_load_engine of {load.backend} gave {loaded!r}, neither a Stepper nor an Answerer"
         raise PluginError("plugin.hook-failed", message)
+    settle()
     return plugins, loaded
 
 
