@@ -14,7 +14,9 @@ from lmi.config.names import did_you_mean
 
 _MOST_SHOWN_CHARS = 80
 _MOST_TOLD = 16
-"""Wrong fields that one answer names: a body may have millions."""
+"""Wrong fields that one answer names."""
+_MOST_FIELDS = 1000
+"""Of an object whose every name is judged: a body may have millions, and what is told of each costs a kilobyte."""
 _COMPLETE = "complete"
 """Type of the pydantic errors whose message says by itself what is wrong."""
 
@@ -106,7 +108,14 @@ def object_of(data: Any) -> dict[str, Any]:
     """A decoded body that is an object; for its class's own validator."""
     if not isinstance(data, dict):
         raise complete("the body must be a JSON object")
-    return data
+    return few_fields("the body", data)
+
+
+def few_fields(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """An object of a body, refused where nobody could have meant all its fields; for its class's own validator."""
+    if len(value) > _MOST_FIELDS:
+        raise complete(f"{name} has {len(value)} fields; at most {_MOST_FIELDS} are read")
+    return value
 
 
 def complete(message: str) -> PydanticCustomError:

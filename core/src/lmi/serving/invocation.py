@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lmi.serving.bodies import object_of
+from lmi.serving.bodies import few_fields, object_of
 from lmi.serving.parameters import Parameters
 
 
@@ -21,14 +21,14 @@ class _Body(BaseModel):
 
     parameters: Parameters = Parameters()
     stream: bool = False
-    adapters: Annotated[list[str] | None, BeforeValidator(_listed)] = None
+    adapters: Annotated[list[str], Field(fail_fast=True), BeforeValidator(_listed)] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _is_object(cls, data: Any) -> Any:
         data = object_of(data)
         parameters = data.get("parameters")
-        if not isinstance(parameters, dict) or "stream" not in parameters:
+        if not isinstance(parameters, dict) or "stream" not in few_fields("parameters", parameters):
             return data
         # The one beside ``parameters`` counts. Source: DJL Serving.
         return {**data, "parameters": {name: value for name, value in parameters.items() if name != "stream"}}
@@ -43,4 +43,4 @@ class Invocation(_Body):
 class ListInvocation(_Body):
     """The body of a request with several texts, all with the same parameters."""
 
-    inputs: list[str] = Field(min_length=1)
+    inputs: list[str] = Field(min_length=1, fail_fast=True)
