@@ -185,15 +185,17 @@ def main() -> None:
     if flags.ignores_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     TIMES.update(healthy=time.monotonic() + flags.healthy_after_s, ping_takes_s=flags.ping_takes_s)
-    kind = HTTPServer if flags.one_at_a_time else ThreadingHTTPServer
+    kind: Any = HTTPServer if flags.one_at_a_time else ThreadingHTTPServer
     kind.request_queue_size = 0 if flags.one_at_a_time else 64
     if flags.one_at_a_time:
         Container.protocol_version = "HTTP/1.0"
     server = kind(("127.0.0.1", flags.port), Container)
     if not flags.ignores_sigterm:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    server.daemon_threads = False  # the end waits for running requests
     print(f"container on port {server.server_port}", flush=True)
     server.serve_forever(poll_interval=0.02)
+    server.server_close()
 
 
 if __name__ == "__main__":

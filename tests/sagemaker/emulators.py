@@ -46,6 +46,11 @@ class Emulator(ServerProcess):
             self._runtime = client_of(self.url)
         return self._runtime
 
+    def kill(self) -> None:
+        super().kill()
+        if self._runtime is not None:
+            self._runtime.close()
+
     def in_service(self, name: str = "model") -> Emulator:
         self.wait_for_line(rf"endpoint {name} is InService")
         return self

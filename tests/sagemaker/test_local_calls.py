@@ -87,7 +87,10 @@ def test_an_unknown_endpoint_is_a_validation_error(local: Emulator) -> None:
 @pytest.mark.parametrize(
     ("members", "part"),
     [
-        ({"CustomAttributes": "x" * 1025}, "at 'customAttributes' failed to satisfy constraint: Member must have length"),
+        (
+            {"CustomAttributes": "x" * 1025},
+            "at 'customAttributes' failed to satisfy constraint: Member must have length",
+        ),
         ({"SessionId": "-bad-"}, "at 'sessionId' failed to satisfy constraint: Member must satisfy"),
         ({"InferenceId": "x" * 65}, "at 'inferenceId' failed"),
         ({"TargetVariant": "blue"}, "Variant blue not found"),
