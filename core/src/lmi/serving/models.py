@@ -130,6 +130,11 @@ class Model:
         """Whether tokens can be drawn, and not only be the likeliest."""
         return Capability.TEMPERATURE in self.plan.info.capabilities
 
+    @property
+    def reasons_first(self) -> bool:
+        """Whether reasoning may come before what a constraint holds for; known when it is loaded."""
+        return self.pool.limits is not None and self.pool.limits.reasons_first
+
     @cached_property
     def dialect(self) -> Dialect:
         """How it answers requests in LMI's schema."""
@@ -145,7 +150,7 @@ class Model:
     @cached_property
     def speech(self) -> Speech:
         """How it writes in a chat."""
-        return Speech.of(self.plan, self.tokenizer)
+        return Speech.of(self.plan, self.tokenizer, lambda: self.reasons_first)
 
     # ------------------------------------------------------------------------------------------------------ requests
 
