@@ -299,6 +299,25 @@ def test_a_start_with_an_adapter_that_cannot_be_loaded_ends_with_its_name(
     assert "remedy:   Train them again" in server.output
 
 
+def test_an_adapter_is_a_model_where_several_are_served(
+    serve_faulty: FaultyServer, folder: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    shutil.rmtree(other / "adapters" / "fr")
+    models = f"one={folder},two={other}"
+    with serve_faulty("-o", "step_s=0.001", *TINY, SERVING_LOAD_MODELS=models) as server:
+        listed = [each["id"] for each in asked(server, "GET", "/v1/models").json()["data"]]
+        assert sorted(listed) == ["de", "de", "fr", "one", "two"]
+
+        def answer(model: str) -> httpx.Response:
+            return server.post({"model": model, "prompt": "abc", "max_tokens": 4, "temperature": 0}, "/v1/completions")
+
+        assert answer("fr").json()["choices"][0]["text"] == "frfr"
+        assert answer("one").json()["choices"][0]["text"] == answer("two").json()["choices"][0]["text"] != "frfr"
+        for name in ("de", "it"):  # which of the two, and none
+            assert (answer(name).status_code, answer(name).json()["error"]["code"]) == (404, "model.not-found")
+
+
 def test_adapters_that_are_switched_off_are_not_loaded_and_not_answered_for(
     serve_faulty: FaultyServer, folder: Path
 ) -> None:

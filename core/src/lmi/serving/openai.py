@@ -36,7 +36,7 @@ class OpenAIRoute(InferenceRoute):
         data = decoded(body)
         if is_named_inside and isinstance(data, dict) and isinstance(data.get("model"), str):
             wanted = data["model"]
-        model = context.model(wanted)
+        model = context.model_called(wanted)
         refuse_too_large(len(body), model.plan.options.max_request_size)
         return model, data
 
