@@ -21,7 +21,7 @@ from tests.wire.conftest import serve_echo
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     path = tmp_path_factory.mktemp("template") / "chat.jinja"
     path.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
-    with serve_echo(max_rolling_batch_size=8, max_model_len=512, chat_template=path) as server:
+    with serve_echo(max_rolling_batch_size=8, max_model_len=512, chat_template=path, tgi_compat="true") as server:
         yield server
 
 
@@ -33,9 +33,11 @@ def document_of(server: ServerProcess) -> dict[str, Any]:
 
 def test_every_route_that_answers_is_in_it_with_a_body_that_is_answered(server: ServerProcess) -> None:
     document = document_of(server)
-    assert {"/invocations", "/predictions/{model}", "/v1/chat/completions", "/v1/completions", "/tokenize"} <= set(
-        document["paths"]
-    )
+    routes = {
+        "/invocations", "/predictions/{model}", "/", "/v1/chat/completions", "/v1/completions", "/v1/responses",
+        "/v1/embeddings", "/tokenize", "/detokenize",
+    }  # fmt: skip
+    assert routes <= set(document["paths"])
     for path, item in document["paths"].items():
         content = item.get("post", {}).get("requestBody", {}).get("content", {})
         example = content.get("application/json", {}).get("example")
@@ -43,6 +45,22 @@ def test_every_route_that_answers_is_in_it_with_a_body_that_is_answered(server: 
             continue
         answer = server.post({**example}, path.replace("{model}", "model"))
         assert answer.status_code == 200, (path, answer.text)
+
+
+def test_a_route_has_each_body_that_it_takes(server: ServerProcess) -> None:
+    document = document_of(server)
+    content = document["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]
+    names = [each["$ref"].rpartition("/")[2] for each in content["schema"]["anyOf"]]
+    assert names == ["Invocation", "ListInvocation", "ChatBody", "CompletionBody", "ResponsesBody"]
+    assert set(names) <= set(document["components"]["schemas"])
+    assert document["components"]["schemas"]["ListInvocation"]["properties"]["inputs"]["type"] == "array"
+
+
+def test_the_root_is_in_it_where_it_answers_alone(server: ServerProcess, echo: ServerProcess) -> None:
+    [answer] = server.post({"inputs": "abc", "parameters": {"max_new_tokens": 3}}, "/").json()
+    assert answer["generated_text"] == "abc"
+    assert "/" not in document_of(echo)["paths"]
+    assert echo.post({"inputs": "abc"}, "/").status_code == 404
 
 
 def test_the_document_is_valid(server: ServerProcess) -> None:
@@ -63,4 +81,5 @@ def test_no_request_that_can_be_made_of_it_fails_the_server(server: ServerProces
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s(200), check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-4000:]
     assert json.loads(report.read_text().splitlines()[0])
-    assert server.generate("abc", max_new_tokens=3)["generated_text"] == "abc"
+    [answer] = server.post({"inputs": "abc", "parameters": {"max_new_tokens": 3}}).json()
+    assert answer["generated_text"] == "abc"

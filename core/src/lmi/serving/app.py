@@ -25,7 +25,7 @@ from lmi.serving.openai_chat import Chat
 from lmi.serving.openai_completions import Completions
 from lmi.serving.openai_models import model_routes
 from lmi.serving.openai_responses import Responses
-from lmi.serving.openapi import describe
+from lmi.serving.openapi import ROOT, describe
 from lmi.serving.tokenizing import DetokenizeRoute, TokenizeRoute
 
 _ROUTES = (
@@ -46,12 +46,15 @@ class _RootRoute(Route):
     """``POST /``, where clients of text-generation-inference send their requests, if a model speaks as it does."""
 
     def __init__(self, context: Context, inference: InvocationRoute) -> None:
-        super().__init__("/", endpoint=inference, methods=["POST"])
+        super().__init__(ROOT, endpoint=inference, methods=["POST"])
         self._models = context.models
 
+    def is_spoken(self) -> bool:
+        """Whether a model does."""
+        return any(model.plan.options.tgi_compat for model in self._models.values())
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        is_spoken = any(model.plan.options.tgi_compat for model in self._models.values())
-        return super().matches(scope) if is_spoken and scope["type"] == "http" else (Match.NONE, {})
+        return super().matches(scope) if self.is_spoken() and scope["type"] == "http" else (Match.NONE, {})
 
 
 class App(FastAPI):
@@ -93,7 +96,8 @@ def build_app(context: Context) -> FastAPI:
     """All routes: inference, health, and those that extensions add."""
     inference = InvocationRoute(context)
     app = App(inference)
-    app.router.routes.append(_RootRoute(context, inference))
+    root = _RootRoute(context, inference)
+    app.router.routes.append(root)
     for path, route in (
         ("/v1/embeddings", EmbeddingsRoute(context)),
         ("/v1/completions", TextRoute(context, Completions)),
@@ -133,5 +137,5 @@ def build_app(context: Context) -> FastAPI:
         return _response(request, error, status_of(error), headers)
 
     context.plugins.extension_hooks.lmi_register_routes(app=app, context=context)
-    describe(app)
+    describe(app, root.is_spoken)
     return app

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,28 +13,51 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from lmi.serving.invocation import Invocation
+from lmi.serving.invocation import Invocation, ListInvocation
 from lmi.serving.openai_bodies import ChatBody, CompletionBody
+from lmi.serving.openai_responses_bodies import ResponsesBody
 from lmi.serving.tokenizing import DetokenizeBody, TokenizeBody
 from lmi.serving.vector_bodies import EmbeddingBody
 
+ROOT = "/"
+"""Where clients of text-generation-inference send their requests."""
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A route whose bodies FastAPI does not read.
+
+    Args:
+        path, tag, summary: of the route.
+        bodies: each that it takes.
+        example: one of them.
+    """
+
+    path: str
+    tag: str
+    summary: str
+    bodies: tuple[type[BaseModel], ...]
+    example: dict[str, Any]
+
+
+_INPUTS = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 64}}
 _MESSAGES = {"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 64}
-_ROUTES: tuple[tuple[str, str, str, type[BaseModel], dict[str, Any]], ...] = (
-    (
-        "/invocations", "LMI", "Complete a text; bodies with messages or a prompt are OpenAI's", Invocation,
-        {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 64}},
-    ),
-    (
-        "/predictions/{model}", "LMI", "The same, to a model by its name", Invocation,
-        {"inputs": "What is deep learning?"},
-    ),
-    ("/v1/chat/completions", "OpenAI", "Answer a conversation", ChatBody, _MESSAGES),
-    ("/v1/completions", "OpenAI", "Complete texts", CompletionBody, {"prompt": "Deep learning is", "max_tokens": 64}),
-    ("/v1/embeddings", "OpenAI", "Make vectors of texts", EmbeddingBody, {"input": ["one text", "another"]}),
-    ("/tokenize", "tokens", "The ids of a text or of a chat", TokenizeBody, {"prompt": "Deep learning"}),
-    ("/detokenize", "tokens", "The text of ids", DetokenizeBody, {"tokens": [9906, 1917]}),
-)  # fmt: skip
-"""Path, tag, summary, body, and an example of one."""
+_PROMPT = {"prompt": "Deep learning is", "max_tokens": 64}
+_INPUT = {"model": "model", "input": "What is deep learning?", "max_output_tokens": 64}
+_OF_LMI = (Invocation, ListInvocation)
+_TEXTS = (*_OF_LMI, ChatBody, CompletionBody, ResponsesBody)
+
+_ROUTES = (
+    _Described("/invocations", "LMI", "Complete a text or several; the other bodies are OpenAI's", _TEXTS, _INPUTS),
+    _Described("/predictions/{model}", "LMI", "The same, to a model by its name", _TEXTS, _INPUTS),
+    _Described(ROOT, "LMI", "The same, as text-generation-inference has it", _TEXTS, _INPUTS),
+    _Described("/v1/chat/completions", "OpenAI", "Answer a conversation", (ChatBody,), _MESSAGES),
+    _Described("/v1/completions", "OpenAI", "Complete texts", (CompletionBody,), _PROMPT),
+    _Described("/v1/responses", "OpenAI", "Answer items of a conversation", (ResponsesBody,), _INPUT),
+    _Described("/v1/embeddings", "OpenAI", "Make vectors of texts", (EmbeddingBody,), {"input": ["a text", "another"]}),
+    _Described("/tokenize", "tokens", "The ids of a text or of a chat", (TokenizeBody,), {"prompt": "Deep learning"}),
+    _Described("/detokenize", "tokens", "The text of ids", (DetokenizeBody,), {"tokens": [9906, 1917]}),
+)
 
 _REFERENCE = "#/components/schemas/{model}"
 _ANSWER = {"description": "The answer; a stream is text/event-stream or application/jsonlines"}
@@ -45,25 +70,32 @@ _ERRORS = {
 }
 
 
-def describe(app: FastAPI) -> None:
-    """Let an app's document, which ``/docs`` shows, have the inference routes, too."""
+def describe(app: FastAPI, has_root: Callable[[], bool]) -> None:
+    """Let an app's document, which ``/docs`` shows, have the inference routes, too.
+
+    Args:
+        app: with all its routes.
+        has_root: whether a model speaks as text-generation-inference does, which is known once models are.
+    """
+    made: dict[bool, dict[str, Any]] = {}
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
-        return app.openapi_schema
+        is_spoken = has_root()
+        if is_spoken not in made:
+            made[is_spoken] = _document(app, [each for each in _ROUTES if each.path != ROOT or is_spoken])
+        return made[is_spoken]
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, routes: list[_Described]) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    bodies = {body for _, _, _, body, _ in _ROUTES}
+    bodies = {body: None for route in routes for body in route.bodies}
     _, schemas = models_json_schema([(each, "validation") for each in bodies], ref_template=_REFERENCE)
     components = found.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas["$defs"])
-    for path, tag, summary, body, example in _ROUTES:
-        found["paths"][path] = {"post": _operation(tag, summary, body, example)}
+    for route in routes:
+        found["paths"][route.path] = {"post": _operation(route)}
     for path, item in found["paths"].items():
         for method, operation in item.items():
             _complete(path, method, operation)
@@ -83,11 +115,12 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     ]
 
 
-def _operation(tag: str, summary: str, body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": {"$ref": _REFERENCE.format(model=body.__name__)}, "example": example}
+def _operation(route: _Described) -> dict[str, Any]:
+    schemas = [{"$ref": _REFERENCE.format(model=body.__name__)} for body in route.bodies]
+    content = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}, "example": route.example}
     return {
-        "tags": [tag],
-        "summary": summary,
+        "tags": [route.tag],
+        "summary": route.summary,
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {"200": _ANSWER, **{status: {"description": text} for status, text in _ERRORS.items()}},
     }
