@@ -91,11 +91,8 @@ class Stopping:
         def whole() -> None:
             stop.whole = asked(target, body, self._subject.s(STREAM_S))
 
-        def read() -> None:
-            for _ in line.rest(stream):
-                pass
-
-        threads = [threading.Thread(target=each, daemon=True) for each in (whole, read)]
+        reader = threading.Thread(target=line.rest, args=(stream,), daemon=True)
+        threads = [threading.Thread(target=whole, daemon=True), reader]
         for thread in threads:
             thread.start()
         time.sleep(_SETTLES_S)

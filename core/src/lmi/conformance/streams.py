@@ -89,7 +89,7 @@ class Streams:
                 body = self.body(n_tokens)
                 answer = line.begin("POST", "/invocations", body.content, {"Content-Type": body.content_type})
                 if answer.is_ok:
-                    next(line.rest(answer), b"")
+                    line.part(answer)
                     yield line, answer, n_tokens
                     return
             n_tokens = int(n_tokens * 0.8)

@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,7 @@ class Line:
             self._http = http.client.HTTPConnection(target.host, target.port, timeout=limit_s)
         self._http.auto_open = 0
         self._response: http.client.HTTPResponse | None = None
+        self._n_left: int | None = None
         self._began_s = 0.0
 
     def __enter__(self) -> Line:
@@ -155,8 +156,7 @@ class Line:
     ) -> Answer:
         """Send a request and wait for the whole answer; one that did not come has a ``failure``."""
         answer = self.begin(method, path, body, headers, is_chunked=is_chunked)
-        for _ in self.rest(answer):
-            pass
+        self.rest(answer)
         return answer
 
     def begin(
@@ -168,7 +168,7 @@ class Line:
         *,
         is_chunked: bool = False,
     ) -> Answer:
-        """Send a request and wait for the head of the answer; ``rest`` reads what follows it."""
+        """Send a request and wait for the head of the answer; ``part`` and ``rest`` read what follows it."""
         answer = Answer(request=_shown(method, path, headers), sent=excerpt(body))
         self._began_s = time.monotonic()
         try:
@@ -178,7 +178,7 @@ class Line:
         except (OSError, http.client.HTTPException) as error:
             self._fail(answer, error)
             return answer
-        self._response = response
+        self._response, self._n_left = response, response.length
         answer.status, answer.is_http_1_1 = response.status, response.version == 11
         answer.headers = {name.lower(): value for name, value in response.getheaders()}
         answer.seconds = time.monotonic() - self._began_s
@@ -196,27 +196,39 @@ class Line:
                 raise
             # It may have been answered before it was read, as a body too large is: then the answer is there.
 
-    def rest(self, answer: Answer) -> Iterator[bytes]:
-        """The parts of an answer's body as they come; they are in the answer, too."""
-        response, self._response = self._response, None
-        if response is None:
-            return
-        n_left = response.length
+    def rest(self, answer: Answer) -> None:
+        """Read the body of an answer to its end."""
+        while self.part(answer):
+            pass
+
+    def part(self, answer: Answer) -> bytes:
+        """The next part of an answer's body when it comes, which is in the answer, too; empty at the end."""
+        if self._response is None:
+            return b""
         try:
-            while n_left != 0 and (part := response.read1(_PART_BYTES if n_left is None else min(_PART_BYTES, n_left))):
-                n_left = None if n_left is None else n_left - len(part)
-                answer.parts.append((time.monotonic() - self._began_s, part))
-                yield part
-                if time.monotonic() - self._began_s > self._limit_s:
+            part = self._read(self._response)
+            answer.seconds = time.monotonic() - self._began_s
+            if part:
+                answer.parts.append((answer.seconds, part))
+                if answer.seconds > self._limit_s:
                     raise TimeoutError(f"its end had not come after {self._limit_s:g} s")
-            if n_left:
-                raise ConnectionError(f"the connection was closed {n_left} bytes before the end of the answer")
+                return part
+            if self._n_left:
+                raise ConnectionError(f"the connection was closed {self._n_left} bytes before the end of the answer")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._fail(answer, error)
-            return
-        finally:
-            answer.seconds = time.monotonic() - self._began_s
-            response.close()
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        return b""
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        if self._n_left is None:
+            return response.read1(_PART_BYTES)
+        # Counted here: read1 of older Pythons does not know where a body of known length ends.
+        part = response.read1(min(_PART_BYTES, self._n_left)) if self._n_left else b""
+        self._n_left -= len(part)
+        return part
 
     def _fail(self, answer: Answer, error: Exception) -> None:
         answer.seconds = time.monotonic() - self._began_s
@@ -224,7 +236,7 @@ class Line:
         if isinstance(error, (TimeoutError, socket.timeout)) and "after" not in reason:
             reason = f"nothing came for {self._limit_s:g} s"
         answer.failure = f"{reason} ({answer.seconds:.2f} s after it was sent)"
-        self._http.close()
+        self.close()
 
 
 def _shown(method: str, path: str, headers: Mapping[str, str] | None) -> str:
