@@ -173,4 +173,3 @@ def test_calls_are_looked_for_in_what_is_no_reasoning(reasons, calls, expected, 
     for at in range(0, len(ANSWER), n_characters):
         deltas += reply.push(ANSWER[at : at + n_characters])
     assert merged(deltas + reply.finish()) == expected
-    assert reply.n_calls == sum(isinstance(each, CallStart) for each in expected)

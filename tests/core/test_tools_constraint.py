@@ -136,7 +136,8 @@ def test_what_the_library_lets_a_model_write_is_what_the_parser_reads(choice, pa
         deltas = [*parser.push(answer), *parser.finish()]
         assert all(isinstance(each, CallStart | CallArguments) for each in deltas)
         calls = json.loads(answer)
-        assert parser.n_calls == (len(calls) if isinstance(calls, list) else 1)
+        n_calls = len(calls) if isinstance(calls, list) else 1
+        assert sum(isinstance(each, CallStart) for each in deltas) == n_calls
 
 
 def allows(constraint: Constraint, answer: str) -> bool:

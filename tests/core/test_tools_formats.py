@@ -217,7 +217,6 @@ def test_arguments_are_given_as_they_come(name):
     begin, _ = AROUND[name]
     assert parser.push(f'{begin}{{"name": "f", "arguments":') == []
     assert parser.push(" {") == [CallStart(0, "f"), CallArguments(0, "{")]
-    assert parser.n_calls == 1
     for piece in ('"a', 'ä": "', "}", "\\", '"', '", "b": [tr', "ue, 1", ".5", "]\n"):
         assert parser.push(piece) == [CallArguments(0, piece)]
     assert parser.push("}") == [CallArguments(0, "}")]

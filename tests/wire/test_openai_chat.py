@@ -85,6 +85,15 @@ def test_a_call_of_a_tool_is_told_from_content(client: openai.OpenAI, is_stream:
     assert reason == "tool_calls"
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_one_call_is_told_where_several_are_not_wanted(client: openai.OpenAI, is_stream: bool) -> None:
+    more: dict[str, Any] = {"tools": [TOOL], "parallel_tool_calls": False, "stream": is_stream}
+    answer = ask(client, f"{CALL}\n{CALL} so.", stop="so", max_completion_tokens=500, **more)
+    content, calls, reason = whole_of(answer) if is_stream else parts_of(answer)
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"city": "Köln"}]
+    assert (content or "", reason) == ("", "tool_calls")
+
+
 def parts_of(answer: Any) -> tuple[str, list[Any], str]:
     [choice] = answer.choices
     return choice.message.content, [call.model_dump() for call in choice.message.tool_calls or ()], choice.finish_reason

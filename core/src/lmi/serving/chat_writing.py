@@ -133,7 +133,8 @@ class Conversation:
             documents=body.documents,
             **kwargs,
         )
-        calls = constraint_for(tools, self._choice, body.parallel_tool_calls is not False)
+        self._is_parallel = body.parallel_tool_calls is not False
+        calls = constraint_for(tools, self._choice, self._is_parallel)
         self._is_forced = calls is not None
         form = body.response_format
         asked = form.constraint if form is not None else None
@@ -186,7 +187,9 @@ class Conversation:
         """What takes one output apart."""
         calls, reasoning = self._formats
         return ReplyParser(
-            new_reasoning_parser(reasoning, self.prompt), new_parser(calls, self._names, is_streamed=is_streamed)
+            new_reasoning_parser(reasoning, self.prompt),
+            new_parser(calls, self._names, is_streamed=is_streamed),
+            is_parallel=self._is_parallel,
         )
 
     def new_call_id(self) -> str:

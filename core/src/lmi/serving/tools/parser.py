@@ -36,11 +36,6 @@ class ToolParser(ABC):
         self._text = CallReader(Rules(frozenset(tool_names), is_streamed, self.is_strict))
         self._steps = self._read_all(self._text)
 
-    @property
-    def n_calls(self) -> int:
-        """Calls that have been given, or have begun to be."""
-        return self._text.deltas.n_calls
-
     def push(self, text: str) -> list[Delta]:
         """Take the next text; return what is known by now."""
         self._text.feed(text)

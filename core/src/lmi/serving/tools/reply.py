@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmi.serving.reasoning import ReasoningParser
-from lmi.serving.tools.deltas import Content, Delta, Reasoning, merged
+from lmi.serving.tools.deltas import CallArguments, CallStart, Content, Delta, Reasoning, merged
 from lmi.serving.tools.parser import ToolParser
 
 
@@ -16,25 +16,30 @@ class ReplyParser:
     Args:
         reasoning: takes the text; what is no reasoning goes on.
         tools: takes what is left.
+        is_parallel: whether calls after the first are given, or left out.
     """
 
-    def __init__(self, reasoning: ReasoningParser | None = None, tools: ToolParser | None = None) -> None:
+    def __init__(
+        self, reasoning: ReasoningParser | None = None, tools: ToolParser | None = None, *, is_parallel: bool = True
+    ) -> None:
         self._reasoning = reasoning
         self._tools = tools
-
-    @property
-    def n_calls(self) -> int:
-        """Calls that have been given, or have begun to be."""
-        return self._tools.n_calls if self._tools else 0
+        self._is_parallel = is_parallel
 
     def push(self, text: str) -> list[Delta | Reasoning]:
         """Take the next text; return what is known by now."""
-        return self._sorted(self._reasoning.push(text) if self._reasoning else [Content(text)] if text else [])
+        parts = self._reasoning.push(text) if self._reasoning else [Content(text)] if text else []
+        return self._given(self._sorted(parts))
 
     def finish(self) -> list[Delta | Reasoning]:
         """Return what was still held; nothing follows."""
         deltas = self._sorted(self._reasoning.finish() if self._reasoning else [])
-        return merged([*deltas, *(self._tools.finish() if self._tools else [])])
+        return self._given(merged([*deltas, *(self._tools.finish() if self._tools else [])]))
+
+    def _given(self, deltas: list[Delta | Reasoning]) -> list[Delta | Reasoning]:
+        if self._is_parallel:
+            return deltas
+        return [each for each in deltas if not isinstance(each, CallStart | CallArguments) or each.index == 0]
 
     def _sorted(self, parts: Sequence[Content | Reasoning]) -> list[Delta | Reasoning]:
         deltas: list[Delta | Reasoning] = []
