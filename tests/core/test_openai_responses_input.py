@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
 from lmi.api import LmiError
 from lmi.serving.bodies import validated
@@ -124,6 +125,12 @@ def test_a_body_asks_for_what_a_chat_would_be_asked_for():
     assert (parameters.temperature, parameters.top_k, parameters.max_new_tokens) == (0.5, 3, 5)
 
 
+def test_whatever_openais_client_knows_may_be_null():
+    nulls = dict.fromkeys(ResponseCreateParamsBase.__annotations__)
+    assert len(nulls) > 20
+    assert validated(ResponsesBody, {**nulls, "input": "hi"}) == validated(ResponsesBody, {"input": "hi"})
+
+
 @pytest.mark.parametrize(
     ("more", "text"),
     [
@@ -142,6 +149,7 @@ def test_a_body_asks_for_what_a_chat_would_be_asked_for():
         ({"text": {"verbosity": "low"}}, "text.verbosity='low': input should be 'medium'"),
         ({"reasoning": {"summary": "detailed"}}, "reasoning.summary='detailed': input should be 'auto'"),
         ({"input": []}, "input=[]: input should be a text, or a list of at least one item"),
+        ({"input": [{"role": "user", "content": "x"}, 3]}, "input[1]=3: an item should be an object"),
         ({"input": {"role": "user"}}, "input should be a text, or a list"),
         ({"max_output_token": 3}, "Did you mean 'max_output_tokens'?"),
     ],

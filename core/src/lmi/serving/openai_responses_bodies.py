@@ -30,6 +30,7 @@ from lmi.serving.tools.definitions import (
     unique,
 )
 
+Included: TypeAlias = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 _LOGPROBS = "message.output_text.logprobs"
 _MOST_SHOWN_CHARS = 60
 _STATELESS = {
@@ -52,8 +53,13 @@ def _functions(tools: Any) -> Any:
 
 
 def _given(value: Any) -> Any:
-    if not isinstance(value, str) and (not isinstance(value, list) or not value):
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
         raise ValueError("input should be a text, or a list of at least one item")
+    for index, each in enumerate(value):
+        if not isinstance(each, dict):
+            raise complete(f"input[{index}]={each!r:.{_MOST_SHOWN_CHARS}}: an item should be an object")
     return value
 
 
@@ -90,7 +96,7 @@ class FlatAllowedTools(BaseModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[FlatNamedTool] = Field(min_length=1, max_length=MOST_TOOLS)
+    tools: list[FlatNamedTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
 
     @property
     def nested(self) -> AllowedTools:
@@ -157,7 +163,7 @@ class ReasoningConfig(BaseModel):
 class ResponseStreamOptions(BaseModel):
     model_config = CLOSED
 
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: Literal[False] | None = None
 
 
 class ResponsesBody(TextBody):
@@ -169,12 +175,17 @@ class ResponsesBody(TextBody):
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     tools: (
-        Annotated[list[FlatTool], Field(max_length=MOST_TOOLS), AfterValidator(unique), BeforeValidator(_functions)]
+        Annotated[
+            list[FlatTool],
+            Field(max_length=MOST_TOOLS, fail_fast=True),
+            AfterValidator(unique),
+            BeforeValidator(_functions),
+        ]
         | None
     ) = None
     tool_choice: FlatChoice | None = None
     parallel_tool_calls: bool | None = None
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    include: Annotated[list[Included], Field(fail_fast=True)] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream_options: ResponseStreamOptions | None = None
     truncation: Literal["disabled"] | None = None
@@ -186,7 +197,7 @@ class ResponsesBody(TextBody):
     prompt: dict[str, Any] | None = None
     # Of other servers, for the template.
     chat_template_kwargs: dict[str, Any] | None = None
-    documents: list[dict[str, Any]] | None = None
+    documents: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _goes_together(self) -> ResponsesBody:
