@@ -54,10 +54,12 @@ class VLLMEngine(Engine):
         self._eos_token_ids = eos_token_ids
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[self._steps.logger()])
         model, config = self._llm.model_config, self._llm.vllm_config
+        constraints = config.structured_outputs_config
         self.limits = EngineLimits(
             max_context_tokens=model.max_model_len,
             max_batch_size=config.scheduler_config.max_num_seqs,
             vocab_size=model.get_vocab_size(),
+            reasons_first=bool(constraints.reasoning_parser) and not constraints.enable_in_reasoning,
         )
         self._n_cache_tokens = (config.cache_config.num_gpu_blocks or 0) * (config.cache_config.block_size or 0)
         self._is_closed = False
@@ -99,7 +101,10 @@ class VLLMEngine(Engine):
         lora_request = self._lora_request(request.adapter)
         prompt = tokens_input([*request.prompt_ids, *request.resumed_ids])
         n_output, n_top = len(request.resumed_ids), request.sampling.n_logprobs or 0
-        outputs = self._llm.generate(prompt, params, request.request_id, lora_request=lora_request)
+        is_answer = self._begins_with_answer(request)
+        outputs = self._llm.generate(
+            prompt, params, request.request_id, lora_request=lora_request, reasoning_ended=is_answer
+        )
         with self.told(), self._listed(request.request_id):
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
@@ -114,6 +119,11 @@ class VLLMEngine(Engine):
                         usage = Usage(len(request.prompt_ids), n_output, output.num_cached_tokens or 0)
                         chunk = TokenChunk(chunk.ids, chunk.logprobs, chunk.prompt_logprobs, finish, usage)
                     yield chunk
+
+    def _begins_with_answer(self, request: GenerationRequest) -> bool | None:
+        """Whether a constraint holds from the first token on; None where vLLM has nothing else to wait for."""
+        constraint = request.sampling.constraint
+        return None if constraint is None or not self.limits.reasons_first else constraint.reasoning is None
 
     @contextlib.contextmanager
     def _listed(self, request_id: str) -> Iterator[None]:

@@ -35,17 +35,20 @@ SYMBOLS: tuple[Symbol, ...] = (
     # ------------------------------------------------------------------------------------------------- the engine
     _read(_ENGINE, "AsyncLLM", "errored", "model_config", "vllm_config"),
     _call(_ENGINE, "AsyncLLM.from_engine_args", ("engine_args",), ("stat_loggers",)),
-    _call(_ENGINE, "AsyncLLM.generate", ("prompt", "sampling_params", "request_id"), ("lora_request",)),
+    _call(
+        _ENGINE, "AsyncLLM.generate", ("prompt", "sampling_params", "request_id"), ("lora_request", "reasoning_ended"),
+    ),
     _call(_ENGINE, "AsyncLLM.encode", ("prompt", "pooling_params", "request_id")),
     _call(_ENGINE, "AsyncLLM.abort", ("request_id",)),
     _call(_ENGINE, "AsyncLLM.check_health"),
     _call(_ENGINE, "AsyncLLM.add_lora", ("lora_request",)),
     _call(_ENGINE, "AsyncLLM.remove_lora", ("lora_id",)),
     _call(_ENGINE, "AsyncLLM.shutdown", keywords=("timeout",)),
-    _read("vllm.config", "VllmConfig", "cache_config", "scheduler_config"),
+    _read("vllm.config", "VllmConfig", "cache_config", "scheduler_config", "structured_outputs_config"),
     _read("vllm.config", "ModelConfig", "max_model_len"),
     _call("vllm.config", "ModelConfig.get_vocab_size"),
     _read("vllm.config", "SchedulerConfig", "max_num_seqs"),
+    _read("vllm.config", "StructuredOutputsConfig", "enable_in_reasoning", "reasoning_parser"),
     _read("vllm.config", "CacheConfig", "block_size", "num_gpu_blocks"),
     # ------------------------------------------------------------------------------------------------ requests
     _call("vllm", "SamplingParams", keywords=_SAMPLING),
