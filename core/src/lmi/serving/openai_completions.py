@@ -6,6 +6,7 @@ Source: OpenAI's API reference, completions.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,14 @@ class Completions(ChoicesAnswer[CompletionBody]):
             draws=model.draws, max_new_tokens=body.max_tokens or _N_TOKENS, best_of=body.best_of,
             top_n_tokens=n_tops, prompt_logprobs=n_tops if body.echo else None,
         )  # fmt: skip
-        choices = [
-            await prepare_choices(
+        choices = []
+        for index, prompt in enumerate(body.prompts):
+            if index:
+                await asyncio.sleep(0)  # prompts that are encoded at once, one after the other, hold up nobody else
+            choices.append(await prepare_choices(
                 model, self._prompted(prompt, index, parameters), n_answers=self._n,
                 n_candidates=body.best_of or self._n, keeps_tokens=n_tops is not None, asked_as=body.asked_as,
-            )
-            for index, prompt in enumerate(body.prompts)
-        ]  # fmt: skip
+            ))  # fmt: skip
         group = Group(choices)
         model.start([*group.generations])
         return group
