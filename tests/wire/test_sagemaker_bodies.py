@@ -116,7 +116,7 @@ def test_bytes_without_a_content_type_are_json(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("body", [{"inputs": "abc"}, {"messages": MESSAGES}, {"prompt": "abc"}])
-def test_an_adapter_that_the_platform_asks_for_is_refused_where_there_are_none(server: ServerProcess, body: Any) -> None:
+def test_an_adapter_in_the_platforms_header_is_refused_where_there_are_none(server: ServerProcess, body: Any) -> None:
     answer = invoke(server, body, {**WHOLE, "X-Amzn-SageMaker-Adapter-Identifier": "gone"})
     assert (answer.status_code, answer.json()["error"]) == (400, "request.unsupported")
     assert "gone" in answer.json()["message"]
