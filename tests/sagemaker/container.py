@@ -79,7 +79,7 @@ class Container(BaseHTTPRequestHandler):
     def do_tell(self, back: dict[str, str] | None = None) -> None:
         """What came here, and what is known."""
         told = {"headers": list(self.headers.items()), "pid": os.getpid(), "environ": dict(os.environ),
-                "folder": os.getcwd(), "adapters": ADAPTERS, "log": LOG}  # fmt: skip
+                "folder": str(Path.cwd()), "adapters": ADAPTERS, "log": LOG}  # fmt: skip
         self.answer(200, json.dumps(told).encode(), back)
 
     def do_sleep(self, seconds: float) -> None:
@@ -155,7 +155,7 @@ class Container(BaseHTTPRequestHandler):
                 "target": self.headers[f"{PREFIX}Target-Model"], "log": LOG}  # fmt: skip
         self.answer(200, json.dumps(told).encode())
 
-    # -------------------------------------------------------------------------------------------------------------- wire
+    # ------------------------------------------------------------------------------------------------------------- wire
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

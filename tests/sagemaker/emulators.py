@@ -39,6 +39,7 @@ class Emulator(ServerProcess):
     def __init__(self, *args: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         super().__init__(*args, environ=environ, cwd=cwd, command="sagemaker-local")
         self._runtime: Any = None
+        self._streams: list[Any] = []
 
     @property
     def runtime(self) -> Any:
@@ -48,6 +49,8 @@ class Emulator(ServerProcess):
 
     def kill(self) -> None:
         super().kill()
+        for stream in self._streams:
+            stream.close()
         if self._runtime is not None:
             self._runtime.close()
 
@@ -69,7 +72,9 @@ class Emulator(ServerProcess):
 
     def stream(self, body: Any, **members: Any) -> Any:
         content = body if isinstance(body, (bytes, str)) else json.dumps(body)
-        return self.runtime.invoke_endpoint_with_response_stream(EndpointName="model", Body=content, **members)
+        answer = self.runtime.invoke_endpoint_with_response_stream(EndpointName="model", Body=content, **members)
+        self._streams.append(answer["Body"])
+        return answer
 
     def get(self, path: str) -> dict[str, Any]:
         answer: dict[str, Any] = httpx.get(self.url + path, trust_env=False, timeout=limit_s(10)).json()

@@ -179,7 +179,7 @@ def test_a_container_that_is_not_healthy_in_time_ends_the_run() -> None:
 def test_a_program_that_is_not_there_ends_the_run() -> None:
     with emulator("--command", "no-such-program serve", is_ready=False) as local:
         assert local.wait_for_end() == 1
-        local.wait_for_line(r"model/0 failed: it could not be started: .*no-such-program")
+        local.wait_for_line(r"model/0 failed: no-such-program could not be started: No such file or directory")
 
 
 def test_a_container_that_ignores_sigterm_is_killed_and_told() -> None:

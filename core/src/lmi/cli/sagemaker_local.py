@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 import sys
@@ -151,6 +150,8 @@ def _definition(
 
 def _run(definition: Definition, violations: Violations, *, host: str, port: int, **asked: Any) -> bool:
     """Serve until told to stop; whether every endpoint has failed."""
+    import uvloop
+
     from lmi.sagemaker_local.app import build_app
     from lmi.sagemaker_local.emulator import Emulator
     from lmi.sagemaker_local.times import Times
@@ -165,7 +166,7 @@ def _run(definition: Definition, violations: Violations, *, host: str, port: int
     address = Address(host=host, port=port, source="--port")
     listener = bind(address)
     app = build_app(endpoints, asynchronous, violations, asked["part_bytes"])
-    return asyncio.run(Emulator(endpoints, asynchronous, app, listener, address.url(listener)).run())
+    return uvloop.run(Emulator(endpoints, asynchronous, app, listener, address.url(listener)).run())
 
 
 def _asynchronous(

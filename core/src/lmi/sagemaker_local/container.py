@@ -104,7 +104,7 @@ class Container:
                 try:
                     self._process = await Process.start(self.launch, self.port, self.name)
                 except OSError as error:
-                    self._fail(f"it could not be started: {error}")
+                    self._fail(f"{self.launch.command[0]} could not be started: {error.strerror}")
                     return
             rule, how = await self._watch_until_end()
             was_in_service = self.state is not State.CREATING
