@@ -30,6 +30,11 @@ def test_a_url_names_a_server(url: str, target: Target) -> None:
     assert target_of(url) == target
 
 
+@pytest.mark.parametrize("authority", ["localhost:8080", "10.0.0.1:80", "[::1]:9"])
+def test_a_server_is_called_as_its_url_calls_it(authority: str) -> None:
+    assert target_of(f"http://{authority}").authority == authority
+
+
 @pytest.mark.parametrize("url", ["", "ftp://host", "http://", "unix:", "http://host:port", "http://host:99999"])
 def test_what_names_no_server_is_refused(url: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -39,6 +39,11 @@ class Target:
     socket_path: str = ""
     prefix: str = ""
 
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL has them. Source: RFC 3986, 3.2.2."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def target_of(url: str) -> Target:
     """The server a URL names: ``http://``, ``https://`` or ``unix:PATH``.
@@ -84,7 +89,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, target: Target, headers: Mapping[str, str] | None = None) -> None:
         self._target = target
-        self._headers = {"host": f"{target.host}:{target.port}", **(headers or {})}
+        self._headers = {"host": target.authority, **(headers or {})}
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._done: asyncio.Future[None] | None = None
