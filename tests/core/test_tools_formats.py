@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lmi.serving.tools.choice import PARSERS, new_parser
-from lmi.serving.tools.deltas import CallArguments, CallStart, Content
+from lmi.serving.tools.deltas import CallArguments, CallStart, Content, merged
 from tests.core.tool_answers import NAMES, parsed, read, shown
 
 WEATHER = '{"city": "Kraków", "days": [1, 2.5e-3, {"x": null}]}'
@@ -209,6 +209,15 @@ def test_a_name_that_is_no_tool_makes_content_where_nothing_else_marks_a_call(na
 def test_content_is_given_at_once_unless_a_call_may_begin_with_it(name, pieces, given):
     parser = PARSERS[name](NAMES)
     assert ["".join(each.text for each in parser.push(piece) if isinstance(each, Content)) for piece in pieces] == given
+
+
+@pytest.mark.parametrize("name, begin", [("json", ""), ("mistral", "[TOOL_CALLS]")])
+@pytest.mark.parametrize("rest", [",", ", ", ", {", ',\n{"na', ', {"name": "f'])
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_list_that_is_cut_in_its_next_call_has_no_content(name, begin, rest, is_streamed):
+    parser = PARSERS[name](NAMES, is_streamed=is_streamed)
+    deltas = [*parser.push(f'{begin}[{{"name": "f", "arguments": {{}}}}{rest}'), *parser.finish()]
+    assert merged(deltas) == [CallStart(0, "f"), CallArguments(0, "{}")]
 
 
 @pytest.mark.parametrize("name", AROUND)

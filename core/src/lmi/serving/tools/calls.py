@@ -156,13 +156,23 @@ class CallReader(Reader):
     def calls(self) -> Reading[bool]:
         """Read calls after the bracket that opens a list of them; say whether the list is whole."""
         yield from self.space()
-        while (yield from self.call()):
+        is_whole = yield from self.call()
+        while is_whole:
             following = yield from self.after_call(",", "]")
             if following != ",":
                 self.drop()
                 return bool(following)
             yield from self.to_next_call()
+            is_whole = yield from self._next_call()
         return False
+
+    def _next_call(self) -> Reading[bool]:
+        """As ``call``; the beginning of one that the text ends in is no content: it goes on with a list of calls."""
+        try:
+            return (yield from self.call())
+        except Ended:
+            self.drop()
+            raise
 
     def _completed(self, call: _Call, reading: Reading[None]) -> Reading[bool]:
         """Read a call and see to it that it is given, or what was held is."""
