@@ -18,7 +18,8 @@ class ToolParser(ABC):
     Content is given at once unless it may be the beginning of a call; whitespace that stands alone around calls belongs
     to the format. Arguments are given as they come, in the model's own whitespace. Text that looks like a call and is
     none is content, nothing lost and nothing twice. A call that the text ends in is given as far as it goes, once its
-    name is complete; in a list, the beginning of a further one belongs to the format. How the text is cut into pieces changes nothing.
+    name is complete; in a list, the beginning of a further one belongs to the format. How the text is cut into pieces
+    changes nothing.
 
     Args:
         tool_names: the tools of the request.
