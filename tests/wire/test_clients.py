@@ -27,10 +27,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def langchain(server: ServerProcess) -> Any:
+    return langchain_of(server)
+
+
+def langchain_of(server: ServerProcess, **more: Any) -> Any:
     module = pytest.importorskip("langchain_openai", reason=LANGCHAIN)
-    return module.ChatOpenAI(
-        base_url=f"{server.url}/v1", api_key="none", model="any", max_completion_tokens=5, timeout=limit_s(30)
-    )
+    given = {"model": "any", "max_completion_tokens": 5, "timeout": limit_s(30), **more}
+    return module.ChatOpenAI(base_url=f"{server.url}/v1", api_key="none", **given)
 
 
 def test_langchain_gets_a_message_its_counts_and_a_stream(langchain: Any) -> None:
@@ -43,6 +46,16 @@ def test_langchain_gets_a_message_its_counts_and_a_stream(langchain: Any) -> Non
 def test_langchain_gets_the_calls_of_its_tools(langchain: Any) -> None:
     bound = langchain.bind_tools([TOOL]).bind(max_completion_tokens=len(CALL.encode()))
     [call] = bound.invoke(CALL).tool_calls
+    assert (call["name"], call["args"]) == ("weather", {"city": "Köln"})
+
+
+def test_langchain_gets_the_same_of_responses(server: ServerProcess) -> None:
+    model = langchain_of(server, use_responses_api=True)
+    answer = model.invoke("hello")
+    assert (answer.text, answer.usage_metadata["output_tokens"]) == ("hello", 5)
+    assert "".join(str(piece.text) for piece in model.stream("hello")) == "hello"
+    calling = langchain_of(server, use_responses_api=True, max_completion_tokens=len(CALL.encode()))
+    [call] = calling.bind_tools([TOOL]).invoke(CALL).tool_calls
     assert (call["name"], call["args"]) == ("weather", {"city": "Köln"})
 
 
