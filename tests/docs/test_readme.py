@@ -75,7 +75,7 @@ def test_every_folder_that_is_to_be_installed_is_a_project_with_these_extras(pag
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_of_lmi_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:`|^\$ |^)lmi ([a-z]+)\b", text, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^\$ |^)lmi ([a-z-]+)\b", text, re.MULTILINE))
     assert sorted(named - set(COMMANDS)) == []
 
 

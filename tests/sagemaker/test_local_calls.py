@@ -48,7 +48,7 @@ def test_a_header_of_the_clients_own_is_stripped_and_told(local: Emulator) -> No
     url = f"{local.url}/endpoints/model/invocations"
     answer = httpx.post(url, json={}, headers={"X-My-Trace": "1"}, trust_env=False, timeout=limit_s(10))
     assert "x-my-trace" not in names_of(answer.json())
-    assert [each["message"] for each in local.violations("request.header")] == [
+    assert [each["message"] for each in local.violations("call.header")] == [
         "InvokeEndpoint: the container never sees 'x-my-trace'"
     ]
 
@@ -109,7 +109,7 @@ def test_a_body_of_more_than_25_mib_is_413(local: Emulator) -> None:
     with refused("413") as found:
         local.invoke(Body=b" " * ((25 << 20) + 1))
     assert found["Error"]["Message"] == "HTTP content length exceeded 26214400 bytes."
-    assert local.violations("request.body")[0]["of"] == "client"
+    assert local.violations("call.body")[0]["of"] == "client"
 
 
 def test_a_stream_comes_in_the_parts_of_the_container(local: Emulator) -> None:

@@ -56,10 +56,10 @@ async def read_call(api: str, endpoint: Endpoint, request: Request) -> Call:
     try:
         names.check(headers)
     except ApiError as error:
-        violations.add("request.invalid", name, f"{api}: {error.message}")
+        violations.add("call.invalid", name, f"{api}: {error.message}")
         raise
     for stripped in names.stripped(headers):
-        violations.add("request.header", name, f"{api}: the container never sees {stripped!r}", once=True)
+        violations.add("call.header", name, f"{api}: the container never sees {stripped!r}", once=True)
     body = await _body(request, endpoint)
     for_container = {**names.to_container(headers, api), **added}
     return Call(api=api, endpoint=endpoint, headers=headers, for_container=for_container, body=body)
@@ -76,7 +76,7 @@ async def _body(request: Request, endpoint: Endpoint) -> bytes:
                 break
         n_bytes = len(body)
     if n_bytes > BODY_BYTES:
-        endpoint.violations.add("request.body", endpoint.name, f"a body of {n_bytes} bytes; {BODY_BYTES} are taken")
+        endpoint.violations.add("call.body", endpoint.name, f"a body of {n_bytes} bytes; {BODY_BYTES} are taken")
         raise too_large()
     return bytes(body)
 

@@ -58,9 +58,9 @@ RULES = {
     "models.load-time": Rule(says="A model is loaded within 360 s.", source=_MULTI_MODEL),
     "models.unload": Rule(says="DELETE /models/NAME unloads the model and answers 200.", source=_MULTI_MODEL),
     "adapters.register": Rule(says="POST /adapters registers an adapter and answers 200.", source=_ADAPTERS),
-    "request.body": Rule(says="The body of a request is at most 25 MB.", source=_FAQ, of="client"),
-    "request.header": Rule(says="A request has no headers of its own: they are stripped.", source=_MODEL, of="client"),
-    "request.invalid": Rule(says="Members of a request fit the service model.", source=_MODEL, of="client"),
+    "call.body": Rule(says="The body of a request is at most 25 MB.", source=_FAQ, of="client"),
+    "call.header": Rule(says="A request has no headers of its own: they are stripped.", source=_MODEL, of="client"),
+    "call.invalid": Rule(says="Members of a request fit the service model.", source=_MODEL, of="client"),
     "async.input": Rule(says="The input of an asynchronous request is at most 1 GB.", source=_FAQ, of="client"),
     "environment.size": Rule(
         says="The environment has at most 100 pairs, 1024 bytes a name or value, 32 KB in all.",
