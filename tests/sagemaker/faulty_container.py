@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tests.sagemaker.faulty_loading import Container, Loading, Refused
 
 TOKEN_S = 0.01
-MOST_TOKENS = 3000
+MOST_TOKENS = 20_000
 _PREFIX = "x-amzn-sagemaker-"
 _EXPIRES = "; Expires=2030-01-01T00:00:00Z"
 

@@ -33,7 +33,7 @@ class Container:
         self.sessions: set[str] = set()
 
     def breaks(self, *rules: str) -> bool:
-        return self.fault in rules
+        return bool(self.fault) and self.fault in rules
 
     @contextlib.contextmanager
     def runs(self) -> Iterator[None]:

@@ -15,7 +15,6 @@ from lmi.sagemaker_limits import STOP_S
 BROKEN_ENDS_WITHIN_S = 120.0
 N_LAST_LINES = 20
 _REFUSED = 503
-_SERVE = re.compile(r"\bserve\b")
 _READS_LIKE_A_FAILURE = re.compile(
     r"error|fail|cannot|could not|unable|invalid|missing|not found|no such|not supported", re.IGNORECASE
 )
@@ -125,7 +124,7 @@ def takes_serve(subject: Subject) -> None:
     """The platform runs the image as `docker run IMAGE serve`. A command without that word is started once more, with
     it at its end, and has to become ready."""
     words = subject.command
-    if any(map(_SERVE.search, words)):
+    if any("serve" in each.split() for each in words):  # a word of its own, or of a script for a shell
         expect(subject.start.ready_s is not None, "the command has the argument, and never became ready")
         return
     start = subject.watch(subject.begin_life([*words, "serve"]), ())

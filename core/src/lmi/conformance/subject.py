@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -277,5 +278,6 @@ class Subject:
             yield answers
         finally:
             is_over.set()
+            end_s = time.monotonic() + self.s(_SURVIVORS_S)
             for thread in threads:
-                thread.join(self.s(_SURVIVORS_S))
+                thread.join(max(0.0, end_s - time.monotonic()))
