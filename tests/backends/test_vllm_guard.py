@@ -85,7 +85,7 @@ def test_a_vllm_that_has_everything_is_taken(guard: Guard) -> None:
     ("shape", "lacked"),
     [
         (without(GENERATE), [GENERATE]),
-        (changed(GENERATE, keywords=("adapter",)), [f"{GENERATE}(lora_request=)"]),
+        (changed(GENERATE, keywords=("adapter", "reasoning_ended")), [f"{GENERATE}(lora_request=)"]),
         (changed(GENERATE, passed=("prompt", "params", "request_id")), [f"{GENERATE}(sampling_params) in place 2"]),
         (
             changed(GENERATE, passed=("prompt", "sampling_params", "request_id", "arrival_s")),
@@ -209,6 +209,7 @@ RECEIVERS = {
         "config": f"{_CONFIG}.VllmConfig",
         "config.scheduler_config": f"{_CONFIG}.SchedulerConfig",
         "config.cache_config": f"{_CONFIG}.CacheConfig",
+        "constraints": f"{_CONFIG}.StructuredOutputsConfig",
         "output": f"{_OUTPUTS}.RequestOutput",
         "completion": f"{_OUTPUTS}.CompletionOutput",
     },
