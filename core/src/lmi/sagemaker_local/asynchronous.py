@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from starlette.responses import Response
@@ -130,24 +130,19 @@ class Asynchronous:
         waited_s = time.monotonic() - work.began_s
         if waited_s > work.age_s:
             raise invalid(f"The request has expired: it waited {waited_s:.1f} s of {work.age_s:g} s for its turn.")
-        call = work.call
-        if work.input_url:
-            call = await self._with_input(work)
+        body = await self._input(work) if work.input_url else work.call.body
+        call = replace(work.call, body=body, for_container={**work.call.for_container, names.INFERENCE_ID: work.name})
         copy = call.endpoint.copy_for(call.headers)
         answer = await answered(call, copy, work.timeout_s)
         return bytes(answer.body), answer.headers.get("content-type", "")
 
-    async def _with_input(self, work: _Work) -> Call:
-        call = work.call
+    async def _input(self, work: _Work) -> bytes:
         n_bytes = await asyncio.to_thread(self._objects.size, work.input_url)
         if n_bytes > limits.ASYNC_INPUT_BYTES:
             told = f"{work.input_url} has {n_bytes} bytes; {limits.ASYNC_INPUT_BYTES} are taken"
-            self._violations.add("async.input", call.endpoint.name, told)
+            self._violations.add("async.input", work.call.endpoint.name, told)
             raise invalid(f"{told}.")
-        body = await asyncio.to_thread(self._objects.read, work.input_url)
-        return Call(
-            api=call.api, endpoint=call.endpoint, headers=call.headers, for_container=call.for_container, body=body
-        )
+        return await asyncio.to_thread(self._objects.read, work.input_url)
 
 
 def _seconds(call: Call, header: str, allowed: tuple[int, int], default: float) -> float:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -11,9 +13,9 @@ from starlette.requests import Request
 from lmi.client import Answer
 from lmi.sagemaker_limits import BODY_BYTES
 from lmi.sagemaker_local import headers as names
-from lmi.sagemaker_local.container import Container
+from lmi.sagemaker_local.container import Container, NotAcceptedError
 from lmi.sagemaker_local.endpoint import Endpoint
-from lmi.sagemaker_local.failures import ApiError, too_large
+from lmi.sagemaker_local.failures import ApiError, cut, timed_out, too_large, unreachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,29 @@ async def _body(request: Request, endpoint: Endpoint) -> bytes:
         endpoint.violations.add("call.body", endpoint.name, f"a body of {n_bytes} bytes; {BODY_BYTES} are taken")
         raise too_large()
     return bytes(body)
+
+
+@contextlib.contextmanager
+def answered_in(within_s: float, rule: str, call: Call, copy: Container) -> Iterator[None]:
+    """What goes wrong in the block between this process and a container becomes an error for the caller.
+
+    Args:
+        within_s: how long the block waits.
+        rule: that is broken where that is not enough.
+        call: that is answered.
+        copy: that answers.
+    """
+    name, violations = call.endpoint.name, call.endpoint.violations
+    try:
+        yield
+    except asyncio.TimeoutError:
+        violations.add(rule, name, f"{copy.name}: {call.api}: no whole answer in {within_s:g} s")
+        raise timed_out(name) from None
+    except NotAcceptedError:
+        raise unreachable() from None
+    except OSError as error:
+        violations.add("answer.cut", name, f"{copy.name}: {call.api}: {error}")
+        raise cut(name) from None
 
 
 def judge_headers(call: Call, copy: Container, answer: Answer) -> None:

@@ -41,14 +41,15 @@ class _Timed(Connection):
 
     def __init__(self, target: Target, headers: Mapping[str, str], accept_s: float) -> None:
         super().__init__(target, headers)
-        self._accept_s = accept_s
+        self._accept_s = None if target.is_tls else accept_s  # a handshake takes its time
         self.is_slow = False
 
     async def connect(self) -> None:
         connecting = asyncio.ensure_future(super().connect())
         try:
             await asyncio.wait({connecting}, timeout=self._accept_s)
-            await asyncio.wait({connecting}, timeout=_OWN_DELAY_S)
+            if not connecting.done():
+                await asyncio.wait({connecting}, timeout=_OWN_DELAY_S)
         finally:
             self.is_slow = not connecting.done()
             connecting.cancel()

@@ -9,11 +9,13 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from lmi.sagemaker_local.asynchronous import Asynchronous
+from lmi.sagemaker_local.container import Container
 from lmi.sagemaker_local.endpoint import Endpoint
 
 _LOG = logging.getLogger(__name__)
@@ -72,37 +74,40 @@ class Emulator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
         _LOG.info("listening on %s", self._url)
-        copies = [copy for endpoint in self._endpoints.values() for copy in endpoint.copies]
         serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._listener]))
-        lives = [asyncio.create_task(copy.run()) for copy in copies]
         stopping = asyncio.create_task(self._stop.wait())
-        all_over = asyncio.create_task(_all_over(lives))
-        await asyncio.wait({serving, all_over, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        have_failed = all_over.done()
+        lives = asyncio.gather(*(copy.run() for copy in self._copies()))
+        try:
+            waits: set[asyncio.Future[Any]] = {serving, lives, stopping}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if not lives.done():
+                return False
+            lives.result()  # a life that ended by a fault of ours is told
+            return True
+        finally:
+            stopping.cancel()
+            # No ping is sent any more; running requests may go on until their container ends.
+            lives.cancel()
+            await asyncio.gather(lives, stopping, return_exceptions=True)
+            await self._end(serving)
+
+    async def _end(self, serving: asyncio.Task[None]) -> None:
         for endpoint in self._endpoints.values():
             endpoint.is_deleting = True
-        # No ping is sent any more; running requests may go on until their container ends.
-        for task in (*lives, stopping, all_over):
-            task.cancel()
-        await asyncio.gather(*lives, stopping, all_over, return_exceptions=True)
-        await asyncio.gather(*(copy.stop() for copy in copies))
+        await asyncio.gather(*(copy.stop() for copy in self._copies()))
         await self._asynchronous.close()
         self._uvicorn.should_exit = True
         await serving
-        return have_failed
+
+    def _copies(self) -> list[Container]:
+        return [copy for endpoint in self._endpoints.values() for copy in endpoint.copies]
 
     def _told_to_stop(self) -> None:
         """Stop the containers, then end; told a second time, kill them."""
         if self._is_stopping:
-            for endpoint in self._endpoints.values():
-                for copy in endpoint.copies:
-                    copy.kill()
+            for copy in self._copies():
+                copy.kill()
             return
         self._is_stopping = True
         _LOG.info("stopping: the containers get SIGTERM")
         self._stop.set()
-
-
-async def _all_over(lives: list[asyncio.Task[None]]) -> None:
-    """Wait until no container can be healthy any more."""
-    await asyncio.gather(*lives)

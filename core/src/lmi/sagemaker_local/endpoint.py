@@ -48,18 +48,16 @@ class Endpoint:
     copies: Sequence[Container] = ()
     sessions: Sessions = field(default_factory=Sessions)
     is_deleting: bool = False
-    _was_in_service: bool = False
+    _is_in_service: bool = False
 
     @property
     def status(self) -> str:
         """As DescribeEndpoint has it."""
-        states = {copy.state for copy in self.copies}
         if self.is_deleting:
             return "Deleting"
-        if State.FAILED in states:
-            return "Failed"
-        self._was_in_service = self._was_in_service or State.CREATING not in states
-        return "InService" if self._was_in_service else "Creating"
+        if self._is_in_service:
+            return "InService"
+        return "Failed" if any(copy.state is State.FAILED for copy in self.copies) else "Creating"
 
     def as_json(self) -> dict[str, Any]:
         """What GET /endpoints tells."""
@@ -76,7 +74,9 @@ class Endpoint:
             await self.models.began(copy)
         for name, source in self.adapters.items():
             await self._register(copy, name, source)
-        if all(each is copy or each.state is State.HEALTHY for each in self.copies):
+        others = (each.state for each in self.copies if each is not copy)
+        if not self._is_in_service and not {State.CREATING, State.FAILED} & set(others):
+            self._is_in_service = True
             _LOG.info("endpoint %s is InService", self.name)
 
     # ---------------------------------------------------------------------------------------------------------- routing

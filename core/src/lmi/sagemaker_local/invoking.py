@@ -10,9 +10,9 @@ from starlette.responses import Response
 from lmi.client import Answer
 from lmi.sagemaker_limits import BODY_BYTES
 from lmi.sagemaker_local import headers as names
-from lmi.sagemaker_local.calls import Call, judge_headers
-from lmi.sagemaker_local.container import Container, NotAcceptedError
-from lmi.sagemaker_local.failures import cut, model_error, timed_out, unreachable
+from lmi.sagemaker_local.calls import Call, answered_in, judge_headers
+from lmi.sagemaker_local.container import Container
+from lmi.sagemaker_local.failures import cut, model_error
 
 _ERROR_STATUS = 400
 _PASSED = (names.CUSTOM_ATTRIBUTES, names.NEW_SESSION_ID, names.CLOSED_SESSION_ID)
@@ -47,21 +47,12 @@ async def answered(call: Call, copy: Container, within_s: float) -> Answer:
     """
     endpoint = call.endpoint
     target = call.headers.get(names.TARGET_MODEL)
-    try:
+    with answered_in(within_s, "invocation.time", call, copy):
         if endpoint.models is not None and target is not None:
             answer = await endpoint.models.invoke(copy, target, call.for_container, call.body, within_s)
         else:
             asked = copy.ask("POST", "/invocations", call.body, call.for_container)
             answer = await asyncio.wait_for(asked, within_s)
-    except asyncio.TimeoutError:
-        told = f"{copy.name}: {call.api}: no whole answer in {within_s:g} s"
-        endpoint.violations.add("invocation.time", endpoint.name, told)
-        raise timed_out(endpoint.name) from None
-    except NotAcceptedError:
-        raise unreachable() from None
-    except OSError as error:
-        endpoint.violations.add("answer.cut", endpoint.name, f"{copy.name}: {call.api}: {error}")
-        raise cut(endpoint.name) from None
     judge_headers(call, copy, answer)
     if answer.status >= _ERROR_STATUS:
         raise model_error(endpoint.name, answer.status, bytes(answer.body))

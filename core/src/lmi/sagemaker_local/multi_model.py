@@ -62,11 +62,13 @@ class MultiModel:
             loaded.loading.cancel()
         try:
             answer = await asyncio.wait_for(copy.ask("GET", "/models"), self.times.invocation)
-        except (asyncio.TimeoutError, OSError) as error:
-            self._broke("models.route", copy, f"GET /models: {error}")
-            return
-        if answer.status != _OK:
-            self._broke("models.route", copy, f"GET /models: status {answer.status}")
+            wrong = "" if answer.status == _OK else f"status {answer.status}"
+        except asyncio.TimeoutError:
+            wrong = f"no answer in {self.times.invocation:g} s"
+        except OSError as error:
+            wrong = str(error)
+        if wrong:
+            self._broke("models.route", copy, f"GET /models: {wrong}")
 
     async def invoke(
         self, copy: Container, target: str, headers: dict[str, str], body: bytes, within_s: float
@@ -113,9 +115,9 @@ class MultiModel:
         if not done:
             told = f"Model {target} is not ready for inference yet: it is still being downloaded or loaded."
             raise ApiError("ModelNotReadyException", 429, told)
-        if loaded.loading.cancelled() or loaded.loading.exception() is not None:
-            if models.get(name) is loaded:
-                del models[name]
+        has_failed = loaded.loading.cancelled() or loaded.loading.exception() is not None
+        if has_failed and models.get(name) is loaded:
+            del models[name]
             shutil.rmtree(loaded.folder, ignore_errors=True)
         await loaded.loading
         return name, loaded
@@ -158,7 +160,7 @@ class MultiModel:
         victim = min(known, key=lambda name: models[name].n_running > 0)
         loaded = models.pop(victim)
         _LOG.info("%s has no room: %s is unloaded", copy.name, loaded.target)
-        answer = await copy.ask("DELETE", f"/models/{victim}")
+        answer = await asyncio.wait_for(copy.ask("DELETE", f"/models/{victim}"), self.times.model_load)
         if answer.status >= _ERROR_STATUS:
             self._broke("models.unload", copy, f"DELETE /models/{victim} ({loaded.target}): status {answer.status}")
         await asyncio.to_thread(shutil.rmtree, loaded.folder, ignore_errors=True)

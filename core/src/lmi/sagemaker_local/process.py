@@ -136,6 +136,7 @@ class Process:
         self._print([left] if left else [])
 
     def _print(self, lines: list[bytes]) -> None:
-        for line in lines:
-            print(f"{self._name} | {line.decode(errors='replace')}", file=sys.stdout)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody reads it any more; the container may go on
+            for line in lines:
+                print(f"{self._name} | {line.decode(errors='replace')}")
+            sys.stdout.flush()

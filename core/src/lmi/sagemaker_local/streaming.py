@@ -11,9 +11,9 @@ from starlette.responses import Response, StreamingResponse
 
 from lmi.client import Answer
 from lmi.sagemaker_local import event_stream, headers as names
-from lmi.sagemaker_local.calls import Call, judge_headers
-from lmi.sagemaker_local.container import Container, NotAcceptedError
-from lmi.sagemaker_local.failures import cut, invalid, model_error, timed_out, unreachable
+from lmi.sagemaker_local.calls import Call, answered_in, judge_headers
+from lmi.sagemaker_local.container import Container
+from lmi.sagemaker_local.failures import invalid, model_error
 
 _ERROR_STATUS = 400
 
@@ -104,17 +104,8 @@ async def invoke_with_stream(call: Call, part_bytes: int | None) -> Response:
 
 async def _begun(call: Call, copy: Container, exchange: _Exchange) -> Answer:
     endpoint = call.endpoint
-    try:
+    with answered_in(endpoint.times.stream, "stream.time", call, copy):
         answer = await exchange.begun()
-    except asyncio.TimeoutError:
-        told = f"{copy.name}: nothing came in {endpoint.times.stream:g} s"
-        endpoint.violations.add("stream.time", endpoint.name, told)
-        raise timed_out(endpoint.name) from None
-    except NotAcceptedError:
-        raise unreachable() from None
-    except OSError as error:
-        endpoint.violations.add("answer.cut", endpoint.name, f"{copy.name}: {call.api}: {error}")
-        raise cut(endpoint.name) from None
     if answer.status >= _ERROR_STATUS:
         judge_headers(call, copy, answer)
         raise model_error(endpoint.name, answer.status, bytes(answer.body))
