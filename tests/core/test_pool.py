@@ -112,7 +112,7 @@ def play(faulty_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
             states: asyncio.Queue[Worker] = asyncio.Queue()
             failures: list[LmiError] = []
             pool = WorkerPool(made, on_state=states.put_nowait, on_failed=lambda error, worker: failures.append(error))
-            pool.start()
+            pool.fill()
             try:
                 await asyncio.wait_for(scenario(Rig(pool, states, failures)), limit_s(40))
             finally:

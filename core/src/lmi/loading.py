@@ -66,6 +66,7 @@ class LoadPlan:
 
     Args:
         name: of the model, in URLs.
+        url: where it is, as it was given; empty where nobody said.
         version: of the model, in URLs; empty where it has none.
         info: the backend.
         reason: why it was chosen.
@@ -86,6 +87,7 @@ class LoadPlan:
     """
 
     name: str
+    url: str = ""
     version: str = ""
     info: BackendInfo
     reason: str
@@ -197,7 +199,8 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
     elif known:
         raise ArtifactError("artifacts.invalid", f"{counted(len(known), 'problem')}; nothing was loaded", known)
     return LoadPlan(
-        name=found.entry.name, version=found.entry.version, info=choice.info, reason=choice.reason,
+        name=found.entry.name, url=found.entry.url or parsed.options.model_id or str(found.folder or ""),
+        version=found.entry.version, info=choice.info, reason=choice.reason,
         options=found.copies.applied(parsed.options), config=parsed.config, artifacts=artifacts, files=found.files,
         further_files=further.places,
         folder=found.folder, task=task, target=found.target, settings=found.given,

@@ -26,6 +26,7 @@ from lmi.config.server import (
     server_options,
 )
 from lmi.config.settings import Setting
+from lmi.container import Container
 from lmi.target import on_machine
 from lmi.unread import unread_file
 
@@ -111,7 +112,7 @@ def read_start(
     entries = _entries(model, server, settings, flags, environ, default_folder)
     if len(entries) == 1 and name is not None:
         entries = [replace(entries[0], name=name)]
-    _check_urls(entries, server, settings)
+    check_urls(entries, server, settings)
     return Start(
         entries=tuple(entries), server=server, server_settings=settings, warnings=tuple(warnings),
         defaults=tuple(defaults_of_models(settings)), flags=flags, environ=environ,
@@ -135,6 +136,8 @@ def _entries(
         return []
     if wanted is not None and wanted.upper() != "ALL":
         return parse_load_models(wanted, settings["load_models"].source)
+    if wanted is None and Container.of(environ).is_multi_model:
+        return []  # the platform says what to load, and when
     given = read_settings(model_folder=None, environ=environ, flags=flags)
     return _in_store(server, settings, given, default_folder, is_asked=wanted is not None)
 
@@ -158,7 +161,12 @@ def _in_store(
     return found or ([] if is_asked else [ModelEntry()])
 
 
-def _check_urls(entries: Sequence[ModelEntry], server: ServerOptions, server_settings: Settings) -> None:
+def check_urls(entries: Sequence[ModelEntry], server: ServerOptions, server_settings: Settings) -> None:
+    """Refuse models from places that ``model_url_pattern`` does not allow.
+
+    Raises:
+        ConfigError: with all of them.
+    """
     if server.model_url_pattern is None:
         return
     source = server_settings["model_url_pattern"].source

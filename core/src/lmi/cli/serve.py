@@ -25,9 +25,8 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
     Without MODEL: what SERVING_LOAD_MODELS or option.model_id says, else what the container's model folder holds.
     """
     from lmi.plugins import Plugins
-    from lmi.serving.address import bind, wanted_address
+    from lmi.serving.address import bind, management_address, wanted_address
     from lmi.serving.server import Server
-    from lmi.starting import plan_all
 
     log_to_stderr(log_level)
     start = Asked(**asked).read(os.environ)
@@ -37,12 +36,8 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
     if plugins.extensions:
         logging.getLogger(__name__).info("extensions: %s", ", ".join(plugins.extensions))
     address = wanted_address(start.server, start.server_settings, os.environ, host=host, port=port)
-    server = Server(
-        lambda progress: plan_all(start, plugins, progress),
-        plugins,
-        bind(address),
-        address,
-        drain_s=drain_timeout,
-        options=start.server,
-    )
+    managed = management_address(start.server, start.server_settings)
+    listener = bind(address)
+    management = None if managed is None else (managed, bind(managed))
+    server = Server(start, plugins, listener, address, drain_s=drain_timeout, management=management)
     sys.exit(server.run())

@@ -34,6 +34,11 @@ class ServerOptions(BaseModel):
         description="Where requests are answered: http://HOST:PORT, https://HOST:PORT (with private_key_file and "
         "certificate_file) or unix:/path.",
     )
+    management_address: str | None = option(
+        None,
+        description="Where models are loaded, scaled and unloaded while the server runs: http://127.0.0.1:8081, "
+        "unix:/path, or the same as inference_address. Unset: nowhere. Whoever reaches it can load any model.",
+    )
     private_key_file: str | None = option(None, description="Private key for https, PEM.")
     certificate_file: str | None = option(None, description="Certificate, with its chain, for https, PEM.")
     load_models: str | None = option(
@@ -67,7 +72,6 @@ class ServerOptions(BaseModel):
 
 
 OF_NO_USE = {
-    "management_address": "models are managed by restarting the server, and there are no management routes yet",
     "number_of_netty_threads": "one event loop serves all connections",
     "chunked_read_timeout": "a body may take as long as its connection lives",
     "plugin_folder": "plugins are Python distributions; lmi plugins lists them",

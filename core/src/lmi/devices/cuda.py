@@ -180,6 +180,29 @@ def _memory_bytes(nvml: Any, device: Any) -> int:
     return 0 if memory is None else int(memory.total)
 
 
+def free_bytes_of(entries: Sequence[str]) -> list[int]:
+    """Memory that is free now on each GPU, or part of one; of those alone whose driver tells.
+
+    Args:
+        entries: as CUDA_VISIBLE_DEVICES names them.
+    """
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # no library, or no driver
+        return []
+    found = []
+    try:
+        for entry in entries:
+            by = "nvmlDeviceGetHandleByIndex" if entry.isdecimal() else "nvmlDeviceGetHandleByUUID"
+            device = _asked(nvml, by, int(entry) if entry.isdecimal() else entry)
+            memory = None if device is None else _asked(nvml, "nvmlDeviceGetMemoryInfo", device)
+            found += [] if memory is None else [int(memory.free)]
+    finally:
+        nvml.nvmlShutdown()
+    return found
+
+
 def _asked(nvml: Any, function: str, device: Any) -> Any:
     """What one of NVML's functions says of a device; None where this device has no such thing."""
     try:

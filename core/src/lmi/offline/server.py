@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lmi.serving.address import Address, bind
 from lmi.serving.context import READY
 from lmi.serving.models import Model
 from lmi.serving.server import Server
-from lmi.starting import plan_all
+from lmi.starting import ProgressOfModels
 from lmi.workers.worker import Worker
 
 _AGAIN_AFTER_S = 1.0
@@ -47,20 +48,16 @@ class OfflineServer(Server):
     def __init__(self, start: Start, plugins: Plugins, work: Work, *, drain_s: float) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="lmi-generate-")
         address = Address(path=str(Path(self._temporary.name) / "socket"), source="lmi generate")
-        super().__init__(
-            lambda progress: [_only(plan_all(start, plugins, progress))],
-            plugins,
-            bind(address),
-            address,
-            drain_s=drain_s,
-            options=start.server,
-        )
+        super().__init__(start, plugins, bind(address), address, drain_s=drain_s)
         self._target = Target(socket_path=address.path)
         self._work = work
         self._n_done = 0
         self._is_ready = asyncio.Event()
         self.broken: LmiError | None = None
         """Why the model failed for good, after it had been ready."""
+
+    def _plans(self, progress: ProgressOfModels) -> list[LoadPlan]:
+        return [_only(super()._plans(progress))]
 
     async def _serve(self) -> None:
         asking = asyncio.create_task(self._ask_all())
@@ -151,7 +148,7 @@ class OfflineServer(Server):
         self._progress.show("lines", stage, self._n_done / n_prompts)
 
 
-def _only(plans: list[LoadPlan]) -> LoadPlan:
+def _only(plans: Sequence[LoadPlan]) -> LoadPlan:
     if len(plans) != 1:
         names = ", ".join(plan.name for plan in plans) or "none"
         raise ConfigError(

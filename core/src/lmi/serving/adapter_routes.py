@@ -13,16 +13,12 @@ from fastapi.responses import JSONResponse
 from lmi.api.errors import RequestError
 from lmi.config.names import did_you_mean
 from lmi.serving.adapter_checks import adapter_folder, adapter_name, refuse_wrong
-from lmi.serving.bodies import decoded
-from lmi.serving.streaming import whole_body
+from lmi.serving.fields import fields_of, number
 
 if TYPE_CHECKING:
     from lmi.serving.context import Context
 
-_MOST_BODY_BYTES = 64 << 10
 _MOST_LISTED = 100
-_MOST_SHOWN = 40
-"""Characters of a wrong value that are told."""
 _FIELDS = ("name", "src")
 _WITHOUT_EFFECT = {"preload": "true", "pin": "false"}
 """Options of other servers, with the value that says what is done here anyway."""
@@ -41,8 +37,8 @@ class AdapterRoutes:
     async def list(self, request: Request) -> JSONResponse:
         """The adapters of a model by name, some at a time."""
         adapters = self._context.model(request.path_params.get("model")).adapters.described()
-        start = _number(request, "next_page_token", 0, len(adapters))
-        end = start + (_number(request, "limit", _MOST_LISTED, _MOST_LISTED) or _MOST_LISTED)
+        start = number(request, "next_page_token", 0, len(adapters))
+        end = start + (number(request, "limit", _MOST_LISTED, _MOST_LISTED) or _MOST_LISTED)
         rest = {"next_page_token": str(end)} if end < len(adapters) else {}
         return JSONResponse({"adapters": adapters[start:end], **rest})
 
@@ -54,7 +50,7 @@ class AdapterRoutes:
     async def load(self, request: Request) -> JSONResponse:
         """Load an adapter from a folder of this machine; the answer comes when requests may name it."""
         model = self._context.model(request.path_params.get("model"))
-        fields = {**await _fields(request), **request.query_params}
+        fields = await fields_of(request, "name and src")
         _refuse_unknown(fields)
         name, folder = adapter_name(fields["name"]), adapter_folder(fields["src"], model.plan.artifacts)
         check = partial(refuse_wrong, self._context.plugins, model.plan, name, folder)
@@ -81,16 +77,6 @@ def adapter_routes(context: Context) -> APIRouter:
     return router
 
 
-async def _fields(request: Request) -> dict[str, Any]:
-    body = await whole_body(
-        request.receive, _MOST_BODY_BYTES, named="of this route", hint="Send name and src alone"
-    )  # fmt: skip
-    fields = decoded(body) if body.strip() else {}
-    if not isinstance(fields, dict):
-        raise RequestError("request.invalid", "the body must be a JSON object", 'Send {"name": NAME, "src": FOLDER}')
-    return fields
-
-
 def _refuse_unknown(fields: dict[str, Any]) -> None:
     for name, value in fields.items():
         if name in _FIELDS:
@@ -107,13 +93,3 @@ def _refuse_unknown(fields: dict[str, Any]) -> None:
     if lacking:
         hint = "POST …/adapters?name=NAME&src=FOLDER, or the same as a JSON object"
         raise RequestError("request.invalid", f"{' and '.join(lacking)} is missing", hint)
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
-    digits = (text.lstrip("0") or "0") if text.isdecimal() else ""
-    # Thousands of digits are more than Python makes a number of.
-    if not digits or len(digits) > len(str(most)) or int(digits) > most:
-        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
-        raise RequestError("request.invalid", f"{name}={shown} is no number from 0 to {most}", f"Leave {name} out")
-    return int(digits)

@@ -20,6 +20,7 @@ from lmi.config.server import ServerOptions
 
 _LOG = logging.getLogger(__name__)
 _KEY = "inference_address"
+_MANAGEMENT_KEY = "management_address"
 _PEM_KEYS = ("private_key_file", "certificate_file")
 _SAGEMAKER_PORT = "SAGEMAKER_BIND_TO_PORT"
 _UNIX = "unix:"
@@ -90,9 +91,7 @@ def wanted_address(
     Raises:
         ConfigError: one of them is none.
     """
-    asked = _parsed(options.inference_address, _source(settings, _KEY))
-    if options.inference_address.lower().startswith("https:"):
-        asked = replace(asked, private_key_file=options.private_key_file, certificate_file=options.certificate_file)
+    asked = _asked(_KEY, options, settings)
     told = None if port is not None else _port_of_sagemaker(environ)
     reasons = {"--host": host, "--port": port, _SAGEMAKER_PORT: told}
     source = " and ".join(f"{name}={value}" for name, value in reasons.items() if value is not None)
@@ -103,6 +102,33 @@ def wanted_address(
     for warning in _in_vain(options, settings, asked, wanted):
         _LOG.warning("%s", warning)
     return wanted
+
+
+def management_address(options: ServerOptions, settings: Settings) -> Address | None:
+    """Where models are managed; None: nowhere, or where requests are answered, as ``manages_here`` says.
+
+    Args:
+        options: the server's.
+        settings: where they were set.
+    Raises:
+        ConfigError: it is no address.
+    """
+    if options.management_address is None or manages_here(options):
+        return None
+    return _asked(_MANAGEMENT_KEY, options, settings)
+
+
+def manages_here(options: ServerOptions) -> bool:
+    """Whether models are managed where requests are answered."""
+    return options.management_address == options.inference_address
+
+
+def _asked(key: str, options: ServerOptions, settings: Settings) -> Address:
+    text = str(getattr(options, key))
+    asked = _parsed(text, _source(settings, key), key)
+    if not text.lower().startswith("https:"):
+        return asked
+    return replace(asked, private_key_file=options.private_key_file, certificate_file=options.certificate_file)
 
 
 def _port_of_sagemaker(environ: Mapping[str, str]) -> int | None:
@@ -142,7 +168,7 @@ def _source(settings: Settings, key: str) -> str:
     return settings[key].source if key in settings else "the default"
 
 
-def _parsed(text: str, source: str) -> Address:
+def _parsed(text: str, source: str, key: str) -> Address:
     if text.lower().startswith(_UNIX) and len(text) > len(_UNIX):
         return Address(path=text[len(_UNIX) :].removeprefix("//"), source=source)
     with contextlib.suppress(ValueError):
@@ -152,7 +178,7 @@ def _parsed(text: str, source: str) -> Address:
             return Address(host=parts.hostname, port=default if parts.port is None else parts.port, source=source)
     raise ConfigError(
         "config.invalid-value",
-        f"{_KEY}={text} ({source}) is no address",
+        f"{key}={text} ({source}) is no address",
         (),
         "Write it like http://0.0.0.0:8080, https://0.0.0.0:8443 or unix:/run/lmi.sock",
     )

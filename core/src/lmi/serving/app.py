@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
@@ -67,7 +67,9 @@ class App(FastAPI):
     def __init__(self, inference: InvocationRoute) -> None:
         super().__init__(title="LMI", version=lmi.__version__)
         self._inference = inference
-        for path in ("/invocations", "/predictions/{model}", "/predictions/{model}/{version}"):
+        for path in (
+            "/invocations", "/predictions/{model}", "/predictions/{model}/{version}", "/models/{model}/invoke",
+        ):  # fmt: skip
             self.router.routes.append(Route(path, endpoint=inference, methods=["POST"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,6 +121,29 @@ def build_app(context: Context) -> FastAPI:
     app.include_router(adapter_routes(context))
     app.include_router(model_routes(context))
 
+    _tell_errors(app)
+    context.plugins.extension_hooks.lmi_register_routes(app=app, context=context)
+    describe(app, root.is_spoken)
+    return app
+
+
+def build_management_app(context: Context, routes: APIRouter) -> FastAPI:
+    """The routes of a second address, for operators: models, their adapters, health.
+
+    Args:
+        context: the server's.
+        routes: those that manage models.
+    """
+    app = FastAPI(title="LMI: models", version=lmi.__version__)
+    for router in (health_routes(context), adapter_routes(context), routes):
+        app.include_router(router)
+    _tell_errors(app)
+    return app
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """Answer every error with its code, what happened and what to do."""
+
     @app.exception_handler(HTTPException)
     async def explain(request: Request, error: HTTPException) -> Response:
         path, status = f"{request.method} {request.url.path}", error.status_code
@@ -135,7 +160,3 @@ def build_app(context: Context) -> FastAPI:
     async def report(request: Request, error: LmiError) -> Response:
         headers = {name.decode(): value.decode() for name, value in headers_of(error)}
         return _response(request, error, status_of(error), headers)
-
-    context.plugins.extension_hooks.lmi_register_routes(app=app, context=context)
-    describe(app, root.is_spoken)
-    return app

@@ -10,6 +10,7 @@ import pluggy
 
 from lmi.api.errors import NotFoundError, NotReadyError, RequestError
 from lmi.config.server import ServerOptions
+from lmi.container import Container
 from lmi.plugins import Plugins
 from lmi.serving.metrics import Metrics
 from lmi.serving.models import Model
@@ -24,11 +25,15 @@ class Context:
     Args:
         plugins: for the hooks of extensions.
         options: what holds for all models.
+        container: what SageMaker says of the container.
     """
 
-    def __init__(self, plugins: Plugins, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self, plugins: Plugins, options: ServerOptions | None = None, container: Container | None = None
+    ) -> None:
         hooks = plugins.extension_hooks
         self.options = options or ServerOptions()
+        self.container = container or Container()
         self.plugins = plugins
         self.models: dict[str, Model] = {}
         self.metrics = Metrics(self.models)

@@ -41,7 +41,8 @@ def health_routes(context: Context) -> APIRouter:
         body: dict[str, dict[str, Any]] = {}
         for model in context.models.values():
             text, code = _PING_STATUS[model.state]
-            status = max(status, loading_status if model.state is ModelState.STARTING else code)
+            if not (model.is_late or context.container.is_multi_model):  # those come and go, and the others answer
+                status = max(status, loading_status if model.state is ModelState.STARTING else code)
             body[model.name] = {"status": text}
             if model.state is ModelState.STARTING:
                 body[model.name] |= _stage(model)

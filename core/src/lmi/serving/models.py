@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import logging
 import random
@@ -13,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import msgspec
+from starlette.routing import BaseRoute
 
 import lmi
 from lmi.api.backend import BackendInfo, Capability
@@ -82,6 +84,10 @@ class Model:
         self._left_out: set[str] = set()
         self.failure: LmiError | None = None
         self.is_draining = False
+        self.is_late = False
+        """It came to a server that answered already, whose health is not its."""
+        self.routes: list[BaseRoute] = []
+        """Those of its own file, which go with it."""
         self._on_progress = on_progress
         self._on_failed = on_failed
         self.adapters = AdapterJournal(plan, lambda: self.pool, self._backends)
@@ -151,6 +157,17 @@ class Model:
     def speech(self) -> Speech:
         """How it writes in a chat."""
         return Speech.of(self.plan, self.tokenizer, lambda: self.reasons_first)
+
+    def scale(self, n_min: int, n_max: int) -> None:
+        """Change how many copies there are; those beyond ``n_max`` end when they have no request.
+
+        Args:
+            n_min: copies that run, 1 or more.
+            n_max: most copies, while many requests wait.
+        """
+        options = self.plan.options.model_copy(update={"min_workers": n_min, "max_workers": n_max})
+        self.plan = self.pool.plan = dataclasses.replace(self.plan, options=options)
+        self.pool.fill()
 
     # ------------------------------------------------------------------------------------------------------ requests
 

@@ -11,29 +11,29 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from urllib.parse import quote
 
 import uvicorn
+from fastapi import FastAPI
 
-from lmi.api.artifacts import ModelArtifacts
-from lmi.api.backend import Task
 from lmi.api.errors import LmiError, NotReadyError, PluginError, ProblemsError
-from lmi.config.server import ServerOptions
+from lmi.container import Container
 from lmi.garbage import settle
 from lmi.loading import LoadPlan
 from lmi.planning.estimates import memory_line
 from lmi.plugins import Plugins
-from lmi.serving.address import Address, socket_file, unbind
-from lmi.serving.app import build_app
+from lmi.reading import Start
+from lmi.serving.address import Address, manages_here, socket_file, unbind
+from lmi.serving.app import build_app, build_management_app
 from lmi.serving.context import READY, Context
+from lmi.serving.model_routes import management_routes, multi_model_routes
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
+from lmi.serving.registry import ModelRegistry, tokenizer_of
 from lmi.serving.task_bodies import example_body
-from lmi.serving.tokenizer import Tokenizer, load_tokenizer
-from lmi.serving.whole_requests import unheard_hooks
-from lmi.starting import ProgressOfModels
+from lmi.starting import ProgressOfModels, plan_all
 from lmi.threads import in_own_thread
 from lmi.workers.worker import Worker, WorkerState
 
@@ -56,38 +56,54 @@ class Server:
     """One server process.
 
     Args:
-        make_plans: decides what to serve (reads configuration, finds and checks the models); runs in a thread.
+        start: what to serve.
         plugins: backends and extensions.
         listener: the bound socket.
         address: what it is bound to.
         drain_s: how long running requests may go on after SIGTERM.
-        options: what holds for all models.
+        management: where models are managed, and the bound socket; None: nowhere, or at ``address``.
     """
 
     def __init__(
         self,
-        make_plans: Callable[[ProgressOfModels], Sequence[LoadPlan]],
+        start: Start,
         plugins: Plugins,
         listener: socket.socket,
         address: Address,
         *,
         drain_s: float = 25.0,
-        options: ServerOptions | None = None,
+        management: tuple[Address, socket.socket] | None = None,
     ) -> None:
-        self._make_plans = make_plans
+        self._start = start
+        self._management = management
         self._listener = listener
         self._address = address
         self._socket_file = socket_file(address)
+        self._managed_file = None if management is None else socket_file(management[0])
         self._url = address.url(listener)
-        self._context = Context(plugins, options)
+        self._context = Context(plugins, start.server, Container.of(start.environ))
         self._app = build_app(self._context)
+        self._registry = ModelRegistry(
+            self._context, start, self._app, drain_s=drain_s, on_progress=self._moved, on_failed=self._model_failed
+        )
         self._progress = LoadProgress(sys.stderr)
         self._failure: LmiError | None = None
         self._failed_worker: Worker | None = None
         self._drain_s = drain_s
         self._is_draining = False
+        if self._context.container.is_multi_model:
+            self._app.include_router(multi_model_routes(self._context, self._registry))
+        if manages_here(start.server):
+            self._app.include_router(management_routes(self._context, self._registry))
+        self._uvicorn = self._listening(self._app, address)
+        self._managing: _Uvicorn | None = None
+        if management is not None:
+            app = build_management_app(self._context, management_routes(self._context, self._registry))
+            self._managing = self._listening(app, management[0])
+
+    def _listening(self, app: FastAPI, address: Address) -> _Uvicorn:
         config = uvicorn.Config(
-            self._app,
+            app,
             http="httptools",
             loop="uvloop",
             lifespan="off",
@@ -98,11 +114,11 @@ class Server:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(drain_s + _LAST_ANSWERS_S),
+            timeout_graceful_shutdown=round(self._drain_s + _LAST_ANSWERS_S),
             ssl_keyfile=address.private_key_file,
             ssl_certfile=address.certificate_file,
         )
-        self._uvicorn = _Uvicorn(config)
+        return _Uvicorn(config)
 
     def run(self) -> int:
         """Serve until told to stop; the exit code."""
@@ -120,6 +136,10 @@ class Server:
             loop.add_signal_handler(number, self._drain)
         _LOG.info("listening on %s", self._url)
         tasks = [loop.create_task(self._load()), loop.create_task(self._watch())]
+        if self._managing is not None and self._management is not None:
+            management, listener = self._management
+            _LOG.info("models are managed on %s", management.url(listener))
+            tasks.append(loop.create_task(self._managing.serve(sockets=[listener])))
         try:
             await self._uvicorn.serve(sockets=[self._listener])
         finally:
@@ -129,6 +149,8 @@ class Server:
             self._progress.close()
             await asyncio.gather(*(model.pool.close() for model in self._context.models.values()))
             unbind(self._address, self._socket_file)
+            if self._management is not None:
+                unbind(self._management[0], self._managed_file)
 
     def _drain(self) -> None:
         """Take no new request, finish what runs, then exit; told a second time, exit at once."""
@@ -136,7 +158,7 @@ class Server:
             self._end_requests()
             self._uvicorn.force_exit = True
             return
-        self._is_draining = True
+        self._is_draining = self._registry.is_draining = True
         _LOG.info("draining: running requests finish, new ones are refused")
         asyncio.get_running_loop().call_later(self._drain_s, self._end_requests)
         for model in self._context.models.values():
@@ -152,7 +174,7 @@ class Server:
     async def _load(self) -> None:
         context = self._context
         try:
-            plans = await in_own_thread(partial(self._make_plans, self._fetching(asyncio.get_running_loop())))
+            plans = await in_own_thread(partial(self._plans, self._fetching(asyncio.get_running_loop())))
             self._progress.close()
             for plan in plans:
                 for warning in plan.warnings:
@@ -161,12 +183,15 @@ class Server:
                 if line := memory_line(plan.artifacts, plan.config, plan.info, plan.target):
                     _LOG.info("memory of model %r: %s", plan.name, line)
             context.stage = "load tokenizer"
-            tokenizers = [await in_own_thread(partial(_tokenizer_of, plan)) for plan in plans]
+            tokenizers = [await in_own_thread(partial(tokenizer_of, plan)) for plan in plans]
             for plan, tokenizer in zip(plans, tokenizers, strict=True):
-                self._start_model(plan, tokenizer)
+                self._registry.add(plan, tokenizer)
+                context.stage = "load model"
             if not plans:
                 context.stage = READY
-                print(f"no model is loaded, as load_models says: {self._url}", flush=True)
+                settle()
+                said = "POST /models loads one" if context.container.is_multi_model else "as load_models says"
+                print(f"no model is loaded, {said}: {self._url}", flush=True)
         except LmiError as error:
             self._give_up(error, None)
         except asyncio.CancelledError:
@@ -174,6 +199,10 @@ class Server:
         except BaseException as error:  # a panic of a library in Rust, too: nobody waits for a server that cannot start
             _LOG.exception("the start failed")
             self._give_up(LmiError("server.error", f"{type(error).__name__}: {error}"), None)
+
+    def _plans(self, progress: ProgressOfModels) -> Sequence[LoadPlan]:
+        """What the server starts with; reads configuration, finds, checks and fetches the models; in a thread."""
+        return plan_all(self._start, self._context.plugins, progress)
 
     def _fetching(self, loop: asyncio.AbstractEventLoop) -> ProgressOfModels:
         """Shows what the thread that makes the plans is doing."""
@@ -187,30 +216,6 @@ class Server:
                 loop.call_soon_threadsafe(show, model, stage, fraction)
 
         return moved
-
-    def _start_model(self, plan: LoadPlan, tokenizer: Tokenizer) -> None:
-        context, own = self._context, plan.extension
-        if plan.is_custom:
-            for warning in unheard_hooks(context):
-                _LOG.warning("%s", warning)
-        elif plan.task is not Task.GENERATE:
-            for warning in unheard_hooks(context, f"model {plan.name!r}: it {plan.task.does}"):
-                _LOG.warning("%s", warning)
-        # A model's own filters come first: those of the operator's extensions have the last word.
-        model = Model(
-            plan,
-            tokenizer,
-            backends=context.plugins.backends,
-            request_filters=[*(own.request_filters if own else ()), *context.request_filters],
-            text_filters=[*(own.text_filters if own else ()), *context.text_filters],
-            on_progress=self._moved,
-            on_failed=self._model_failed,
-        )
-        context.models[plan.name] = model
-        if own is not None:
-            own.register_routes(self._app, context)
-        context.stage = "load model"
-        model.pool.start()
 
     async def _watch(self) -> None:
         while True:
@@ -243,14 +248,6 @@ class Server:
         if not self._is_draining:  # otherwise it was told to stop, which is no failure
             self._failure, self._failed_worker = error, worker
             self._uvicorn.should_exit = True
-
-
-def _tokenizer_of(plan: LoadPlan) -> Tokenizer:
-    return load_tokenizer(
-        ModelArtifacts() if plan.serves_whole_requests else plan.artifacts,  # those are not read here
-        trust_remote_code=plan.config.trust_remote_code,
-        python_executable=plan.options.python_executable or sys.executable,
-    )
 
 
 def ready_text(model: Model, url: str, *, is_only: bool) -> str:

@@ -71,8 +71,9 @@ class WorkerPool:
 
     # ------------------------------------------------------------------------------------------------ keeping alive
 
-    def start(self) -> None:
-        for _ in range(self.plan.options.min_workers):
+    def fill(self) -> None:
+        """Start as many copies as there must be."""
+        for _ in range(len(self._copies), self.plan.options.min_workers):
             self._add_copy()
 
     def _add_copy(self) -> None:
@@ -192,7 +193,8 @@ class WorkerPool:
     def _retire(self) -> None:
         options = self.plan.options
         serving = [worker for worker in self.workers if worker.takes_requests]
-        idle = [worker for worker in serving if worker.idle_s > options.max_idle_time]
+        longest_s = 0 if len(serving) > options.max_workers else options.max_idle_time
+        idle = [worker for worker in serving if worker.idle_s > longest_s]
         if idle and len(serving) > options.min_workers:
             idle[-1].is_retired = True
             self._closing = asyncio.get_running_loop().create_task(idle[-1].close())
@@ -312,8 +314,7 @@ class WorkerPool:
             raise NotReadyError("model.failed", f"model {name!r} failed: {self._failure}", "See the server's log")
         if self.is_closing:
             raise NotReadyError("model.draining", f"model {name!r} is shutting down", "Send it to another server")
-        n_slots = 0 if self.limits is None else self.limits.max_batch_size
-        n_waiting = self._queue.n_waiting + sum(max(0, len(w.flights) - n_slots) for w in self.workers)
+        n_slots, n_waiting = 0 if self.limits is None else self.limits.max_batch_size, self.n_waiting
         if n_requests and n_waiting + n_requests > self.plan.options.job_queue_size:
             raise OverloadedError(
                 "queue.full",
@@ -332,6 +333,17 @@ class WorkerPool:
             self._queue.remove(flight)
         if flight.worker is None:
             self._queue.look()
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait for a worker, or for a place in its batch."""
+        n_slots = 0 if self.limits is None else self.limits.max_batch_size
+        return self._queue.n_waiting + sum(max(0, len(each.flights) - n_slots) for each in self.workers)
+
+    @property
+    def n_requests(self) -> int:
+        """Requests that wait or run."""
+        return sum(len(worker.flights) for worker in self.workers) + sum(1 for _ in self._queue)
 
     def n_using(self, adapter: str) -> int:
         """Requests that wait or run with an adapter."""

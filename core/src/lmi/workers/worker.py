@@ -79,7 +79,7 @@ class Worker:
         devices: str = "",
         adapters: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        self.label = label
+        self.label, self.devices, self.started_at_s = label, devices, time.time()
         self.shown = f"{label} on {devices}" if devices else label
         self.state = WorkerState.STARTING
         self.stage = "start process"
@@ -94,9 +94,7 @@ class Worker:
         self.reason = "could not be started"
         self.error: LmiError | None = None
         self.is_retired = False
-        self.idle_since_s = time.monotonic()
-        self.last_step_s = time.monotonic()
-        self.last_beat_s = time.monotonic()
+        self.idle_since_s = self.last_step_s = self.last_beat_s = time.monotonic()
         self._load = load
         self._program = program
         self._environ = environ
