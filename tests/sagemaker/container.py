@@ -126,6 +126,9 @@ class Container(BaseHTTPRequestHandler):
         self.answer(200, b"closed", {f"{PREFIX}Closed-Session-Id": session})
 
     def open_session(self, body: bytes) -> None:
+        if body == b"refuse":
+            self.answer(400, b"no sessions here")
+            return
         name = f"session-{os.getpid()}-{len(SESSIONS)}"
         SESSIONS.add(name)
         headers = {"none": {}, "bare": {f"{PREFIX}New-Session-Id": name}}

@@ -12,7 +12,7 @@ import pytest
 from lmi.sagemaker_local.container import Container
 from lmi.sagemaker_local.sessions import Sessions
 from tests.sagemaker.emulators import QUICK, Emulator, container, emulator, refused
-from tests.servers import in_threads
+from tests.servers import eventually, in_threads
 
 ADAPTERS = ("--adapter", "french=s3://bucket/french", "--adapter", "legal=/models/legal")
 
@@ -44,6 +44,15 @@ def test_copies_share_the_requests(local: Emulator) -> None:
         each["pid"] for each in local.get("/endpoints")["Endpoints"][0]["copies"]
     }
     assert len(pids) == 2
+
+
+def test_while_a_copy_starts_again_the_other_one_answers() -> None:
+    with emulator(*container(), *QUICK, "--copies", "2", "--time", "startup-ping-every=1") as own:
+        with refused("ModelError"):
+            own.invoke("die", SessionId="any")
+        eventually(lambda: own.violations("process.ended"))
+        assert len({own.told()["pid"] for _ in range(4)}) == 1
+        eventually(lambda: {each["state"] for each in own.get("/endpoints")["Endpoints"][0]["copies"]} == {"Healthy"})
 
 
 def test_a_session_stays_with_the_copy_that_opened_it(local: Emulator) -> None:

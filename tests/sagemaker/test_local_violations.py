@@ -107,6 +107,12 @@ def test_a_ping_that_comes_late_is_told(own: Emulator) -> None:
     assert last(own, "ping.time") == "model/0: GET /ping: no answer in 0.5 s"
 
 
+def test_a_session_that_is_refused_is_no_violation(own: Emulator) -> None:
+    with refused("ModelError"):
+        own.invoke(SessionId="NEW_SESSION", Body="refuse")
+    assert not own.violations()
+
+
 def test_a_container_that_is_ill_gets_no_requests_until_it_is_well(own: Emulator) -> None:
     own.invoke("be_ill", seconds=2)
     eventually(lambda: own.violations("ping.healthy"))

@@ -17,6 +17,8 @@ from lmi.sagemaker_local.container import Container, NotAcceptedError
 from lmi.sagemaker_local.endpoint import Endpoint
 from lmi.sagemaker_local.failures import ApiError, cut, timed_out, too_large, unreachable
 
+_ERROR_STATUS = 400
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -126,7 +128,7 @@ def judge_headers(call: Call, copy: Container, answer: Answer) -> None:
     opened, closed = found.get(names.NEW_SESSION_ID), found.get(names.CLOSED_SESSION_ID)
     if opened is not None and not endpoint.sessions.opened(opened, copy):
         broke("session.header", f"New-Session-Id is {opened!r}")
-    elif opened is None and call.asks_session:
+    elif opened is None and call.asks_session and answer.status < _ERROR_STATUS:
         broke("session.missing", f"it answered {answer.status} without one")
     if closed is not None:
         endpoint.sessions.closed(closed)
