@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from lmi.api import TextRequest
 from tests.core.scripted import Script, events_of, lines_of
-from tests.core.written_texts import SETTINGS, TOKENIZERS, face, of_lmi, scripts, tokenizer, wishes
+from tests.core.written_texts import SETTINGS, SNIPPETS, TOKENIZERS, face, of_lmi, scripts, tokenizer, wishes
 
 EVENTS = "text/event-stream"
 
@@ -84,3 +85,55 @@ def test_a_text_goes_on_where_its_prompt_ends(kind: str, data: st.DataObject) ->
     asked = {"max_tokens": len(script.ids), "ignore_eos": True}
     whole = face(kind).ask(script, "/invocations", {**body(asked), "inputs": prompt}).json()["generated_text"]
     assert text.decode(text.encode(prompt)) + whole == text.decode([*text.encode(prompt), *script.ids])
+
+
+def late(*, request: TextRequest, text: str, is_last: bool) -> str:
+    """A filter that gives each piece with the next one."""
+    held = request.scratch.get("held", "")
+    request.scratch["held"] = text
+    return f"{held}{text}." if is_last else held
+
+
+@given(data=st.data())
+@SETTINGS
+def test_what_a_filter_holds_back_comes_in_a_stream_too(data: st.DataObject) -> None:
+    model = face("byte-level", text_filters=(late,), chat_template="{{ messages[0].content }}")
+    script = data.draw(scripts("byte-level"))
+    asked = data.draw(wishes(script))
+    text = model.ask(script, "/invocations", body(asked)).json()["generated_text"]
+    assert text.endswith(".")
+    lines = lines_of(model.ask(script, "/invocations", body(asked, stream=True)))
+    assert "".join(line["token"]["text"] for line in lines) == lines[-1]["generated_text"] == text
+    chat = {"messages": [{"role": "user", "content": "Once"}], "stream": True, **asked}
+    pieces = events_of(model.ask(script, "/v1/chat/completions", chat))
+    assert "".join(piece["choices"][0]["delta"].get("content", "") for piece in pieces) == text
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_tokens_of_a_prompt_are_its_text_with_special_ones(kind: str) -> None:
+    prompt = "<s>Un bel dì, 👩\u200d👧" if kind in ("bytes", "byte-level") else "the then"
+    asked = body({"max_tokens": 1}) | {"inputs": prompt}
+    asked["parameters"]["prompt_logprobs"] = 1
+    details = face(kind).ask(Script((5,)), "/invocations", asked).json()["details"]
+    text = "".join(token["text"] for token in details["prefill"])
+    assert text == (f"<s> {prompt}" if kind == "sentencepiece-bpe" else prompt)
+    assert [top[0]["id"] for top in details["prefill_top_tokens"][1:]] == [
+        each["id"] for each in details["prefill"][1:]
+    ]
+
+
+# -------------------------------------------------------------------------------------------------- texts and their ids
+
+
+@pytest.mark.parametrize("kind", ["bytes", "byte-level", "tiktoken-like", "sentencepiece-bpe", "metaspace-first"])
+@given(text=st.lists(st.sampled_from(SNIPPETS) | st.text(st.characters(exclude_categories=["Cs"]))).map("".join))
+@SETTINGS
+def test_the_ids_of_a_text_without_special_ones_are_the_text_again(kind: str, text: str) -> None:
+    if "sentencepiece" in kind or "metaspace" in kind:  # for which this is a blank, and markers begin texts anew
+        text = text.replace("▁", "").replace("<", "").lstrip()  # which finds its own blank before a text enough
+    nothing = Script(())
+    asked = {"prompt": text, "add_special_tokens": False, "return_token_strs": True}
+    found = face(kind).ask(nothing, "/tokenize", asked).json()
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+    assert "".join(found["token_strs"]) == text
+    assert face(kind).ask(nothing, "/detokenize", {"tokens": found["tokens"]}).json() == {"prompt": text}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -92,6 +94,26 @@ def test_the_tokens_of_a_completion_are_its_text_and_all_that_are_counted(kind: 
     assert offsets == sorted(offsets) and offsets[0] == 0 and offsets[-1] <= len(choice["text"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "prompt"),
+    [
+        *product(["bytes", "byte-level"], ["Un bel dì", "the 👩\u200d👧 then", "a</s>the then"]),
+        *product(["sentencepiece-bpe"], ["Un bel dì", "the 👩\u200d👧 then"]),
+    ],
+)
+def test_the_places_of_a_prompts_tokens_are_those_in_its_text(kind: str, prompt: str) -> None:
+    asked = {"prompt": prompt, "logprobs": 0, "temperature": 0, "echo": True, "max_tokens": 3}
+    [choice] = face(kind).ask(Script((5, 6, 7)), "/v1/completions", asked).json()["choices"]
+    text, logprobs = choice["text"], choice["logprobs"]
+    assert text.startswith(prompt)
+    if kind == "sentencepiece-bpe":  # the first token is in no text, and the one behind it has lost its blank
+        assert (logprobs["tokens"][0], logprobs["text_offset"][:2]) == ("<s>", [0, 0])
+        logprobs = {name: values[2:] for name, values in logprobs.items()}
+    for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
+        assert token.startswith("bytes:") or text.startswith(token, offset)
+    assert joined(logprobs["tokens"][-3:]).decode(errors="replace") == text[len(prompt) :]
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(data=st.data())
 @SETTINGS
@@ -112,6 +134,27 @@ def test_a_chat_streamed_is_the_chat_as_a_whole(kind: str, data: st.DataObject) 
         data_of_all = bytes(byte for entry in entries for byte in entry["bytes"])
         assert is_begun_by(text, data_of_all, choice["finish_reason"])
         assert all(entry["token"] == entry["top_logprobs"][0]["token"] for entry in entries)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(data=st.data())
+@SETTINGS
+def test_a_response_streamed_is_the_response_as_a_whole(kind: str, data: st.DataObject) -> None:
+    model = face(kind, chat_template=TEMPLATE)
+    script = data.draw(scripts(kind))
+    wished = data.draw(wishes(script))
+    asked = {"input": "Once upon", "max_output_tokens": wished.pop("max_tokens"), "top_logprobs": 2, **wished}
+    asked["include"] = ["message.output_text.logprobs"]
+    whole = model.ask(script, "/v1/responses", asked).json()
+    answer = model.ask(script, "/v1/responses", {**asked, "stream": True})
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data")]
+    parts = [part for item in whole["output"] for part in item["content"]]
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert "".join(event["delta"] for event in deltas) == "".join(part["text"] for part in parts)
+    entries = [entry for part in parts for entry in part["logprobs"]]
+    assert [entry for part in events[-1]["response"]["output"] for entry in part["content"][0]["logprobs"]] == entries
+    assert events[-1]["response"]["usage"] == whole["usage"]
+    assert events[-1]["response"]["status"] == whole["status"]
 
 
 # ------------------------------------------------------------------------------------------------ calls and reasoning

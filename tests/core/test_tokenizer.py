@@ -21,7 +21,7 @@ from lmi.serving.tokenizer import ByteTokenizer, FileTokenizer, Tokenizer, load_
 from tests.core.tokenizer_folders import KINDS, TEXTS, byte_level, write, write_vocabulary_only
 from tests.limits import limit_s
 
-BYTE_KINDS = ["byte-level", "sentencepiece-bpe", "gemma-like"]
+BYTE_KINDS = ["byte-level", "tiktoken-like", "sentencepiece-bpe", "metaspace-first", "gemma-like"]
 
 SETTINGS = settings(deadline=None, derandomize=True, database=None)
 
@@ -33,7 +33,8 @@ answers = {}
 for name, folder in folders.items():
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = [tokenizer(text)["input_ids"] for text in texts]
-    answers[name] = [ids, [tokenizer.decode(each, skip_special_tokens=True) for each in ids]]
+    texts_of = lambda skips: [tokenizer.decode(each, skip_special_tokens=skips) for each in ids]
+    answers[name] = [ids, texts_of(True), texts_of(False)]
 print(json.dumps(answers))
 """
 
@@ -107,9 +108,12 @@ GOLDEN_NAMES = [*KINDS, *(f"settings-{name}" for name in settings_variants()), "
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_ids_and_text_are_those_of_transformers(name: str, folders: dict[str, Path], golden: dict[str, Any]) -> None:
     tokenizer = load_tokenizer(artifacts(folders[name]))
-    ids, texts = golden[name]
+    ids, texts, with_special = golden[name]
     assert [tokenizer.encode(text) for text in GOLDEN_TEXTS] == ids
     assert [tokenizer.decode(each) for each in ids] == texts
+    for each, text in zip(ids, with_special, strict=True):
+        decoder = tokenizer.decoder(shows_special=True)
+        assert "".join(decoder.push(each)) + decoder.flush() == text
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = (
     "The capital of France is Paris. It's the city we'll visit, don't you think?",
@@ -27,6 +27,11 @@ TEXTS = (
     "<s>special</s> <think>not special</think> <0x41>",
     "▁already a metaspace",
 )
+TIKTOKEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+"""Llama 3's."""
 _SPECIAL = ["<unk>", "<s>", "</s>"]
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -44,6 +49,18 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
+def tiktoken_like() -> Tokenizer:
+    """What becomes of tiktoken's vocabularies: texts fall apart by a pattern, then into bytes."""
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(TIKTOKEN_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer
+
+
 def sentencepiece_bpe() -> Tokenizer:
     """Llama 2, Mistral: blanks as a visible mark, unknown characters as bytes, a beginning-of-text token."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -58,6 +75,14 @@ def sentencepiece_bpe() -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
+
+
+def metaspace_first() -> Tokenizer:
+    """The same as newer files have it: a blank before the text alone, and none behind a special token."""
+    tokenizer = sentencepiece_bpe()
+    tokenizer.normalizer = normalizers.Sequence([])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     return tokenizer
 
 
@@ -93,7 +118,9 @@ def wordpiece() -> Tokenizer:
 
 KINDS = {
     "byte-level": byte_level,
+    "tiktoken-like": tiktoken_like,
     "sentencepiece-bpe": sentencepiece_bpe,
+    "metaspace-first": metaspace_first,
     "gemma-like": gemma_like,
     "unigram": unigram,
     "wordpiece": wordpiece,

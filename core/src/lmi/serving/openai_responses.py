@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from lmi.api.errors import LmiError
@@ -173,8 +174,9 @@ class _Reply:
         if self._scores is None:
             return self.read("".join(token.text for token in tokens))
         events: list[Event] = []
-        for token, score in zip(tokens, self._scores.chat(tokens), strict=True):
-            self._untold.append(score)
+        # What only carries the rest of the text comes last and has no probability.
+        for token, score in zip_longest(tokens, self._scores.chat(tokens)):
+            self._untold += [] if score is None else [score]
             events += self.read(token.text)
         return events
 
