@@ -74,7 +74,7 @@ class Stopping:
         target = self._subject.target
         stop = Stop()
         try:
-            with self._subject.of(Streams).long(self._subject.s(_IN_FLIGHT_S)) as (line, stream, n_tokens):
+            with self._subject.of(Streams).long(self._subject.span_s(_IN_FLIGHT_S)) as (line, stream, n_tokens):
                 body = self._subject.of(Streams).whole_body(n_tokens)
                 stop.stream = stream
                 self._end_busy(life, target, stop, line, body)

@@ -101,7 +101,7 @@ def stops_for_nobody(subject: Subject) -> None:
     streams = subject.of(Streams)
     _ = streams.heard
     name, _ = _n_running(subject)
-    seen_s = subject.s(_OLDEST_METRIC_S)
+    seen_s = subject.span_s(_OLDEST_METRIC_S)
     before = _wait_for(subject, lambda n: n == 0, seen_s)  # it may tell of requests that have ended
     gone_s = seen_s + subject.s(_STOPS_WITHIN_S)
     with streams.long(seen_s + 1.5 * gone_s):

@@ -91,6 +91,10 @@ class Subject:
         """A limit, for a machine that may be slower."""
         return seconds * self.wishes.time_scale
 
+    def span_s(self, seconds: float) -> float:
+        """How long something is looked at, which a slow machine makes no longer."""
+        return min(self.s(seconds), seconds)
+
     # ------------------------------------------------------------------------------------------------------ its start
 
     @cached_property
