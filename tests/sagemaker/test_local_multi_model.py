@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,9 @@ import httpx
 import pytest
 
 from tests.buckets import Bucket
+from tests.core.archive_files import tar
 from tests.sagemaker.emulators import QUICK, Emulator, container, emulator, refused
 from tests.servers import in_threads
-
-
-def packed(**files: str) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name.replace("_", "."))
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return content.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("models")
     (made / "team").mkdir()
     for name in ("a", "b", "c", "team/d", "e"):
-        (made / f"{name}.tar.gz").write_bytes(packed(words_txt=f"I am {name}"))
-    (made / "empty.tar.gz").write_bytes(packed(other_txt=""))
+        tar(made / f"{name}.tar.gz", ("words.txt", f"I am {name}".encode()), mode="w:gz")
+    tar(made / "empty.tar.gz", ("other.txt", b""), mode="w:gz")
     (made / "damaged.tar.gz").write_bytes(b"no archive")
     return made
 
@@ -140,8 +129,9 @@ def test_models_are_unpacked_where_it_is_wanted(folder: Path, tmp_path: Path) ->
         assert Path(ask(local, "a.tar.gz")["url"]).is_relative_to(tmp_path / "unpacked")
 
 
-def test_models_come_from_s3(bucket: Bucket) -> None:
-    bucket.put("models/a.tar.gz", packed(words_txt="from S3"))
+def test_models_come_from_s3(bucket: Bucket, tmp_path: Path) -> None:
+    archive = tar(tmp_path / "a.tar.gz", ("words.txt", b"from S3"), mode="w:gz")
+    bucket.put("models/a.tar.gz", archive.read_bytes())
     flags = ("--multi-model", "s3://bucket/models/")
     with emulator(*container("--n-models", "2"), *QUICK, *flags, environ=bucket.environ) as local:
         assert ask(local, "a.tar.gz")["words"] == "from S3"

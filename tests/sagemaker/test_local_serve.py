@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from lmi.cli.sagemaker_local import sagemaker_local
+from tests.core.archive_files import tar
 from tests.sagemaker.emulators import QUICK, Emulator, emulator, refused
 from tests.servers import eventually, in_threads
 from tests.wire.conftest import serve_echo
@@ -110,3 +111,17 @@ def test_a_call_that_makes_no_sense_is_refused(words: tuple[str, ...], part: str
     done = CliRunner().invoke(sagemaker_local, list(words))
     assert done.exit_code == 2
     assert part in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_multi_model_endpoint_loads_models_into_lmi_serve(tmp_path: Path) -> None:
+    for name, length in (("short", 16), ("long", 64)):
+        properties = f"option.rolling_batch=echo\noption.max_model_len={length}\n"
+        tar(tmp_path / f"{name}.tar.gz", ("serving.properties", properties.encode()), mode="w:gz")
+    with emulator("--multi-model", str(tmp_path), *QUICK) as local:
+        for _ in range(2):
+            answer = local.invoke(TargetModel="long.tar.gz", Body=body(30))
+            assert json.loads(answer["Body"].read()) == {"generated_text": "abc" * 10}
+            with refused("ModelError") as found:
+                local.invoke(TargetModel="short.tar.gz", Body=body(30))
+            assert "request.too-long" in found["OriginalMessage"]
+        assert not local.violations()
