@@ -258,13 +258,19 @@ def test_ending_ids_are_held_back_until_min_tokens():
     assert chosen == [2, 2, 0]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {}, {"top_p": 0.9}, {"top_k": 3}, {"typical_p": 0.5}])
+DRAWS = [
+    {"temperature": 0.0}, {}, {"top_p": 0.9}, {"top_k": 3}, {"typical_p": 0.5}, {"top_k": 3, "top_p": 0.9},
+    {"top_k": 200, "top_p": 0.9, "min_p": 0.1}, {"top_k": 3, "typical_p": 0.5, "top_p": 0.5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("changes", DRAWS)
 def test_a_row_that_is_not_finite_has_no_choice_and_harms_no_other(bad, changes):
     logits = random_logits(3, 300)
     rows = [new_row(params(**{"seed": i, **changes}), 300) for i in range(3)]
     expected = Sampler(300).sample(logits, rows)
-    logits[1, 17] = bad
+    logits[1, slice(None) if bad == -math.inf else 17] = bad
     assert Sampler(300).sample(logits, rows) == [expected[0], -1, expected[2]]
 
 

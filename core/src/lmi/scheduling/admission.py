@@ -16,6 +16,8 @@ from lmi.api import (
 )
 
 MAX_SEED = 2**64 - 1
+_MOST_BIAS = 2.0**127
+"""Larger numbers are infinite in 32 bits."""
 
 _DEVICE_SAMPLED = ("max_tokens", "stop_token_ids", "ignore_eos", "seed")
 """All that can be honoured when the stepper returns ids: what is judged after the token is chosen."""
@@ -132,7 +134,7 @@ def _range_faults(sampling: SamplingParams, vocab_size: int) -> Iterator[Request
         ("repetition_penalty", finite(sampling.repetition_penalty) and sampling.repetition_penalty > 0, "> 0"),
         ("presence_penalty", -2 <= sampling.presence_penalty <= 2, "in [-2, 2]"),
         ("frequency_penalty", -2 <= sampling.frequency_penalty <= 2, "in [-2, 2]"),
-        ("logit_bias", all(map(finite, sampling.logit_bias.values())), "finite numbers"),
+        ("logit_bias", all(abs(each) <= _MOST_BIAS for each in sampling.logit_bias.values()), "numbers of 32 bits"),
         ("seed", sampling.seed is None or 0 <= sampling.seed <= MAX_SEED, f"in [0, {MAX_SEED}]"),
         ("n_logprobs", _is_count(sampling.n_logprobs, vocab_size), f"in [0, {vocab_size}]"),
         ("n_prompt_logprobs", _is_count(sampling.n_prompt_logprobs, vocab_size), f"in [0, {vocab_size}]"),

@@ -200,7 +200,7 @@ class Sampler:
         if limits.has_top_p:
             cumulated = self._weigh(distances).cumsum(-1, dtype=torch.float64)
             n_kept = torch.where(has_k, (distances >= kth).sum(-1, keepdim=True), n_candidates)
-            mass = cumulated.gather(1, n_kept - 1)
+            mass = cumulated.gather(1, (n_kept - 1).clamp_(min=0))  # 0 of a row that leaves no choice
             if totals is not None:
                 mass = torch.where(has_k, mass, totals)
             n_below = torch.searchsorted(cumulated, limits.top_p * mass)

@@ -131,6 +131,7 @@ def finish_of(output: CompletionOutput, request: GenerationRequest, eos_token_id
     """Why vLLM ended the request.
 
     Raises:
+        RequestError: its constraint could not be kept.
         LmiError: it ended with an error of its own.
     """
     reason = output.finish_reason
@@ -142,4 +143,8 @@ def finish_of(output: CompletionOutput, request: GenerationRequest, eos_token_id
         return Finish(FinishReason.STOP_TOKEN if is_stop else FinishReason.EOS, last)
     if reason == "abort":
         return Finish(FinishReason.CANCELLED)
-    raise LmiError("engine.failed", f"vLLM ended the request with {reason!r}", "The worker's log says more")
+    text = f"vLLM ended the request with {reason!r}"
+    if request.sampling.constraint is not None:
+        text += ", as it does where no id that may follow keeps to the constraint (bad words, biases)"
+        raise RequestError("request.constraint-failed", text, "Change the constraint or the rest")
+    raise LmiError("engine.failed", text, "The worker's log says more")
