@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from tests.buckets import Bucket
 from tests.core.archive_files import tar
 from tests.sagemaker.emulators import QUICK, Emulator, container, emulator, refused
-from tests.servers import in_threads
+from tests.servers import eventually, in_threads
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,18 @@ def test_a_container_that_lost_its_models_gets_them_again(local: Emulator) -> No
     [copy] = local.get("/endpoints")["Endpoints"][0]["copies"]
     httpx.delete(f"{copy['url']}/models/{opaque('a.tar.gz')}", trust_env=False)
     assert ask(local, "a.tar.gz")["words"] == "I am a"
+
+
+def test_a_container_that_starts_again_gets_its_models_again(local: Emulator) -> None:
+    pid = local.get("/endpoints")["Endpoints"][0]["copies"][0]["pid"]
+    ask(local, "a.tar.gz")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: local.violations("process.ended"))
+    assert (
+        local.violations("process.ended")[0]["message"] == "model/0: it ended with signal SIGKILL; it is started again"
+    )
+    eventually(lambda: local.get("/endpoints")["Endpoints"][0]["copies"][0]["state"] == "Healthy")
+    assert ask(local, "a.tar.gz")["log"] == [f"load {opaque('a.tar.gz')}"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from lmi.cli.sagemaker_local import sagemaker_local
+from lmi.testing import write_tiny, write_tiny_adapter
 from tests.core.archive_files import tar
 from tests.sagemaker.emulators import QUICK, Emulator, emulator, refused
 from tests.servers import eventually, in_threads
-from tests.wire.conftest import serve_echo
+from tests.wire.conftest import faulty_path, serve_echo
+
+__all__ = ["faulty_path"]
 
 ECHO = ("-o", "rolling_batch=echo")
 
@@ -124,4 +128,20 @@ def test_a_multi_model_endpoint_loads_models_into_lmi_serve(tmp_path: Path) -> N
             with refused("ModelError") as found:
                 local.invoke(TargetModel="short.tar.gz", Body=body(30))
             assert "request.too-long" in found["OriginalMessage"]
+        assert not local.violations()
+
+
+def test_adapters_are_inference_components_of_lmi_serve(faulty_path: Path, tmp_path: Path) -> None:
+    model = write_tiny("llama", tmp_path / "llama")
+    write_tiny_adapter(tmp_path / "french", model)
+    words = (str(model), "-o", "rolling_batch=faulty", "-o", "offset=-33", "--adapter", f"french={tmp_path / 'french'}")
+    path = os.pathsep.join(filter(None, [str(faulty_path), os.environ.get("PYTHONPATH")]))
+    with emulator(*words, *QUICK, environ={"PYTHONPATH": path}) as local:
+
+        def text(component: str) -> str:
+            answer = local.invoke(Body=body(6), InferenceComponentName=component)
+            found: str = json.loads(answer["Body"].read())["generated_text"]
+            return found
+
+        assert text("french") != text("base")
         assert not local.violations()

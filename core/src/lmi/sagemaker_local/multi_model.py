@@ -15,7 +15,7 @@ from pathlib import Path
 from lmi.api import ArtifactError
 from lmi.client import Answer
 from lmi.sagemaker_local.container import Container
-from lmi.sagemaker_local.failures import ApiError, invalid, model_error
+from lmi.sagemaker_local.failures import ApiError, invalid, model_error, unavailable
 from lmi.sagemaker_local.objects import fetch_archive
 from lmi.sagemaker_local.times import Times
 from lmi.sagemaker_local.violations import Violations
@@ -96,7 +96,6 @@ class MultiModel:
             if answer.status == _NOT_FOUND and not has_loaded_again:
                 has_loaded_again = True
                 self._of[copy.name].pop(name, None)
-                await asyncio.to_thread(shutil.rmtree, loaded.folder, ignore_errors=True)
                 continue
             if answer.status == _NO_ROOM and await self._make_room(copy, besides=name):
                 continue
@@ -115,10 +114,10 @@ class MultiModel:
         if not done:
             told = f"Model {target} is not ready for inference yet: it is still being downloaded or loaded."
             raise ApiError("ModelNotReadyException", 429, told)
-        has_failed = loaded.loading.cancelled() or loaded.loading.exception() is not None
-        if has_failed and models.get(name) is loaded:
+        if loaded.loading.cancelled():  # the container has ended meanwhile
+            raise unavailable()
+        if loaded.loading.exception() is not None and models.get(name) is loaded:
             del models[name]
-            shutil.rmtree(loaded.folder, ignore_errors=True)
         await loaded.loading
         return name, loaded
 
@@ -136,6 +135,8 @@ class MultiModel:
         if posixpath.normpath(f"/{target}") != f"/{target}":
             raise invalid(f"Target model {target} is no path below the models of endpoint {self.endpoint}.")
         try:
+            # What is there is of a try that failed, or of a container that has ended.
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             await asyncio.to_thread(fetch_archive, self.source, target, folder)
         except (ArtifactError, FileNotFoundError) as error:
             told = f"Failed to download model data(bucket: {self.source}, key: {target}). {error}"
