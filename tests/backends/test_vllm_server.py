@@ -220,6 +220,7 @@ def test_several_answers_and_beams_come_from_the_core(server: ServerProcess) -> 
         ({"typical_p": 0.5}, "typical_p"),
         ({"guided_json": {"type": 3}}, "type"),
         ({"max_new_tokens": 4000}, "512"),
+        ({"guided_regex": "[0-9]{3}", "bad_words": [*"0123456789"]}, "request.constraint-failed"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused_by_name_and_harms_nobody(
