@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from config_sections import foreign_variables, overriding_variables, server_keys
+from conformance_section import conformance_section
 from contract_section import rules_section
 from hooks_section import hooks_section
 from listings import StaleSourceError, listing, nearest
@@ -83,6 +84,7 @@ def options_section(backend: str) -> str:
 
 
 SECTIONS: dict[str, Callable[[str], str]] = {
+    "conformance-rules": lambda _: conformance_section(),
     "contract-rules": lambda _: rules_section(),
     "foreign-variables": lambda _: foreign_variables(),
     "hooks": lambda _: hooks_section(),

@@ -50,15 +50,18 @@ class Report:
         return f"{len(self.outcomes)} rules: {counted}{failed}"
 
     def terminal(self) -> str:
-        """A line a rule by groups, with the reason where it is no pass, and evidence of failures."""
+        """By groups: a line a rule that was judged, evidence of failures, and the others by the reason."""
         lines = [self.subject]
         for group, outcomes in self._by_group():
             lines += ["", f"{group}: {GROUPS[group]}"]
             for each in outcomes:
+                if each.outcome not in (PASS, FAIL):
+                    continue
                 lines.append(f"  {_MARKS[each.outcome]}  {each.rule.level.value:<6}  {each.rule.id}: {each.rule.title}")
                 lines += _indented(each.reason)
                 if each.outcome == FAIL:
                     lines += [line for shown in each.evidence[-2:] for line in _indented(_evidence_line(shown))]
+            lines += _not_judged(outcomes)
         return "\n".join([*lines, "", self.summary])
 
     def json(self) -> str:
@@ -134,6 +137,19 @@ def _evidence_line(shown: dict[str, Any]) -> str:
     headers = {name: value for name, value in shown.get("headers", {}).items() if name != "date"}
     outcome = shown.get("failure") or f"{shown.get('status')} after {shown.get('seconds')} s, headers {headers}"
     return f"seen: {shown['request']}: {outcome}"
+
+
+def _not_judged(outcomes: Sequence[Outcome]) -> list[str]:
+    """Rules that were not judged, by the reason."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for each in outcomes:
+        if each.outcome in (NOT_APPLICABLE, SKIPPED):
+            names.setdefault((each.outcome, each.reason), []).append(each.rule.id.partition(".")[2])
+    lines = []
+    for (outcome, reason), found in names.items():
+        lines.append(f"  {_MARKS[outcome]}  {reason}:")
+        lines += _indented(", ".join(found))
+    return lines
 
 
 def _indented(text: str) -> list[str]:
