@@ -294,7 +294,7 @@ def test_a_request_whose_time_runs_out_ends_with_504_and_frees_its_place(serve_v
     with serve_vectors("task=embed", "predict_timeout=0.2", "max_rolling_batch_size=1") as server:
         status, code, message = refusal(server, {"inputs": "slow"})
         assert (status, code) == (504, "request.deadline")
-        assert "predict_timeout is 0.2 s" in message
+        assert "time of 0.2 s" in message
         eventually(lambda: running(server) == 0)
         assert embed(server, "abc", normalize=False) == [raw("abc")]
 

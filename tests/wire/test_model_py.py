@@ -175,7 +175,7 @@ def test_a_call_that_runs_out_of_time_fails_and_its_process_is_replaced(tmp_path
         [pid] = server.worker_pids()
         answer = server.post({"do": "sleep", "s": 3600})
         assert (answer.status_code, answer.json()["error"]) == (504, "request.deadline")
-        assert "predict_timeout is 0.5 s" in answer.json()["message"]
+        assert "time of 0.5 s" in answer.json()["message"]
         server.wait_for_line("script.stuck: a call on worker model/0 went on after its time had run out")
         eventually(lambda: server.worker_pids() not in ([pid], []) and server.workers()[0]["state"] == "ready", 60)
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qs
 
 from lmi.api.errors import RequestError
+from lmi.serving.attributes import attribute
 
 _IDENTIFIER = "x-amzn-sagemaker-adapter-identifier"
-_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 
 
 def asked_adapter(named: Sequence[str] | None, headers: Mapping[str, str], query: bytes = b"") -> str:
@@ -34,9 +34,4 @@ def asked_adapter(named: Sequence[str] | None, headers: Mapping[str, str], query
             )
         return named[0]
     asked = parse_qs(query.decode("latin-1")).get("adapter", [""])[-1] if query else ""
-    return asked or headers.get("adapter", "") or _attribute(headers.get(_ATTRIBUTES, ""))
-
-
-def _attribute(attributes: str) -> str:
-    pairs = (each.partition("=") for each in attributes.split(";") if each)
-    return next((value.strip() for key, _, value in pairs if key.strip() == "adapter"), "")
+    return asked or headers.get("adapter", "") or attribute(headers, "adapter")

@@ -251,8 +251,8 @@ def too_late(limit_s: float | None) -> DeadlineError:
     """What a request gets whose time ran out before its first token."""
     return DeadlineError(
         "request.deadline",
-        f"the request's time ran out before its first token; predict_timeout is {limit_s or 0:g} s",
-        "Send it again when less is going on, or raise predict_timeout",
+        f"the request's time of {limit_s or 0:g} s ran out before its first token",
+        "Send it again when less is going on, or raise deadline_s or predict_timeout, whichever said so",
     )
 
 

@@ -22,11 +22,13 @@ from lmi.api.engine import EngineLimits
 from lmi.api.errors import LmiError, NotReadyError, RequestError
 from lmi.api.requests import GenerationRequest, SamplingParams
 from lmi.api.texts import TextRequest
+from lmi.container import Container
 from lmi.loading import LoadPlan
 from lmi.serving.adapters import AdapterJournal
 from lmi.serving.capabilities import as_field, refuse_undeclared, without_undeclared
 from lmi.serving.chat_writing import Speech
 from lmi.serving.constraints import refuse_wrong
+from lmi.serving.deadlines import deadline_s
 from lmi.serving.dialect import Dialect
 from lmi.serving.generation import Generation
 from lmi.serving.tokenizer import Tokenizer
@@ -58,6 +60,7 @@ class Model:
         plan: everything decided before a worker starts.
         tokenizer: text to ids and back.
         backends: what is installed, to name those that offer what this one does not.
+        container: what SageMaker says of the container.
         request_filters: implementations of lmi_filter_request, in order.
         text_filters: implementations of lmi_filter_text, in order.
         on_progress: called when loading moved on, with the worker that did.
@@ -70,6 +73,7 @@ class Model:
         tokenizer: Tokenizer,
         *,
         backends: Mapping[str, BackendInfo] | None = None,
+        container: Container | None = None,
         request_filters: Sequence[Callable[..., Any]] = (),
         text_filters: Sequence[Callable[..., Any]] = (),
         on_progress: Callable[[Model, Worker], None] = lambda model, worker: None,
@@ -81,6 +85,7 @@ class Model:
         self.request_filters = tuple(request_filters)
         self.text_filters = tuple(text_filters)
         self._backends = backends or {}
+        self._container = container or Container()
         self._left_out: set[str] = set()
         self.failure: LmiError | None = None
         self.is_draining = False
@@ -170,6 +175,10 @@ class Model:
         self.pool.fill()
 
     # ------------------------------------------------------------------------------------------------------ requests
+
+    def deadline_s(self, headers: Mapping[str, str], *, is_stream: bool = False) -> float | None:
+        """Seconds that a request may take, as ``deadlines.deadline_s`` has it."""
+        return deadline_s(self.plan.options, self._container, headers, is_stream=is_stream)
 
     def limits_for(self, n_requests: int) -> EngineLimits:
         """What its engine can hold, if it takes so many requests now.
@@ -295,7 +304,7 @@ class Model:
             prompt_ids=prompt_ids,
             sampling=sampling,
             adapter=request.adapter,
-            deadline_s=self.plan.options.predict_timeout,
+            deadline_s=self.deadline_s(request.headers, is_stream=request.stream),
         )
 
     def filter_pieces(self, request: TextRequest, pieces: list[str], *, is_last: bool) -> list[str]:

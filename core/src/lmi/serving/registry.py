@@ -91,6 +91,7 @@ class ModelRegistry:
             plan,
             tokenizer,
             backends=context.plugins.backends,
+            container=context.container,
             request_filters=[*(own.request_filters if own else ()), *context.request_filters],
             text_filters=[*(own.text_filters if own else ()), *context.text_filters],
             on_progress=self._moved,

@@ -85,7 +85,7 @@ async def numbers_of(
             answer.set_result(result)
 
     ability, method = _CALLS[task]
-    deadline_s = model.plan.options.predict_timeout
+    deadline_s = model.deadline_s(exchange.headers)
     flight = VectorsFlight(
         exchange.unique_id, ability, method, prompts, args, succeed, fail, deadline_s=deadline_s
     )  # fmt: skip

@@ -87,7 +87,7 @@ class _Running:
         self._parts: asyncio.Queue[TaskPart | LmiError | None] = asyncio.Queue()
         self._is_over = False
         put = self._parts.put_nowait
-        self.flight = TaskFlight(task, put, put, deadline_s=model.plan.options.predict_timeout)
+        self.flight = TaskFlight(task, put, put, deadline_s=model.deadline_s(task.headers))
         if model.is_draining:
             raise NotReadyError("model.draining", f"model {model.name!r} is shutting down", "Send it to another server")
         if model.pool.limits is None:

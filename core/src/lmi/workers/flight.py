@@ -142,8 +142,8 @@ class CallFlight(Flight):
         self.on_error(
             DeadlineError(
                 "request.deadline",
-                f"the request's time ran out before its answer; predict_timeout is {limit_s:g} s",
-                "Send it again when less is going on, or raise predict_timeout",
+                f"the request's time of {limit_s:g} s ran out before its answer",
+                "Send it again when less is going on, or raise deadline_s or predict_timeout, whichever said so",
             )
         )
 

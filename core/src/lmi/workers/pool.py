@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmi.api.engine import EngineLimits
@@ -23,6 +23,7 @@ from lmi.api.requests import FinishReason
 from lmi.loading import LoadPlan, ranks_to_start
 from lmi.workers.flight import Flight, TaskFlight
 from lmi.workers.mpi.launch import MpiProgram
+from lmi.workers.pace import Pace
 from lmi.workers.program import Program
 from lmi.workers.queue import RequestQueue
 from lmi.workers.wire import Load
@@ -65,6 +66,7 @@ class WorkerPool:
         self._deaths_s: deque[float] = deque()
         size, delay_s = plan.gathered
         self._queue = RequestQueue(plan.info, self.workers, self.is_stalled, batch_size=size, batch_delay_s=delay_s)
+        self._pace = Pace()
         self._copies: dict[int, asyncio.Task[None]] = {}
         self._closing: asyncio.Task[None] | None = None
         self._retries: set[asyncio.Task[None]] = set()
@@ -138,7 +140,7 @@ class WorkerPool:
             socket_path=self._folder / f"{self._n_started}.sock",
             on_state=self._state_changed,
             on_cleared=self._queue.end_trial,
-            on_room=self._queue.look,
+            on_room=self._ended_one,
             adapters=self._adapters,
         )
 
@@ -302,9 +304,11 @@ class WorkerPool:
                 the first in it.
         Raises:
             NotReadyError: the model has failed or is closing.
-            OverloadedError: job_queue_size requests wait already.
+            OverloadedError: job_queue_size requests wait already, or so many that these would not begin in their time.
         """
         self.check_room(0 if is_admitted else len(flights))
+        if not is_admitted:
+            self._refuse_too_late(flights)
         self._queue.submit(flights, is_first=is_admitted)
 
     def check_room(self, n_requests: int) -> None:
@@ -324,6 +328,24 @@ class WorkerPool:
             )
         if n_waiting > 2 * n_slots > 0 and len(self._copies) < self.plan.options.max_workers:
             self._add_copy()
+
+    def _refuse_too_late(self, flights: Sequence[Flight]) -> None:
+        """Refuse requests that would wait for longer than they may take."""
+        limits_s = [each.request.deadline_s for each in flights if each.request.deadline_s is not None]
+        if not limits_s or not (n_waiting := self._queue.n_waiting):
+            return
+        wait_s = self._pace.wait_s(n_waiting)
+        if wait_s is not None and wait_s > min(limits_s):
+            raise OverloadedError(
+                "queue.too-long",
+                f"{n_waiting} requests wait for model {self.plan.name!r}, and this one would wait for about "
+                f"{wait_s:.1f} s of its {min(limits_s):g} s",
+                "Try again later, give it more time, or run more copies (maxWorkers)",
+            )
+
+    def _ended_one(self) -> None:
+        self._pace.note()
+        self._queue.look()
 
     def cancel(self, flight: Flight) -> None:
         """Stop a request wherever it is; its slot is free within a step."""
