@@ -72,6 +72,7 @@ async def side_by_side(generations: Sequence[Generation]) -> AsyncIterator[tuple
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # nothing goes on, and what else failed has been heard
 
 
 class Group:
