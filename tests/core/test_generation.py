@@ -234,7 +234,7 @@ def test_with_stop_sequences_a_plain_answer_is_looked_at_as_it_grows() -> None:
 def test_a_deadline_before_the_first_token_is_an_error_that_names_the_limit() -> None:
     async def scenario(rig: Rig) -> None:
         rig.arrive("", Finish(FinishReason.DEADLINE))
-        with pytest.raises(DeadlineError, match=r"predict_timeout is 2\.5 s"):
+        with pytest.raises(DeadlineError, match=r"time of 2\.5 s ran out"):
             await rig.generation.next()
 
     play(scenario)
