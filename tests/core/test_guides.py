@@ -177,26 +177,6 @@ def test_ids_that_are_all_held_back_are_an_error_that_says_so():
     assert told(alone(constrained("regex", "[ab]{4}", logit_bias={letters[0]: 100.0})))[0] == "aaaa"
 
 
-A, B = map(id_of, "ab")
-HELD = [
-    {"bad_token_ids": (A, B)},
-    {"bad_word_ids": ((A, A), (A, B), (B, A), (B, B))},
-    {"stop_token_ids": (A, B), "min_tokens": 4},
-    {"bad_token_ids": (EOS_ID,)},
-    {"min_tokens": 9},
-]
-
-
-@pytest.mark.parametrize("draw", [*DRAWS, {**HOT, "top_k": 5, "top_p": 0.5}, {**HOT, "n_logprobs": 2, "top_p": 0.9}])
-@pytest.mark.parametrize("held", HELD, ids=" ".join)
-def test_what_contradicts_a_constraint_fails_alone_however_tokens_are_drawn(held, draw):
-    bad = constrained("regex", "[ab]{4}", "bad", **held, **draw)
-    found, other = generate([bad, constrained(*REGEX, "good", **draw)])
-    assert isinstance(found, RequestError)
-    assert found.code == "request.constraint-failed"
-    assert ids_of(other) == ids_of(alone(constrained(*REGEX, "good", **draw)))
-
-
 def test_ignore_eos_goes_on_as_long_as_the_constraint_lets_it():
     text, reason = told(alone(constrained("regex", "[ab]{1,5}", ignore_eos=True)))
     assert (len(text), reason) == (5, FinishReason.EOS)

@@ -39,6 +39,10 @@ MOST_COMPILE_S = 10.0
 MOST_FIRST_MASK_S = 1.0
 """What the first mask may take; all running requests wait for the later ones."""
 
+_SLICES = tuple(f"{letters}{{1,{n}}}" for letters in ("[a-z ]", "[a-zA-Z ]", "[a-zA-Z0-9 ]") for n in (10, 20))
+"""Tokens of these forms are judged together, beside those of the library's own slices (texts in JSON): a pattern that
+lets so many letters come, as ``[a-z ]{1,2000}``, is looked at once for all of them. Changes no mask."""
+
 _N_COMPILERS = 2
 _ALL = np.uint32(2**32 - 1)
 
@@ -268,11 +272,11 @@ class Guides:
             text = "a constraint needs an end-of-sequence id, and this model's configuration names none"
             return UnsupportedError("request.unsupported", text, "Add eos_token_id to its generation_config.json")
         try:
-            text = self._read_tokenizer()
+            text, slices = self._read_tokenizer(), [*LLTokenizer.general_slices(), *_SLICES]
             try:
-                return LLTokenizer(text, n_vocab=self._vocab_size, eos_token=min(self._eos_ids))
+                return LLTokenizer(text, n_vocab=self._vocab_size, eos_token=min(self._eos_ids), slices=slices)
             except ValueError:  # it has more ids than the logits
-                return LLTokenizer(text, eos_token=min(self._eos_ids))
+                return LLTokenizer(text, eos_token=min(self._eos_ids), slices=slices)
         except LmiError as error:
             return UnsupportedError("request.unsupported", f"a constraint needs the tokenizer: {error}", hint)
         except ValueError as error:
