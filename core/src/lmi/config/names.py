@@ -71,6 +71,8 @@ OVERRIDING_VARIABLES = {
     "SAGEMAKER_STARTUP_TIMEOUT": ("option.model_loading_timeout",),
     "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": ("option.predict_timeout",),
     "SAGEMAKER_MAX_REQUEST_SIZE": ("max_request_size",),
+    "SAGEMAKER_ENABLE_STATEFUL_SESSIONS": ("option.enable_stateful_sessions",),
+    "SAGEMAKER_SESSIONS_EXPIRATION": ("option.sessions_expiration",),
 }
 """Variables of SageMaker's model servers, which beat even the model's own file. Source: LMI 0.29 and later."""
 

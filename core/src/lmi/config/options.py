@@ -192,6 +192,16 @@ class ModelOptions(BaseModel):
     max_request_size: int = option(
         67_108_864, description="Largest body of a request; larger ones are refused.", unit="bytes", ge=1
     )
+    enable_stateful_sessions: bool = option(
+        True, description="Whether callers may open sessions, which keep what they have said."
+    )
+    sessions_expiration: float = option(
+        1200, description="Time from the last request of a session to its end.", unit="s", gt=0
+    )
+    sessions_memory_mb: int = option(
+        64, description="Most that all sessions of a model keep in memory; beyond that requests are refused.",
+        unit="MB", ge=1,
+    )  # fmt: skip
     output_formatter: Literal["json", "jsonlines", "sse"] | None = option(
         None,
         description="Form of answers. jsonlines and sse (server-sent events) stream every answer. Unset: json, and "

@@ -35,7 +35,7 @@ class Known:
 _OUT = "Take it out"
 _SPECULATION = "it makes answers faster, not different, and this backend does not draft tokens"
 _SPECULATE = "Take it out, or use a backend that has option.speculative_draft_model"
-_SESSIONS = "there are no sessions on the server"
+_SESSIONS = "sessions are kept in memory"
 _CACHE = "what is cached, and where, is up to the engine of this backend"
 _JAVA = "LMI runs models from Python, without translators"
 _MODEL_PY = "Serve a language model, or write a model.py with a function handle"
@@ -51,7 +51,6 @@ OF_NO_USE = {
     "option.modelName": Known("a model's files are found by what they are", _OUT, ()),
     "option.parallel_loading": Known("copies of a model load at the same time in any case", _OUT, _FALSE),
     "option.sessions_path": Known(_SESSIONS, _OUT),
-    "option.sessions_expiration": Known(_SESSIONS, _OUT),
     "option.lmcache_auto_config": Known(_CACHE, _OUT, _FALSE),
     "option.lmcache_config_file": Known(_CACHE, _OUT),
     "option.draft_model_id": Known(_SPECULATION, _SPECULATE),
@@ -71,9 +70,6 @@ NOT_SUPPORTED = {
     ),
     "option.pipeline_parallel_degree": Known(
         "this backend does not spread layers over stages", "Use option.tensor_parallel_degree", ("1",)
-    ),
-    "option.enable_stateful_sessions": Known(
-        f"{_SESSIONS} yet", "Send the whole conversation with each request", _FALSE
     ),
     "option.bedrock_compat": Known(
         "requests in Bedrock's form are not read", "Send inputs and parameters, as LMI's schema has them", _FALSE

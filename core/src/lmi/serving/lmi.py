@@ -44,6 +44,7 @@ from lmi.serving.openai_completions import Completions
 from lmi.serving.openai_responses import Responses
 from lmi.serving.parameters import Parameters
 from lmi.serving.route import InferenceRoute
+from lmi.serving.sessions import begun
 from lmi.serving.streaming import ClientGoneError, Exchange
 from lmi.serving.whole_requests import answer_task
 
@@ -80,6 +81,8 @@ class InvocationRoute(InferenceRoute):
         model = self._context.model(named.get("model") or exchange.wanted_model, named.get("version"))
         exchange.form = model.dialect.lines
         body = await exchange.body(model.plan.options.max_request_size)
+        if await begun(model.sessions, exchange, body):
+            return
         query, content_type = scope.get("query_string", b""), exchange.headers.get("content-type", "")
         if model.plan.serves_whole_requests:
             if not model.plan.is_custom:

@@ -31,6 +31,7 @@ from lmi.serving.constraints import refuse_wrong
 from lmi.serving.deadlines import deadline_s
 from lmi.serving.dialect import Dialect
 from lmi.serving.generation import Generation
+from lmi.serving.sessions import Sessions
 from lmi.serving.tokenizer import Tokenizer
 from lmi.serving.words import cut_prompt, forbid
 from lmi.workers.pool import WorkerPool
@@ -157,6 +158,11 @@ class Model:
         plan = self.plan
         made_of = (lmi.__version__, plan.info.name, plan.artifacts.folder, plan.config.model_dump_json())
         return f"fp_{hashlib.sha256(repr(made_of).encode()).hexdigest()[:10]}"
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Those that its callers have opened."""
+        return Sessions(self.plan.options)
 
     @cached_property
     def speech(self) -> Speech:

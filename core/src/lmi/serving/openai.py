@@ -15,6 +15,7 @@ from lmi.serving.openai_chat import Chat
 from lmi.serving.openai_completions import Completions
 from lmi.serving.openai_responses import Responses
 from lmi.serving.route import InferenceRoute
+from lmi.serving.sessions import ID, join
 from lmi.serving.streaming import EVENTS, ClientGoneError, Exchange, Form, refuse_too_large
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class OpenAIRoute(InferenceRoute):
             wanted = data["model"]
         model = context.model_called(wanted)
         refuse_too_large(len(body), model.plan.options.max_request_size)
+        if asked := exchange.headers.get(ID):
+            join(model.sessions, exchange, asked)
         return model, data
 
 

@@ -256,6 +256,8 @@ class ChatBody(Asked):
     documents: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    # Of LMI: the messages of the session are put before these, and the session keeps these and the answer.
+    keep_history: bool | None = None
 
     @model_validator(mode="after")
     def _goes_together(self) -> ChatBody:

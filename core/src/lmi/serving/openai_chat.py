@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmi.api.errors import RequestError
 from lmi.api.texts import TextToken
 from lmi.serving.chat_writing import Conversation, Message
 from lmi.serving.choices import Choice, prepare_choices
@@ -18,6 +19,7 @@ from lmi.serving.openai_bodies import ChatBody
 if TYPE_CHECKING:
     from lmi.serving.generation import Generation
     from lmi.serving.models import Model
+    from lmi.serving.sessions import Session
     from lmi.serving.streaming import Exchange, Form
 
 
@@ -60,6 +62,9 @@ class Chat(ChoicesAnswer[ChatBody]):
 
     def __init__(self, model: Model, exchange: Exchange, form: Form, body: ChatBody, adapter: str) -> None:
         super().__init__(model, exchange, form, body, adapter)
+        if body.keep_history:
+            body = _with_history(body, exchange.session)
+            model.sessions.refuse_full(self._body.messages)
         self._talk = Conversation(model.speech, body)
 
     async def start(self) -> Group:
@@ -69,6 +74,7 @@ class Chat(ChoicesAnswer[ChatBody]):
         message = self._talk.message(is_streamed=False)
         message.add(choice.result.text)
         message.finish()
+        self.keep(message)
         logprobs = None
         if self._body.logprobs:
             logprobs = {"content": Scores(choice.generation).chat(choice.result.tokens), "refusal": None}
@@ -83,10 +89,31 @@ class Chat(ChoicesAnswer[ChatBody]):
         scores = Scores(generation) if self._body.logprobs else None
         return _GrowingMessage(self, index, generation, self._talk.message(is_streamed=True), scores)
 
+    def keep(self, message: Message) -> None:
+        """Add what was said and the answer, which is whole, to the session, where the request asks for that."""
+        session = self._exchange.session
+        if self._body.keep_history and session is not None:
+            self.model.sessions.keep(session, [*self._body.messages, message.whole()])
+
     def reason(self, generation: Generation, message: Message) -> str:
         """Why a message ended."""
         reason = finish_reason_of(generation)
         return "tool_calls" if message.has_calls and reason == "stop" and not self._talk.is_named else reason
+
+
+def _with_history(body: ChatBody, session: Session | None) -> ChatBody:
+    """A request that goes on with the conversation of its session.
+
+    Raises:
+        RequestError: it has no session, or asks for several answers.
+    """
+    if session is None:
+        hint = "Send X-Amzn-SageMaker-Session-Id: NEW_SESSION, and then the id that the answer's header gives"
+        raise RequestError("request.invalid", "keep_history=true needs a session, and the request has none", hint)
+    if (body.n or 1) > 1:
+        message = f"keep_history=true and n={body.n} exclude each other: one answer goes on"
+        raise RequestError("request.invalid", message, "Ask for one answer")
+    return body.model_copy(update={"messages": [*session.messages, *body.messages]})
 
 
 class _GrowingMessage:
@@ -111,6 +138,7 @@ class _GrowingMessage:
         is_last = bool(self._generation.finish_reason)
         if is_last:
             deltas += self._message.finish()
+            self._chat.keep(self._message)
         if not self._is_begun:
             self._is_begun = True
             deltas = [{"role": "assistant", "content": ""}, *deltas]

@@ -11,13 +11,16 @@ import itertools
 import secrets
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
 from lmi.api.errors import LmiError, TooLargeError
 from lmi.serving.errors import body_of, headers_of, openai_body_of, status_of
+
+if TYPE_CHECKING:
+    from lmi.serving.sessions import Session
 
 JSON = b"application/json"
 JSON_LINES = b"application/jsonlines"
@@ -147,6 +150,10 @@ class Exchange:
         self._send = send
         self._is_started = False
         self.form = form
+        self.session: Session | None = None
+        """The one that the request belongs to."""
+        self.more_headers: list[tuple[bytes, bytes]] = []
+        """Those of the answer, whichever it will be."""
         self._watch: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self.headers: Mapping[str, str] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
@@ -193,7 +200,7 @@ class Exchange:
 
     async def start(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:
         headers = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode("latin-1"))]
-        headers += extra or []
+        headers += [*self.more_headers, *(extra or ())]
         self._is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
