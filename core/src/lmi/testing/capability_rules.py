@@ -243,7 +243,7 @@ class CapabilityRules:
 
         either(kit, Capability.PROMPT_LOGPROBS, works)
 
-    @rule("K-constraint", "a constraint is obeyed; without own_constraints, each kind of them, and its end is the end")
+    @rule("K-constraint", "a constraint is obeyed; without own_constraints, each kind of them, also behind reasoning")
     def test_k_constraint(self, kit: Kit) -> None:
         either(kit, Capability.CONSTRAINT, lambda: obeys_constraints(kit))
 

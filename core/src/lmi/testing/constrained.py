@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import re
 
-from lmi.api import Constraint, FinishReason
+import msgspec
+
+from lmi.api import Constraint, FinishReason, ReasoningMarks
 from lmi.serving.tokenizer import load_tokenizer
 from lmi.testing.kit import Kit
 
@@ -34,3 +36,20 @@ def obeys_constraints(kit: Kit) -> None:
         assert found, f"{shown} gave {text!r}, and ended with {answer.error or answer.finish}"
         is_ended = answer.finish is not None and answer.finish.reason is FinishReason.EOS
         assert is_own or is_ended, f"{shown} was complete, and the request ended with {answer.finish}"
+    if not is_own and kit.engine.engine.limits.reasons_first:
+        _lets_reasoning_come_first(kit)
+
+
+def _lets_reasoning_come_first(kit: Kit) -> None:
+    """Check that marks of reasoning are obeyed; any two ids that the constraint forbids are marks here."""
+    constraint, pattern = _CONSTRAINTS[0]
+    tokenizer = load_tokenizer(kit.plan().artifacts)
+    [start_id], [end_id] = (tokenizer.encode(each, adds_special=False) for each in "<>")
+    for is_open, likes, said in ((False, start_id, "may open"), (True, end_id, "closes")):
+        marks = ReasoningMarks(start_id=start_id, end_id=end_id, is_open=is_open)
+        behind = msgspec.structs.replace(constraint, reasoning=marks)
+        answer = kit.engine.answer(kit.request(kit.prompt(0), 8, constraint=behind, logit_bias={likes: 100.0}))
+        shown = f"{behind}, with a bias of 100 for the mark that {said} the reasoning, gave {answer.ids}"
+        assert answer.ids[:1] == [likes], f"{shown}, and ended with {answer.error or answer.finish}"
+        text = tokenizer.decode(answer.ids[1:])
+        assert not is_open or re.fullmatch(pattern, text), f"{shown}, and {text!r} behind it"
