@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmi.api.errors import ConfigError
+from lmi.api.errors import ConfigError, LmiError
 from lmi.client import Target
 from lmi.conformance.rules import Broken, NotApplicable, Rule, Skipped
 from lmi.conformance.subject import Subject
@@ -68,6 +68,10 @@ def _judged(subject: Subject, rule: Rule) -> Outcome:
         outcome, reason = NOT_APPLICABLE, str(error)
     except Skipped as error:
         outcome, reason = SKIPPED, str(error)
+    except LmiError:
+        raise
+    except Exception as error:  # an answer that nobody thought of: the other rules are judged all the same
+        outcome, reason = SKIPPED, f"it could not be judged: {type(error).__name__}: {error}"
     return Outcome(rule, outcome, reason, time.monotonic() - began_s, subject.evidence[:_MOST_EVIDENCE])
 
 

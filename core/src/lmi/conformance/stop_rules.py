@@ -9,6 +9,7 @@ from lmi.conformance import sources
 from lmi.conformance.life import listing
 from lmi.conformance.rules import Broken, Level, NotApplicable, Skipped, expect, rule
 from lmi.conformance.stopping import Stop, Stopping
+from lmi.conformance.streams import CUT, end_of, finish_of
 from lmi.conformance.subject import Subject
 from lmi.sagemaker_limits import STOP_S
 
@@ -33,6 +34,8 @@ def _stopped_busy(subject: Subject) -> Stop:
     stop = _stopped(subject)
     if stop.why_idle:
         raise NotApplicable(f"nothing could be in flight: {stop.why_idle}")
+    if not stop.in_flight:
+        raise NotApplicable("the stream and the request had ended before SIGTERM came")
     return stop
 
 
@@ -45,16 +48,18 @@ def ends_on_sigterm(subject: Subject) -> None:
 
 @rule("process.finishes-requests", "what runs at SIGTERM is finished", Level.SHOULD, _LOSES_WORK)
 def finishes_requests(subject: Subject) -> None:
-    """The same stream comes to its end, and the request is answered with 200."""
+    """The same stream and request come to their ends: no connection is cut, and no answer says that it is an error, or
+    was aborted."""
     stop = _stopped_busy(subject)
-    assert stop.stream is not None  # noqa: S101 - it was busy
-    subject.show(stop.stream)
-    end = stop.stream.failure or f"its last bytes are {stop.stream.body[-80:]!r}"
-    expect(stop.is_stream_whole, f"the stream was cut after {len(stop.stream.body)} bytes: {end}")
-    if stop.whole is None:
-        raise Broken("the request that was in flight was never answered")
-    subject.show(stop.whole)
-    expect(stop.whole.is_ok and not stop.whole.failure, f"the request in flight: {stop.whole.told()}")
+    subject.show(*stop.in_flight)
+    for each in stop.in_flight:
+        n_bytes = len(each.body)
+        end = end_of(each.body) if each is stop.stream else finish_of(each.body) or "nothing that tells"
+        subject.note(f"{n_bytes} bytes came {each.ended_s - stop.began_s:.2f} s after SIGTERM; the end says {end!r}")
+        which = "the stream" if each is stop.stream else "the request"
+        expect(not each.failure, f"{which} was cut after {n_bytes} bytes: {each.failure}")
+        expect(each.is_ok, f"{which}: {each.told()}")
+        expect(end and not CUT.search(end), f"{which} was ended after {n_bytes} bytes, and says {end!r}")
 
 
 @rule("process.refuses-new-requests", "requests that come after SIGTERM are refused", Level.SHOULD,

@@ -16,7 +16,7 @@ from lmi.conformance.bodies import Body
 from lmi.conformance.life import Life
 from lmi.conformance.rules import NotApplicable, Skipped
 from lmi.conformance.starting import asked
-from lmi.conformance.streams import Streams, has_end
+from lmi.conformance.streams import Streams
 from lmi.conformance.subject import Subject
 from lmi.conformance.talking import Answer, Line
 from lmi.sagemaker_limits import PING_S, STOP_S, STREAM_S
@@ -33,14 +33,16 @@ class Stop:
 
     Args:
         exit_code: None where it had to be killed.
-        seconds: from SIGTERM to the end.
-        stream, whole: answers that were in flight at SIGTERM, as far as they came.
+        began_s: when SIGTERM was sent (time.monotonic).
+        seconds: from then to the end.
+        stream, whole: answers that were begun before, as far as they came.
         new: answers to requests that were sent later, and when.
         left: processes and ports that were there after the end.
         why_idle: why nothing was in flight; empty if something was.
     """
 
     exit_code: int | None = None
+    began_s: float = 0.0
     seconds: float = 0.0
     stream: Answer | None = None
     whole: Answer | None = None
@@ -49,8 +51,9 @@ class Stop:
     why_idle: str = ""
 
     @property
-    def is_stream_whole(self) -> bool:
-        return self.stream is not None and not self.stream.failure and has_end(self.stream.body)
+    def in_flight(self) -> list[Answer]:
+        """Those that had not ended when SIGTERM came."""
+        return [each for each in (self.stream, self.whole) if each is not None and each.ended_s > self.began_s]
 
 
 class Stopping:
@@ -103,12 +106,13 @@ class Stopping:
             thread.join(self._subject.s(PING_S))
 
     def _terminate(self, life: Life, stop: Stop, asker: threading.Thread | None = None) -> None:
-        began_s = time.monotonic()
+        life.processes()
+        stop.began_s = time.monotonic()
         life.terminate()
         if asker is not None:
             asker.start()
         stop.exit_code = life.wait(self._subject.s(STOP_S))
-        stop.seconds = time.monotonic() - began_s
+        stop.seconds = time.monotonic() - stop.began_s
 
     def _ask_new(self, life: Life, target: Target, stop: Stop, body: Body) -> None:
         """Send short requests from a moment after SIGTERM until the end."""

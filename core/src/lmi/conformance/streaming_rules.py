@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lmi.conformance import sources
 from lmi.conformance.rules import Broken, Level, NotApplicable, expect, rule
-from lmi.conformance.streams import EVENTS, Streams, has_end, kind_of, pieces_of
+from lmi.conformance.streams import EVENTS, Streams, end_of, kind_of, pieces_of
 from lmi.conformance.subject import Subject
 from lmi.conformance.talking import Answer, sample_sum
 
@@ -90,7 +90,7 @@ def marks_its_end(subject: Subject) -> None:
     """The last line of the same stream."""
     answer = _heard(subject)
     subject.note(f"its last line is {answer.body.rstrip().splitlines()[-1][-200:]!r}")
-    expect(has_end(answer.body), "its last line is like any other")
+    expect(end_of(answer.body), "its last line is like any other")
 
 
 @rule("streaming.stops-for-nobody", "work stops within 2 s when the client leaves", Level.SHOULD,

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 from lmi.conformance.bodies import Body
 from lmi.conformance.rules import NotApplicable
@@ -18,6 +20,9 @@ EVENTS, LINES = "events", "lines"
 _LENGTHS = (16, 64, 256, 1024)
 _LONG_ENOUGH_S = 0.5
 _DONE = b"[DONE]"
+
+CUT = re.compile(r"error|abort|cancel|drain|shut", re.IGNORECASE)
+"""Reasons of an answer that has not come to its end."""
 
 
 class Streams:
@@ -113,26 +118,35 @@ def pieces_of(body: bytes) -> list[bytes]:
     return [line for line in lines if line != _DONE]
 
 
-def has_end(body: bytes) -> bool:
-    """Whether the last event is the mark of the end, or the last piece says that it is the last."""
+def end_of(body: bytes) -> str:
+    """How a stream ends, in its own words: a reason, ``error``, or the mark of the end; empty where nothing tells."""
     lines = [line.strip() for line in body.splitlines() if line.strip()]
-    if lines and lines[-1].removeprefix(b"data:").strip() == _DONE:
-        return True
-    pieces = pieces_of(body)
-    return bool(pieces) and any(_says_last(each) for each in pieces[-2:])  # usage may follow the last piece
+    for piece in reversed(pieces_of(body)[-2:]):  # usage may follow the last piece
+        if said := finish_of(piece):
+            return said
+    return _DONE.decode() if lines and lines[-1].removeprefix(b"data:").strip() == _DONE else ""
 
 
-def _says_last(piece: bytes) -> bool:
+def finish_of(content: bytes) -> str:
+    """Why an answer, or a piece of one, says that it is finished: ``error``, the finish reason, or ``whole text`` where
+    it has that and no reason; empty where it says nothing."""
     try:
-        fields = json.loads(piece)
+        fields = json.loads(content)
     except ValueError:
-        return False
-    if not isinstance(fields, dict):
-        return False
-    choices = fields.get("choices") or [{}]
-    first = choices[0] if isinstance(choices, list) and isinstance(choices[0], dict) else {}
-    marks = ("generated_text", "details", "finish_reason", "error")
-    return any(fields.get(name) is not None for name in marks) or first.get("finish_reason") is not None
+        return ""
+    for part in (fields, _first(fields, "details"), _first(fields, "choices")):
+        if not isinstance(part, dict):
+            continue
+        if part.get("error") is not None:
+            return "error"
+        if isinstance(reason := part.get("finish_reason"), str):
+            return reason
+    return "whole text" if isinstance(fields, dict) and fields.get("generated_text") is not None else ""
+
+
+def _first(fields: Any, name: str) -> Any:
+    found = fields.get(name) if isinstance(fields, dict) else None
+    return found[0] if isinstance(found, list) and found else found
 
 
 def _is_json_object(line: bytes) -> bool:

@@ -41,7 +41,8 @@ class Answer:
         status, headers: of HTTP; names in lower case. Status 0: there was no answer.
         parts: seconds since the request was begun, and the bytes that came then.
         connect_s: what the connection took; 0 for one that was there.
-        seconds: from the beginning of the request to the end of the answer.
+        began_s: when the request was begun (time.monotonic).
+        seconds: from then to the end of the answer.
         is_http_1_1: whether the answer says so.
         failure: why it is not whole; empty if it is.
     """
@@ -52,9 +53,14 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     parts: list[tuple[float, bytes]] = field(default_factory=list)
     connect_s: float = 0.0
+    began_s: float = 0.0
     seconds: float = 0.0
     is_http_1_1: bool = True
     failure: str = ""
+
+    @property
+    def ended_s(self) -> float:
+        return self.began_s + self.seconds
 
     @property
     def is_ok(self) -> bool:
@@ -169,8 +175,8 @@ class Line:
         is_chunked: bool = False,
     ) -> Answer:
         """Send a request and wait for the head of the answer; ``part`` and ``rest`` read what follows it."""
-        answer = Answer(request=_shown(method, path, headers), sent=excerpt(body))
         self._began_s = time.monotonic()
+        answer = Answer(request=_shown(method, path, headers), sent=excerpt(body), began_s=self._began_s)
         try:
             answer.connect_s = self.connect()
             self._send(method, path, body, {**(headers or {})}, is_chunked=is_chunked)
