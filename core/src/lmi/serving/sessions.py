@@ -29,6 +29,7 @@ CLOSE = "CLOSE"
 
 _LOG = logging.getLogger(__name__)
 _TYPE = "requestType"
+_QUOTED_TYPE = b'"requestType"'
 _MOST_TYPE_BYTES = 4096
 _OVERHEAD_BYTES = 1024
 """What a session takes that keeps nothing."""
@@ -167,7 +168,7 @@ async def begun(sessions: Sessions, exchange: Exchange, body: bytes) -> bool:
         RequestError: a session is to be closed, and none is named.
     """
     asked, kind = exchange.headers.get(ID, ""), ""
-    if asked or len(body) <= _MOST_TYPE_BYTES and _TYPE.encode() in body:
+    if asked or (len(body) <= _MOST_TYPE_BYTES and _QUOTED_TYPE in body):
         kind = _type_of(body)
     if not asked and not kind:
         return False
