@@ -35,8 +35,9 @@ class ServerProcess:
         cwd: Path | None = None,
         address: Sequence[str] = ("--host", "127.0.0.1", "--port", "0"),
         command: str = "serve",
+        within: Sequence[str] = (),
     ) -> None:
-        words = [sys.executable, str(Path(sys.executable).with_name("lmi")), command, *address, *args]
+        words = [*within, sys.executable, str(Path(sys.executable).with_name("lmi")), command, *address, *args]
         self.process = subprocess.Popen(
             words,
             env={**os.environ, **_QUIET, **(environ or {})},

@@ -11,7 +11,7 @@ import pytest
 
 from lmi.api import ConfigError
 from lmi.config.server import read_server_settings, server_options
-from lmi.serving.address import Address, bind, socket_file, unbind, wanted_address
+from lmi.serving.address import Address, bind, management_address, socket_file, unbind, wanted_address
 
 FILES = {"SERVING_PRIVATE_KEY_FILE": "/key.pem", "SERVING_CERTIFICATE_FILE": "/cert.pem"}
 
@@ -238,3 +238,24 @@ def test_files_that_do_not_serve_https_are_named_both_and_told_apart(pem, key, c
         caught.value
     )
     assert reason in caught.value.message
+
+
+def managed(text, safe_ports=None):
+    settings = read_server_settings({"SERVING_MANAGEMENT_ADDRESS": text})
+    return management_address(server_options(settings)[0], settings, safe_ports)
+
+
+@pytest.mark.parametrize("text", ["http://127.0.0.1:9000", "http://0.0.0.0:9099", "unix:/run/lmi.sock"])
+def test_models_are_managed_in_the_safe_range_or_at_no_port(text):
+    assert managed(text, (9000, 9099)) == managed(text)
+
+
+@pytest.mark.parametrize("port", [8999, 9100, 0])
+def test_a_management_port_outside_of_the_safe_range_is_refused_with_the_range(port):
+    assert managed(f"http://127.0.0.1:{port}").port == port
+    told = (
+        rf"server.port-not-safe: management_address=http://127.0.0.1:{port} \(SERVING_MANAGEMENT_ADDRESS\) has port "
+        rf"{port}, and SAGEMAKER_SAFE_PORT_RANGE=9000-9099: .* Take a port from 9000 to 9099"
+    )
+    with pytest.raises(ConfigError, match=told):
+        managed(f"http://127.0.0.1:{port}", (9000, 9099))

@@ -16,6 +16,7 @@ from lmi.artifacts.places.files import ModelFiles
 from lmi.artifacts.places.finding import NotFetchedError, content_of, place_of
 from lmi.artifacts.places.location import is_web_url, local_path
 from lmi.config import Settings, names, read_settings
+from lmi.config.hosted import from_container
 from lmi.config.model_entries import ModelEntry, check_names, models_in, parse_load_models, path_of
 from lmi.config.properties import FILE_NAME, PropertiesFile, parse_properties
 from lmi.config.server import (
@@ -202,12 +203,13 @@ def read_configuration(
         devices: another machine than this one, or its devices as ``cuda:4``.
         progress: told how far an archive's way here is; None leaves one that is elsewhere where it is.
     Raises:
-        ConfigError: ``devices`` is no machine.
+        ConfigError: ``devices`` is no machine; or a variable of the platform is not in its form.
         ArtifactError: the entry is in an object store that cannot be read.
     """
     folder, files = _place(entry, default_folder, environ, progress)
     url = entry.url if folder is None else None
     file, model, problems = None, None, []
+    defaults = [*from_container(environ), *defaults]
     if url is not None and _is_elsewhere(url):
         # As with a folder, the files lie beside serving.properties unless that, or a variable, says otherwise.
         file = _remote_file(files)

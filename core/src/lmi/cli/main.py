@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from lmi import __version__
+from lmi.cli.first_process import leave_first_place
 
 COMMANDS = {
     "bench": ("lmi.cli.bench:bench", "Put load on the server at URL, and say what it does and what to tune next."),
@@ -110,6 +111,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code; LMI's own errors are printed as their text."""
+    leave_first_place()
     try:
         cli.main(args=arguments, prog_name="lmi")
     except Exception as error:

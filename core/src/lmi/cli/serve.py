@@ -24,20 +24,24 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
 
     Without MODEL: what SERVING_LOAD_MODELS or option.model_id says, else what the container's model folder holds.
     """
-    from lmi.plugins import Plugins
+    from lmi.container import Container
     from lmi.serving.address import bind, management_address, wanted_address
-    from lmi.serving.server import Server
 
     log_to_stderr(log_level)
     start = Asked(**asked).read(os.environ)
     for warning in start.warnings:
         logging.getLogger(__name__).warning("%s", warning)
+    address = wanted_address(start.server, start.server_settings, os.environ, host=host, port=port)
+    managed = management_address(start.server, start.server_settings, Container.of(os.environ).safe_ports)
+    listener = bind(address)
+    management = None if managed is None else (managed, bind(managed))
+
+    # From here on connections are accepted, and wait; what follows is most of what there is to import.
+    from lmi.plugins import Plugins
+    from lmi.serving.server import Server
+
     plugins = Plugins.discover()
     if plugins.extensions:
         logging.getLogger(__name__).info("extensions: %s", ", ".join(plugins.extensions))
-    address = wanted_address(start.server, start.server_settings, os.environ, host=host, port=port)
-    managed = management_address(start.server, start.server_settings)
-    listener = bind(address)
-    management = None if managed is None else (managed, bind(managed))
     server = Server(start, plugins, listener, address, drain_s=drain_timeout, management=management)
     sys.exit(server.run())

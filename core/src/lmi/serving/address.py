@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from lmi.api.errors import ConfigError, Problem, Severity
 from lmi.config import Settings
 from lmi.config.server import ServerOptions
+from lmi.container import SAFE_PORTS
 
 _LOG = logging.getLogger(__name__)
 _KEY = "inference_address"
@@ -104,18 +105,31 @@ def wanted_address(
     return wanted
 
 
-def management_address(options: ServerOptions, settings: Settings) -> Address | None:
+def management_address(
+    options: ServerOptions, settings: Settings, safe_ports: tuple[int, int] | None = None
+) -> Address | None:
     """Where models are managed; None: nowhere, or where requests are answered, as ``manages_here`` says.
 
     Args:
         options: the server's.
         settings: where they were set.
+        safe_ports: the first and the last port that it may have; None: any.
     Raises:
-        ConfigError: it is no address.
+        ConfigError: it is no address, or its port is another.
     """
     if options.management_address is None or manages_here(options):
         return None
-    return _asked(_MANAGEMENT_KEY, options, settings)
+    asked = _asked(_MANAGEMENT_KEY, options, settings)
+    if safe_ports is not None and not asked.path and not safe_ports[0] <= asked.port <= safe_ports[1]:
+        low, high = safe_ports
+        raise ConfigError(
+            "server.port-not-safe",
+            f"{_MANAGEMENT_KEY}={options.management_address} ({asked.source}) has port {asked.port}, and "
+            f"{SAFE_PORTS}={low}-{high}: others on this instance may listen there",
+            (),
+            f"Take a port from {low} to {high}, or a unix socket (unix:/run/lmi-management.sock)",
+        )
+    return asked
 
 
 def manages_here(options: ServerOptions) -> bool:

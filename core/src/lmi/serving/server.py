@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import json
 import logging
 import shlex
@@ -35,13 +36,19 @@ from lmi.serving.registry import ModelRegistry, tokenizer_of
 from lmi.serving.task_bodies import example_body
 from lmi.starting import ProgressOfModels, plan_all
 from lmi.threads import in_own_thread
-from lmi.workers.worker import Worker, WorkerState
+from lmi.workers.worker import CLOSE_S, Worker, WorkerState
 
 _LOG = logging.getLogger(__name__)
 _KEEP_ALIVE_S = 75
 _WATCH_INTERVAL_S = 1.0
 _LAST_ANSWERS_S = 2.0
 """What clients get to read the end of their answers after the drain."""
+_ENGINES_S = 4.0
+"""What engines, and what they started, get to end after the drain: SageMaker kills 30 s after SIGTERM."""
+_AT_ONCE_S = 1.0
+"""The same for those that are told twice."""
+_HANGS_S = 0.5
+"""How much longer than all this the process may take to end by itself."""
 
 
 class _Uvicorn(uvicorn.Server):
@@ -91,6 +98,8 @@ class Server:
         self._failed_worker: Worker | None = None
         self._drain_s = drain_s
         self._is_draining = False
+        self._end_by_s: float | None = None
+        self._closing: asyncio.Task[None] | None = None
         if self._context.container.is_multi_model:
             self._app.include_router(multi_model_routes(self._context, self._registry))
         if manages_here(start.server):
@@ -147,7 +156,7 @@ class Server:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._progress.close()
-            await asyncio.gather(*(model.pool.close() for model in self._context.models.values()))
+            await self._close()
             unbind(self._address, self._socket_file)
             if self._management is not None:
                 unbind(self._management[0], self._managed_file)
@@ -155,21 +164,41 @@ class Server:
     def _drain(self) -> None:
         """Take no new request, finish what runs, then exit; told a second time, exit at once."""
         if self._is_draining:
+            self._end_after(_AT_ONCE_S)
             self._end_requests()
+            for worker in [each for model in self._context.models.values() for each in model.pool.workers]:
+                worker.kill()
             self._uvicorn.force_exit = True
             return
         self._is_draining = self._registry.is_draining = True
+        self._end_after(self._drain_s + _ENGINES_S)
         _LOG.info("draining: running requests finish, new ones are refused")
         asyncio.get_running_loop().call_later(self._drain_s, self._end_requests)
         for model in self._context.models.values():
             model.is_draining = True
         self._uvicorn.should_exit = True
 
+    def _end_after(self, seconds: float) -> None:
+        self._end_by_s = asyncio.get_running_loop().time() + seconds
+        faulthandler.dump_traceback_later(seconds + _HANGS_S, exit=True)
+
     def _end_requests(self) -> None:
         for model in self._context.models.values():
             model.pool.fail_all(
                 NotReadyError("model.draining", f"model {model.name!r} is shutting down", "Send it to another server")
             )
+        _ = self._close()
+
+    def _close(self) -> asyncio.Task[None]:
+        """End the workers, in what is left of the time; asked a second time, the same."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close_models())
+        return self._closing
+
+    async def _close_models(self) -> None:
+        left_s = CLOSE_S * 2 if self._end_by_s is None else self._end_by_s - asyncio.get_running_loop().time()
+        within_s = max(0.0, min(CLOSE_S, left_s / 2))
+        await asyncio.gather(*(model.pool.close(within_s) for model in self._context.models.values()))
 
     async def _load(self) -> None:
         context = self._context

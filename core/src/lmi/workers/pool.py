@@ -27,7 +27,7 @@ from lmi.workers.pace import Pace
 from lmi.workers.program import Program
 from lmi.workers.queue import RequestQueue
 from lmi.workers.wire import Load
-from lmi.workers.worker import Worker, WorkerState
+from lmi.workers.worker import CLOSE_S, Worker, WorkerState
 
 _LOG = logging.getLogger(__name__)
 _DEATHS_WINDOW_S = 600.0
@@ -89,11 +89,15 @@ class WorkerPool:
         if not task.cancelled() and task.exception() is not None:
             _LOG.error("a worker is not kept alive any more", exc_info=task.exception())
 
-    async def close(self) -> None:
-        """Stop all workers; requests still in flight fail."""
+    async def close(self, within_s: float = CLOSE_S) -> None:
+        """Stop all workers; requests still in flight fail.
+
+        Args:
+            within_s: what each engine gets to close.
+        """
         self.is_closing = True
         self.fail_all(NotReadyError("model.draining", f"model {self.plan.name!r} was shut down", "Send it elsewhere"))
-        await asyncio.gather(*(worker.close() for worker in self.workers))
+        await asyncio.gather(*(worker.close(within_s) for worker in self.workers))
         copies = list(self._copies.values())
         for task in copies:
             task.cancel()

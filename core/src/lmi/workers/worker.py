@@ -39,7 +39,8 @@ from lmi.workers.wire import (
     Reply,
 )
 
-_CLOSE_S = 5.0
+CLOSE_S = 5.0
+"""What an engine gets to close, and then what is asked to end to end."""
 _LAST_WORDS_S = 1.0
 
 
@@ -182,16 +183,16 @@ class Worker:
         if self._process is not None:
             self._process.kill()
 
-    async def close(self) -> None:
+    async def close(self, within_s: float = CLOSE_S) -> None:
         """Let the engine close and the process exit; kill it when that takes too long."""
         if self.state is WorkerState.DEAD:
             return
         if self._channel.is_open:
             self._channel.send(Close())
-            await asyncio.wait([self._end], timeout=_CLOSE_S)
+            await asyncio.wait([self._end], timeout=within_s)
         self.kill()
         if self._program.is_asked_to_end and self._process is not None:
-            await asyncio.wait([self._end], timeout=_CLOSE_S)
+            await asyncio.wait([self._end], timeout=within_s)
 
     @property
     def takes_requests(self) -> bool:
