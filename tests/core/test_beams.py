@@ -194,7 +194,7 @@ def test_a_stop_sequence_ends_a_beam_and_is_cut_off_unless_it_is_kept() -> None:
 class SomeSpecial(ByteTokenizer):
     """A tokenizer whose vowels are special tokens, which have no text unless they are shown."""
 
-    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool | frozenset[int] = False) -> TokenDecoder:
         silent = "" if shows_special else "aeiou"
         return TokenTable(chr, lambda token: b"" if token in silent else token.encode("latin-1")).decoder(after)
 

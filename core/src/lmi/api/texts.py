@@ -24,7 +24,7 @@ class TextRequest:
         stop_sequences: texts that end the output; not part of it.
         bad_words: texts that must not be produced; they become ``bad_token_ids`` and ``bad_word_ids`` of sampling.
         keeps_stop: the stop sequence or end token that ends the output is part of its text.
-        shows_special: special tokens of the tokenizer have a text in the output.
+        shows_special: special tokens of the tokenizer have a text in the output: all of them, or those of these ids.
         prompt_ids: ids of the prompt, where the caller sent those; they hold as long as no filter changes ``prompt``.
         adds_special: whether the prompt gets the special tokens that the tokenizer puts around a text; a chat template
             writes its own.
@@ -44,7 +44,7 @@ class TextRequest:
     stop_sequences: tuple[str, ...] = ()
     bad_words: tuple[str, ...] = ()
     keeps_stop: bool = False
-    shows_special: bool = False
+    shows_special: bool | frozenset[int] = False
     prompt_ids: tuple[int, ...] | None = None
     adds_special: bool = True
     fills_context: bool = False

@@ -66,17 +66,18 @@ class Speech:
         return cls(template, calls, reasoning, tokenizer, reasons_first)
 
     @cached_property
-    def _special(self) -> frozenset[str]:
-        """Words of the formats that have no text unless special tokens are shown."""
+    def _special_ids(self) -> dict[str, frozenset[int]]:
+        """Words of the formats that have no text unless special tokens are shown, and their ids."""
         words = [word for parser in PARSERS.values() for word in parser.markers]
         words += [word for pair in MARKERS.values() for word in pair]
-        encode, decode = self.tokenizer.encode, self.tokenizer.decode
-        return frozenset(word for word in words if not decode(encode(word, adds_special=False)))
+        tokenizer = self.tokenizer
+        ids = {word: tokenizer.encode(word, adds_special=False) for word in words}
+        return {word: frozenset(found) for word, found in ids.items() if not tokenizer.decode(found)}
 
-    def hides(self, calls: str, reasoning: str) -> bool:
-        """Whether words of these formats are special tokens."""
-        words = {*(PARSERS[calls].markers if calls in PARSERS else ()), *MARKERS.get(reasoning, ())}
-        return not words.isdisjoint(self._special)
+    def special_ids(self, calls: str, reasoning: str) -> frozenset[int]:
+        """Ids of the words of these formats that are special tokens."""
+        words = (*(PARSERS[calls].markers if calls in PARSERS else ()), *MARKERS.get(reasoning, ()))
+        return frozenset().union(*(self._special_ids.get(word, ()) for word in words))
 
     @cached_property
     def _mark_ids(self) -> tuple[int, int] | None:
@@ -162,9 +163,9 @@ class Conversation:
         return (_FORCED if self._is_forced else calls), self._reasoning
 
     @property
-    def reads_special(self) -> bool:
-        """Whether special tokens must have a text."""
-        return self._speech.hides(*self._formats)
+    def special_ids(self) -> frozenset[int]:
+        """Special tokens that must have a text, for they tell what the rest is."""
+        return self._speech.special_ids(*self._formats)
 
     def constrained(self, sampling: SamplingParams) -> SamplingParams:
         """The sampling with what the answer has to follow.

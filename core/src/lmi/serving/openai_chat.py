@@ -45,7 +45,7 @@ async def start_talk(
         adds_special=False,
         fills_context=chat.most_tokens is None,
         sampling=talk.constrained(parameters.sampling(shows_logprobs=n_tops is not None)),
-        shows_special=not parameters.skip_special_tokens or talk.reads_special,
+        shows_special=not parameters.skip_special_tokens or talk.special_ids,
     )
     choices = await prepare_choices(
         model, request, n_answers=n, n_candidates=n, keeps_tokens=n_tops is not None, asked_as=asked_as

@@ -232,15 +232,16 @@ class _Neighbours:
         return self._decode([token_id, token_id])[len(self._decode([token_id])) :].encode()
 
 
-def spelling_of(rust: RustTokenizer, *, shows_special: bool = False) -> Spelling:
+def spelling_of(rust: RustTokenizer, *, shows_special: bool | frozenset[int] = False) -> Spelling:
     """Return what makes texts of the ids of this tokenizer.
 
     Args:
         rust: the tokenizer.
-        shows_special: special tokens have a text like all others.
+        shows_special: special tokens have a text like all others: all of them, or those of these ids.
     """
-    added = rust.get_added_tokens_decoder().items()
-    silent_ids = frozenset(i for i, token in added if token.special and not shows_special)
+    shown_ids = shows_special if isinstance(shows_special, frozenset) else frozenset()
+    special = [] if shows_special is True else rust.get_added_tokens_decoder().items()
+    silent_ids = frozenset(i for i, token in special if token.special and i not in shown_ids)
     rules = _byte_rules(json.loads(rust.decoder.__getstate__()) if rust.decoder is not None else None)
     if rules is not None:
         return TokenTable(rust.id_to_token, *rules, silent_ids)

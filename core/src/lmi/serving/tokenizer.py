@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,15 +62,15 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids without special tokens; equal to what ``decoder()`` gives piece by piece."""
 
-    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool | frozenset[int] = False) -> TokenDecoder:
         """Return a decoder for one growing text; special tokens have no text unless it ``shows_special``.
 
         Args:
             after: ids that the text goes on with; as ``Spelling`` has it.
-            shows_special: special tokens have a text like all others.
+            shows_special: special tokens have a text like all others: all of them, or those of these ids.
         """
 
-    def token_bytes(self, token_id: int, *, shows_special: bool = False) -> bytes:
+    def token_bytes(self, token_id: int, *, shows_special: bool | frozenset[int] = False) -> bytes:
         """Return what one id adds within a text: its own bytes, which need not be whole characters."""
 
 
@@ -95,10 +94,10 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return _decode(self.decoder(), ids)
 
-    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool | frozenset[int] = False) -> TokenDecoder:
         return self._table.decoder(after)
 
-    def token_bytes(self, token_id: int, *, shows_special: bool = False) -> bytes:
+    def token_bytes(self, token_id: int, *, shows_special: bool | frozenset[int] = False) -> bytes:
         return self._table.data(token_id)
 
 
@@ -131,7 +130,7 @@ class FileTokenizer:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             text = f"{file.with_name('tokenizer_config.json')} describes its special tokens in a way unknown: {error!r}"
             raise ArtifactError("tokenizer.unreadable", text, (), "Get the file again") from error
-        self._spelling = spelling_of(self._rust)
+        self._spellings: dict[bool | frozenset[int], Spelling] = {False: spelling_of(self._rust)}
         added = self._rust.get_added_tokens_decoder().items()
         self.special_ids = frozenset(token_id for token_id, token in added if token.special)
         self.vocab_size: int = max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -150,11 +149,11 @@ class FileTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return _decode(self.decoder(), ids)
 
-    def decoder(self, after: Sequence[int] = (), *, shows_special: bool = False) -> TokenDecoder:
-        return (self._whole_spelling if shows_special else self._spelling).decoder(after)
+    def decoder(self, after: Sequence[int] = (), *, shows_special: bool | frozenset[int] = False) -> TokenDecoder:
+        return self._spelling(shows_special).decoder(after)
 
-    def token_bytes(self, token_id: int, *, shows_special: bool = False) -> bytes:
-        return (self._whole_spelling if shows_special else self._spelling).data(token_id)
+    def token_bytes(self, token_id: int, *, shows_special: bool | frozenset[int] = False) -> bytes:
+        return self._spelling(shows_special).data(token_id)
 
     @property
     def definition(self) -> str:
@@ -162,10 +161,13 @@ class FileTokenizer:
         text: str = self._rust.to_str()
         return text
 
-    @cached_property
-    def _whole_spelling(self) -> Spelling:
-        """With special tokens."""
-        return spelling_of(self._rust, shows_special=True)
+    def _spelling(self, shows_special: bool | frozenset[int]) -> Spelling:
+        """Kept, each of them: what is asked for are the marks of a few formats."""
+        shown = shows_special or False
+        kept = self._spellings.get(shown)
+        if kept is None:
+            kept = self._spellings[shown] = spelling_of(self._rust, shows_special=shown)
+        return kept
 
 
 def load_tokenizer(
