@@ -338,7 +338,7 @@ def test_requests_and_their_tokens_are_counted(serve_vectors: Serve) -> None:
         name = server.health()["models"][0]["name"]
         assert f'lmi_requests_total{{model="{name}",outcome="ok"}} 1.0' in text
         assert f'lmi_requests_total{{model="{name}",outcome="error"}} 1.0' in text
-        assert f'lmi_prompt_tokens_total{{model="{name}"}} 5.0' in text
+        assert f'lmi_prompt_tokens_total{{model="{name}"}} 11.0' in text, "those of the request that failed, too"
 
 
 def test_the_command_that_is_printed_when_the_model_is_ready_works(vectors: ServerProcess) -> None:

@@ -24,7 +24,7 @@ PLAIN_KEYS = frozenset({
 SERVER_KEYS = frozenset({
     "inference_address", "management_address", "load_models", "model_store", "model_url_pattern", "wait_model_loading",
     "allow_multi_status", "private_key_file", "certificate_file", "cors_allowed_origin", "cors_allowed_methods",
-    "cors_allowed_headers",
+    "cors_allowed_headers", "metrics_log", "metrics_namespace", "metrics_log_interval", "diagnostics_token",
 })  # fmt: skip
 """Keys of the whole server, in config.properties and ``SERVING_*``; a model's own file has none of them."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -22,6 +23,7 @@ CONFIG_FILES = ("${MODEL_SERVER_HOME}/conf/config.properties", "/opt/djl/conf/co
 """Where config.properties is looked for when none is named; the first that is there holds."""
 
 _VARIABLE = "SERVING_"
+_TOKEN_VARIABLE = "LMI_DIAGNOSTICS_TOKEN"
 
 
 class ServerOptions(BaseModel):
@@ -61,6 +63,23 @@ class ServerOptions(BaseModel):
     cors_allowed_origin: str | None = option(None, description="Origin that browsers may call from, or *. Unset: none.")
     cors_allowed_methods: str | None = option(None, description="Methods that such a page may use, a,b,c. Unset: all.")
     cors_allowed_headers: str | None = option(None, description="Headers that such a page may send, a,b,c. Unset: all.")
+    metrics_log: Literal["auto", "emf", "none"] = option(
+        "auto",
+        description="Whether metrics are written to standard output, too, as lines that CloudWatch makes metrics of: "
+        "emf, none, or auto, which writes them on SageMaker.",
+    )
+    metrics_namespace: str = option(
+        "LMI", description="CloudWatch's namespace of those metrics.", pattern=r"^[A-Za-z0-9._#:/-]{1,255}$"
+    )
+    metrics_log_interval: float = option(
+        60, description="Time between two such lines of a model.", unit="s", ge=1, le=3600
+    )
+    diagnostics_token: str | None = option(
+        None,
+        description="Who sends it in a request for diagnostics gets them; 16 characters or more, nobody else's. Unset: "
+        "there are none. LMI_DIAGNOSTICS_TOKEN sets it, too.",
+        min_length=16,
+    )
 
     @model_validator(mode="after")
     def _keys_for_https(self) -> ServerOptions:
@@ -163,7 +182,9 @@ def _is_variable(setting: Setting) -> bool:
 
 
 def _from_variables(environ: Mapping[str, str]) -> Iterator[Setting]:
-    """SERVING_* that are keys of the server, or look like one that is misspelt."""
+    """SERVING_* that are keys of the server, or look like one that is misspelt; and the token of diagnostics."""
+    if token := environ.get(_TOKEN_VARIABLE, "").strip():
+        yield Setting("diagnostics_token", token, _TOKEN_VARIABLE, written=_TOKEN_VARIABLE)
     for variable in sorted(environ):
         value = environ[variable].strip()
         if variable.startswith(_VARIABLE) and value:

@@ -66,7 +66,7 @@ class Beams:
         self.n_output_tokens = 0
         self.n_prompt_tokens = len(engine_request.prompt_ids)
         self.started_s = time.monotonic()
-        self.first_token_s = 0.0
+        self.begun_s = self.first_token_s = self.last_token_s = 0.0
         self._model = model
         self._engine_request = engine_request
         self._search = search
@@ -75,6 +75,10 @@ class Beams:
         self._step: _Step | None = None
         self._error: LmiError | None = None
         self._prompt_logprobs: list[TokenLogprob | None] | None = None
+
+    @property
+    def n_longest(self) -> int:
+        return self._n_steps
 
     def cancel(self, reason: LmiError) -> None:
         """Stop searching; whoever waits for the answers gets the reason."""
@@ -128,7 +132,9 @@ class Beams:
     def _note(self, step: _Step, n_tokens: int) -> None:
         self._n_steps += 1
         self.n_output_tokens += n_tokens
-        self.first_token_s = self.first_token_s or time.monotonic()
+        self.last_token_s = time.monotonic()
+        self.first_token_s = self.first_token_s or self.last_token_s
+        self.begun_s = self.begun_s or min(flight.begun_s for flight in step.flights)
         self._prompt_logprobs = self._prompt_logprobs or step.prompt_logprobs
 
     def _asked(self, index: int, deadline_s: float | None) -> GenerationRequest:

@@ -62,6 +62,18 @@ class Choices:
     def first_token_s(self) -> float:
         return min((each.first_token_s for each in self.generations if each.first_token_s), default=0.0)
 
+    @property
+    def last_token_s(self) -> float:
+        return max(each.last_token_s for each in self.generations)
+
+    @property
+    def begun_s(self) -> float:
+        return min((each.begun_s for each in self.generations if each.begun_s), default=0.0)
+
+    @property
+    def n_longest(self) -> int:
+        return max(each.n_output_tokens for each in self.generations)
+
     def cancel(self, reason: LmiError) -> None:
         """Stop generating; whoever waits for an answer gets the reason."""
         for generation in self.generations:

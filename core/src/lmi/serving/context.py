@@ -12,6 +12,7 @@ from lmi.api.errors import NotFoundError, NotReadyError, RequestError
 from lmi.config.server import ServerOptions
 from lmi.container import Container
 from lmi.plugins import Plugins
+from lmi.serving.emf import EmfLog
 from lmi.serving.metrics import Metrics
 from lmi.serving.models import Model
 
@@ -36,7 +37,7 @@ class Context:
         self.container = container or Container()
         self.plugins = plugins
         self.models: dict[str, Model] = {}
-        self.metrics = Metrics(self.models)
+        self.metrics = Metrics(self.models, _log_of(self.options, self.container))
         self.stage = "check configuration"
         self.request_filters = plugins.in_order("lmi_filter_request")
         self.text_filters = plugins.in_order("lmi_filter_text")
@@ -86,6 +87,12 @@ class Context:
             if len(having) == 1:
                 return having[0]
         return self.model(name)
+
+
+def _log_of(options: ServerOptions, container: Container) -> EmfLog | None:
+    """Where metrics are written beside what Prometheus reads."""
+    is_wanted = container.is_sagemaker if options.metrics_log == "auto" else options.metrics_log == "emf"
+    return EmfLog(options.metrics_namespace, interval_s=options.metrics_log_interval) if is_wanted else None
 
 
 def _if_implemented(hook: pluggy.HookCaller) -> Callable[..., Any] | None:

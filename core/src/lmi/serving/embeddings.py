@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
-import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,7 +36,7 @@ async def answer_embeddings(context: Context, model: Model, exchange: Exchange, 
     Raises:
         LmiError: it cannot be served.
     """
-    await _counted(context, model, _openai(model, exchange, data))
+    await _counted(context, exchange, _openai(model, exchange, data))
 
 
 async def answer_vectors(context: Context, model: Model, exchange: Exchange, body: bytes) -> None:
@@ -53,31 +52,31 @@ async def answer_vectors(context: Context, model: Model, exchange: Exchange, bod
         work = _openai(model, exchange, data)
     else:
         work = _vectors(model, exchange, data)
-    await _counted(context, model, work)
+    await _counted(context, exchange, work)
 
 
-async def _counted(context: Context, model: Model, work: Any) -> None:
-    started_s, outcome, n_tokens = time.monotonic(), "error", 0
+async def _counted(context: Context, exchange: Exchange, work: Awaitable[None]) -> None:
+    outcome = "error"
     try:
-        n_tokens = await work
+        await work
         outcome = "ok"
     except ClientGoneError:
         outcome = "cancelled"
         raise
     finally:
-        context.metrics.count_without_tokens(model.name, outcome, time.monotonic() - started_s, n_tokens)
+        for called in exchange.measured:
+            context.metrics.count(called, outcome, exchange.arrived_s)
 
 
-async def _vectors(model: Model, exchange: Exchange, data: Any) -> int:
+async def _vectors(model: Model, exchange: Exchange, data: Any) -> None:
     """One vector an input, in a list, also of a single one."""
     body = read_body(VectorInvocation, data, model=model.name, task=model.plan.task)
     prompts = await prompts_of(model, body.inputs, body.parameters)
     vectors = await _embedded(model, exchange, prompts, body.parameters)
     await exchange.answer(await _listed(map(_encode, vectors)))
-    return sum(map(len, prompts))
 
 
-async def _openai(model: Model, exchange: Exchange, data: Any) -> int:
+async def _openai(model: Model, exchange: Exchange, data: Any) -> None:
     body = read_body(EmbeddingBody, data, model=model.name, task=model.plan.task)
     prompts = await prompts_of(model, body.input, body, named="input")
     vectors = await _embedded(model, exchange, prompts, body)
@@ -90,7 +89,6 @@ async def _openai(model: Model, exchange: Exchange, data: Any) -> int:
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     end = _encode({"model": model.name, "usage": usage})
     await exchange.answer(b'{"object":"list","data":' + await _listed(items) + b"," + end[1:])
-    return n_tokens
 
 
 async def _embedded(model: Model, exchange: Exchange, prompts: list[list[int]], asked: VectorParameters) -> Numbers:
@@ -98,7 +96,7 @@ async def _embedded(model: Model, exchange: Exchange, prompts: list[list[int]], 
     return await numbers_of(model, Task.EMBED, exchange, prompts, (normalize, asked.dimensions))
 
 
-async def _labels(model: Model, exchange: Exchange, data: Any) -> int:
+async def _labels(model: Model, exchange: Exchange, data: Any) -> None:
     """The labels of each input, the most likely first; those of a single text are not in a further list."""
     body = read_body(LabelInvocation, data, model=model.name, task=model.plan.task)
     prompts = await prompts_of(model, body.inputs, body.parameters)
@@ -106,7 +104,6 @@ async def _labels(model: Model, exchange: Exchange, data: Any) -> int:
     names = label_names(model.plan.artifacts.config, len(found[0]))
     answers = [_ranked(names, scores)[: body.parameters.top_k] for scores in found]
     await exchange.answer(_encode(answers[0]) if body.is_single else await _listed(map(_encode, answers)))
-    return sum(map(len, prompts))
 
 
 def label_names(config: dict[str, Any], n_labels: int) -> list[str]:

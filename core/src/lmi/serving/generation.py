@@ -52,6 +52,7 @@ class Generation:
         "finish_reason",
         "first_token_s",
         "flight",
+        "last_token_s",
         "logprobs",
         "model",
         "n_output_tokens",
@@ -73,7 +74,7 @@ class Generation:
         self.n_output_tokens = 0
         self.n_writes = 0
         self.started_s = time.monotonic()
-        self.first_token_s = 0.0
+        self.first_token_s = self.last_token_s = 0.0
         self.flight = Flight(engine_request, self._on_chunk, self._on_error)
         self.model = model
         self._keeps_tokens = keeps_tokens
@@ -93,6 +94,8 @@ class Generation:
     def _on_chunk(self, chunk: TokenChunk) -> None:
         if not self.first_token_s and chunk.ids:
             self.first_token_s = time.monotonic()
+        if chunk.finish is not None:
+            self.last_token_s = time.monotonic()
         self._chunks.append(chunk)
         if self._waiter is not None and (self._is_eager or chunk.finish is not None):
             self._wake()
@@ -168,6 +171,14 @@ class Generation:
     @property
     def n_prompt_tokens(self) -> int:
         return len(self.flight.request.prompt_ids)
+
+    @property
+    def n_longest(self) -> int:
+        return self.n_output_tokens
+
+    @property
+    def begun_s(self) -> float:
+        return self.flight.begun_s
 
     @property
     def text(self) -> str:

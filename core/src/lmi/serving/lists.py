@@ -25,7 +25,7 @@ from lmi.serving.contents import Lines
 from lmi.serving.generation import Generation
 from lmi.serving.invocation import Invocation, ListInvocation
 from lmi.serving.parameters import Parameters
-from lmi.serving.route import unexpected
+from lmi.serving.route import tell, unexpected
 from lmi.serving.streaming import ClientGoneError, Exchange
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ class _Several:
             for each in generations:
                 each.cancel(reason)
 
+        self._exchange.measured = generations
         self._exchange.watch(cancel)
 
     async def answers(self) -> list[Any]:
@@ -224,13 +225,14 @@ class _Several:
             outcome = "cancelled"
             raise
         except LmiError as error:
+            tell(self._exchange, error)
             return error
         except Exception as error:
             return unexpected(self._exchange, error)
         finally:
             if outcome != "ok":
                 generation.end()
-            self._context.metrics.count(generation, outcome)
+            self._context.metrics.count(generation, outcome, self._exchange.arrived_s)
         return made
 
     async def _made(self, generation: Generation, asked: Asked) -> Any:

@@ -79,7 +79,7 @@ class InvocationRoute(InferenceRoute):
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         named = scope.get("path_params", {})
         model = self._context.model(named.get("model") or exchange.wanted_model, named.get("version"))
-        exchange.form = model.dialect.lines
+        exchange.form, exchange.model_name = model.dialect.lines, model.name
         body = await exchange.body(model.plan.options.max_request_size)
         if await begun(model.sessions, exchange, body):
             return
@@ -126,6 +126,7 @@ class InvocationRoute(InferenceRoute):
             )
         else:
             answering = await self._several(model, request, parameters, is_kept, formatter)
+        exchange.measured = (answering,)
         exchange.watch(answering.cancel)
         outcome = "error"
         try:
@@ -142,7 +143,7 @@ class InvocationRoute(InferenceRoute):
         finally:
             if outcome != "ok":  # a filter may have refused in the middle: nobody wants the rest
                 answering.end()
-            self._context.metrics.count(answering, outcome)
+            self._context.metrics.count(answering, outcome, exchange.arrived_s)
 
     def _translated(self, data: Any, exchange: Exchange, model: Model) -> Any:
         """A body as the model's own file or an extension reads it; as it is, where they leave it to LMI."""

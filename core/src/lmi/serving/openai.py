@@ -38,6 +38,7 @@ class OpenAIRoute(InferenceRoute):
         if is_named_inside and isinstance(data, dict) and isinstance(data.get("model"), str):
             wanted = data["model"]
         model = context.model_called(wanted)
+        exchange.model_name = model.name
         refuse_too_large(len(body), model.plan.options.max_request_size)
         if asked := exchange.headers.get(ID):
             join(model.sessions, exchange, asked)
@@ -112,6 +113,7 @@ async def answer_text(
     exchange.form = form
     answer = kind(model, exchange, form, body, adapter)
     group = await answer.start()
+    exchange.measured = group.choices
     exchange.watch(group.cancel)
     outcome = "error"
     try:
@@ -124,7 +126,7 @@ async def answer_text(
         if outcome != "ok":
             group.end()
         for choices in group.choices:
-            context.metrics.count(choices, outcome)
+            context.metrics.count(choices, outcome, exchange.arrived_s)
 
 
 def _does(model: Model) -> str:

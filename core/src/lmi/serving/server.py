@@ -157,6 +157,7 @@ class Server:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._progress.close()
             await self._close()
+            self._context.metrics.close()
             unbind(self._address, self._socket_file)
             if self._management is not None:
                 unbind(self._management[0], self._managed_file)
@@ -254,6 +255,7 @@ class Server:
                     model.pool.tend()
                 except Exception:
                     _LOG.exception("the workers of model %r could not be looked after", model.name)
+            self._context.metrics.sample()
 
     def _moved(self, model: Model, worker: Worker) -> None:
         if worker.state is not WorkerState.DEAD:

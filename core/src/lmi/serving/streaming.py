@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -17,7 +18,9 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from lmi.api.errors import LmiError, TooLargeError
+from lmi.serving.attributes import HEADER
 from lmi.serving.errors import body_of, headers_of, openai_body_of, status_of
+from lmi.serving.timings import LONGEST, Measured, are_asked, told
 
 if TYPE_CHECKING:
     from lmi.serving.sessions import Session
@@ -136,6 +139,16 @@ EVENTS = Form(stream_type=EVENT_STREAM, framed=_as_event, last=DONE, error_body=
 """OpenAI's: server-sent events."""
 
 
+def with_attributes(headers: list[tuple[bytes, bytes]], text: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers with further custom attributes; without them where there is no room beside those that are there."""
+    name = HEADER.encode()
+    before = [value for each, value in headers if each.lower() == name]
+    attributes = b";".join([*before, text])
+    if len(attributes) > LONGEST:
+        return headers
+    return [*(each for each in headers if each[0].lower() != name), (name, attributes)]
+
+
 class Exchange:
     """One HTTP request and its answer.
 
@@ -150,6 +163,12 @@ class Exchange:
         self._send = send
         self._is_started = False
         self.form = form
+        self.arrived_s = time.monotonic()
+        """When the whole body was there."""
+        self.model_name = ""
+        """The model that answers, once it is known."""
+        self.measured: Sequence[Measured] = ()
+        """What answers, once it was admitted."""
         self.session: Session | None = None
         """The one that the request belongs to."""
         self.more_headers: list[tuple[bytes, bytes]] = []
@@ -178,7 +197,9 @@ class Exchange:
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole request body, as ``whole_body`` reads it."""
-        return await whole_body(self._receive, limit_bytes)
+        body = await whole_body(self._receive, limit_bytes)
+        self.arrived_s = time.monotonic()
+        return body
 
     def watch(self, on_gone: Callable[[LmiError], None]) -> None:
         """Call ``on_gone`` as soon as the client closes its connection."""
@@ -198,9 +219,20 @@ class Exchange:
         if self._watch is not None:
             self._watch.cancel()
 
-    async def start(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]] | None = None) -> None:
+    async def start(
+        self,
+        status: int,
+        content_type: bytes,
+        extra: list[tuple[bytes, bytes]] | None = None,
+        *,
+        is_whole: bool = False,
+    ) -> None:
+        """Send the head of the answer; ``is_whole`` where all of it is there."""
         headers = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode("latin-1"))]
         headers += [*self.more_headers, *(extra or ())]
+        if self.measured and are_asked(self.headers):
+            text = told(self.measured, self.arrived_s, self.request_id, is_whole=is_whole)
+            headers = with_attributes(headers, text.encode("ascii"))
         self._is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -210,7 +242,7 @@ class Exchange:
 
     async def answer(self, body: bytes, content_type: bytes = JSON) -> None:
         """One whole answer."""
-        await self.start(200, content_type, [(b"content-length", b"%d" % len(body))])
+        await self.start(200, content_type, [(b"content-length", b"%d" % len(body))], is_whole=True)
         await self.write(body, is_last=True)
 
     async def fail(self, error: LmiError) -> None:
@@ -221,5 +253,5 @@ class Exchange:
             await self.write(self.form.framed(body), is_last=True)
         else:
             length = (b"content-length", b"%d" % len(body))
-            await self.start(status, JSON, [length, *headers_of(error)])
+            await self.start(status, JSON, [length, *headers_of(error)], is_whole=True)
             await self.write(body, is_last=True)

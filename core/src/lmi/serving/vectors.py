@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lmi.api import EngineLimits, LmiError, RequestError, Task
 from lmi.api.requests import FinishReason
 from lmi.serving.streaming import Exchange
+from lmi.serving.timings import Called
 from lmi.serving.tokenizer import Tokenizer
 from lmi.serving.vector_bodies import CutParameters
 from lmi.serving.words import cut_prompt
@@ -90,6 +91,7 @@ async def numbers_of(
         exchange.unique_id, ability, method, prompts, args, succeed, fail, deadline_s=deadline_s
     )  # fmt: skip
     model.pool.submit([flight])
+    exchange.measured = (Called(model.name, flight, sum(map(len, prompts))),)
     exchange.watch(fail)
     timer = None if deadline_s is None else loop.call_later(deadline_s, flight.end, FinishReason.DEADLINE)
     try:

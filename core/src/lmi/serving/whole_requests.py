@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
@@ -13,6 +12,7 @@ from lmi.api import LmiError, NotReadyError, Problem, Severity, TaskPart, TaskRe
 from lmi.api.requests import FinishReason
 from lmi.serving.streaming import ClientGoneError, Exchange
 from lmi.serving.task_bodies import checked_body
+from lmi.serving.timings import Called
 from lmi.workers.flight import TaskFlight
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ async def answer_task(context: Context, model: Model, exchange: Exchange, scope:
         body=body,
     )
     running = _Running(model, task)
+    called = Called(model.name, running.flight)
+    exchange.measured = (called,)
     exchange.watch(running.cancel)
     outcome = "error"
     try:
@@ -49,7 +51,7 @@ async def answer_task(context: Context, model: Model, exchange: Exchange, scope:
         raise
     finally:
         running.end()
-        context.metrics.count_without_tokens(model.name, outcome, time.monotonic() - running.flight.started_s)
+        context.metrics.count(called, outcome, exchange.arrived_s)
 
 
 async def _send(exchange: Exchange, running: _Running) -> None:
@@ -66,7 +68,7 @@ async def _send(exchange: Exchange, running: _Running) -> None:
         has_body = first.status not in _WITHOUT_BODY
         if has_body:
             extra.append((b"content-length", b"%d" % len(first.body)))
-        await exchange.start(first.status, content_type, extra)
+        await exchange.start(first.status, content_type, extra, is_whole=True)
         await exchange.write(first.body if has_body else b"", is_last=True)
         return
     await exchange.start(first.status, content_type, extra)

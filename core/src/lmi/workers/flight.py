@@ -32,6 +32,7 @@ class Flight:
     """
 
     __slots__ = (
+        "begun_s",
         "ids",
         "is_alone",
         "is_on_trial",
@@ -60,6 +61,8 @@ class Flight:
         self.is_alone = False
         self.n_trial_ids_left = 0.0
         self.started_s = time.monotonic()
+        self.begun_s = 0.0
+        """When it got a place in a worker's batch; 0 until then."""
 
     @property
     def is_expired(self) -> bool:

@@ -19,6 +19,7 @@ from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, OutOfMemo
 from lmi.versions import other_contract
 from lmi.workers.adapters import HeldAdapters
 from lmi.workers.flight import CallFlight, Flight
+from lmi.workers.places import Places
 from lmi.workers.process import Exit, Process
 from lmi.workers.program import Program
 from lmi.workers.wire import (
@@ -90,7 +91,7 @@ class Worker:
         self.adapters = HeldAdapters(partial(self.call, "adapters"))
         self.stats = EngineStats()
         self.flights: dict[str, Flight] = {}
-        self.n_reserved_tokens = 0
+        self.n_reserved_tokens, self._places = 0, Places()
         self.exit: Exit | None = None
         self.reason = "could not be started"
         self.error: LmiError | None = None
@@ -216,6 +217,7 @@ class Worker:
             flight.worker = self
             self.flights[flight.request.request_id] = flight
             self.n_reserved_tokens += flight.n_reserved_tokens
+            self._places.take(flight, len(self.flights))
         if len(self.flights) == len(flights):
             self.last_step_s = time.monotonic()
         called = [flight for flight in flights if isinstance(flight, CallFlight)]
@@ -269,6 +271,7 @@ class Worker:
         flight = self.flights.pop(request_id, None)
         if flight is not None:
             self.n_reserved_tokens -= flight.n_reserved_tokens
+            self._places.leave(flight)
             flight.worker = None
             if flight.is_on_trial:
                 self._on_cleared(flight)
@@ -354,6 +357,7 @@ class Worker:
                 self._on_state(self)
             case Ready(limits, abilities, lost_adapters):
                 self.limits, self.abilities = limits, abilities
+                self._places.n_places = limits.max_batch_size
                 self.adapters.begin(self._load.adapters, lost_adapters)
                 self._settling = self._loop.create_task(self._settle())
             case Dying(report):
