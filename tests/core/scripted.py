@@ -177,7 +177,7 @@ def lines_of(answer: httpx.Response) -> list[Any]:
 
 def events_of(answer: httpx.Response) -> list[Any]:
     """The objects of a stream of server-sent events, without the word that ends OpenAI's."""
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     events = answer.content.removesuffix(b"\n\n").split(b"\n\n")
     assert all(event.startswith(b"data: ") and b"\n" not in event for event in events)
     return [json.loads(event.removeprefix(b"data: ")) for event in events if event != b"data: [DONE]"]

@@ -37,7 +37,7 @@ def data_of(text: str) -> list[str]:
 @pytest.mark.parametrize("stream", [{}, {"stream": True}, {"stream": False}])
 def test_a_server_of_events_streams_events_to_everybody(events: ServerProcess, stream: dict[str, bool]) -> None:
     response = events.post({"inputs": "abc", "parameters": {**SHORT, "details": True}, **stream})
-    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *first, last = map(json.loads, data_of(response.text))
     assert first == [{"token": {"id": ord(letter), "text": letter, "log_prob": 0.0}} for letter in "ab"]
     assert last["generated_text"] == "abc"
@@ -46,7 +46,7 @@ def test_a_server_of_events_streams_events_to_everybody(events: ServerProcess, s
 
 def test_a_stream_of_a_completion_on_lmis_route_is_events_that_end_as_openais(events: ServerProcess) -> None:
     response = events.post({"prompt": "abc", "max_tokens": 2, "stream": True})
-    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *pieces, done = data_of(response.text)
     assert done == "[DONE]"
     assert "".join(json.loads(piece)["choices"][0]["text"] for piece in pieces) == "ab"

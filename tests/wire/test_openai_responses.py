@@ -62,7 +62,7 @@ def body_of(text: str = "hello", /, **more: Any) -> dict[str, Any]:
 def events_of(server: ServerProcess, body: dict[str, Any]) -> list[dict[str, Any]]:
     """The events of a stream, each judged by the client's own types."""
     answer = server.post({**body, "stream": True}, PATH)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     events = []
     for block in answer.text.removesuffix("\n\n").split("\n\n"):
         name, data = block.split("\n")

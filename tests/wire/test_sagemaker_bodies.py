@@ -104,7 +104,7 @@ def test_a_response_is_told_by_its_keys(server: ServerProcess) -> None:
 def test_events_are_sent_to_whom_accepts_nothing_else(server: ServerProcess) -> None:
     body = {"messages": MESSAGES, "max_tokens": 5, "stream": True}
     answer = invoke(server, body, {**STREAMED, "Accept": "text/event-stream"})
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.text.endswith("data: [DONE]\n\n")
 
 

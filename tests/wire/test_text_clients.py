@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
+import requests
 from huggingface_hub import InferenceClient
 
 from tests.limits import limit_s
@@ -45,6 +46,14 @@ def test_a_client_that_reads_lines_finds_all_of_them_whole(server: ServerProcess
         lines = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
     assert len(lines) == N_TOKENS
     assert "".join(line["token"]["text"] for line in lines) == lines[-1]["generated_text"] == TEXT
+
+
+def test_requests_reads_the_text_of_events(server: ServerProcess) -> None:
+    body = {"inputs": "Grüße 日本 🙂", "parameters": {"max_new_tokens": len("Grüße 日本 🙂".encode())}, "stream": True}
+    headers = {"accept": "text/event-stream"}
+    with requests.post(f"{server.url}/invocations", json=body, headers=headers, stream=True, timeout=60) as answer:
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines(decode_unicode=True) if line]
+    assert json.loads(lines[-1])["generated_text"] == "Grüße 日本 🙂"
 
 
 def test_answers_in_lines_are_a_line_each(server: ServerProcess) -> None:

@@ -93,7 +93,7 @@ def test_a_list_is_answered_with_a_list(server: ServerProcess) -> None:
 def test_a_stream_is_events(server: ServerProcess) -> None:
     body = {"inputs": "a", "parameters": {"max_new_tokens": 1, "top_n_tokens": 1}, "stream": True}
     response = server.post(body, "/")
-    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     [event] = response.text.removesuffix("\n\n").split("\n\n")
     assert json.loads(event.removeprefix("data: ")) == {
         "index": 1,

@@ -18,7 +18,7 @@ from lmi.serving.streaming import DONE, EVENT_STREAM, JSON_LINES, LINES, LMI_EVE
 if TYPE_CHECKING:
     from lmi.loading import LoadPlan
 
-_EVENTS_TYPE = EVENT_STREAM.decode()
+_EVENTS_TYPE = EVENT_STREAM.decode().partition(";")[0]
 _LINES_TYPE = JSON_LINES.decode()
 
 

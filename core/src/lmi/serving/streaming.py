@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 JSON = b"application/json"
 JSON_LINES = b"application/jsonlines"
-EVENT_STREAM = b"text/event-stream"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+"""With its charset, which is always this one: clients such as requests take Latin-1 for a text that names none."""
 _DRAINED_BYTES = 1 << 30
 _LIMIT = "max_request_size"
 _LESS = f"Send less, or raise {_LIMIT}"
