@@ -52,6 +52,7 @@ def finishes_requests(subject: Subject) -> None:
     was aborted."""
     stop = _stopped_busy(subject)
     subject.show(*stop.in_flight)
+    expect(stop.whole is not None, "the request that was in flight was never answered")
     for each in stop.in_flight:
         n_bytes = len(each.body)
         end = end_of(each.body) if each is stop.stream else finish_of(each.body) or "nothing that tells"

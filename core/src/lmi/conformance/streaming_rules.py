@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from lmi.conformance import sources
 from lmi.conformance.rules import Broken, Level, NotApplicable, expect, rule
-from lmi.conformance.streams import EVENTS, Streams, end_of, kind_of, pieces_of
+from lmi.conformance.streams import EVENTS, LINES, Streams, end_of, kind_of, pieces_of
 from lmi.conformance.subject import Subject
 from lmi.conformance.talking import Answer, sample_sum
 
 _TYPES = {
     EVENTS: ("text/event-stream",),
-    "lines": ("application/jsonlines", "application/x-ndjson", "application/ndjson", "application/jsonl",
+    LINES: ("application/jsonlines", "application/x-ndjson", "application/ndjson", "application/jsonl",
               "application/x-jsonlines", "application/json-seq"),
 }  # fmt: skip
 _LATEST_FIRST_PART = 0.8
