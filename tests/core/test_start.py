@@ -7,7 +7,7 @@ from lmi.api import Accelerator, ConfigError, EngineLoadError, Target
 from lmi.memory import too_little_memory
 from lmi.plugins import Plugins, discovery
 from lmi.reading import read_start
-from lmi.starting import plan_all, untold
+from lmi.starting import plan_all
 from tests.core.distributions import Distributions
 from tests.core.parsing import parsed
 
@@ -38,7 +38,7 @@ def test_memory_that_is_asked_for_must_be_there(text, free_mb, missing):
 
 def started(**flags):
     plugins = Plugins.discover({"LMI_EXTENSIONS": ""})
-    return plan_all(read_start(None, flags={"rolling_batch": "echo", **flags}, environ={}), plugins, untold)
+    return plan_all(read_start(None, flags={"rolling_batch": "echo", **flags}, environ={}), plugins, lambda *told: None)
 
 
 def test_a_start_without_the_memory_fails_before_a_worker_does():

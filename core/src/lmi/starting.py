@@ -36,10 +36,6 @@ class ProgressOfModels(Protocol):
     def __call__(self, model: str, stage: str, fraction: float | None = None) -> None: ...
 
 
-def untold(model: str, stage: str, fraction: float | None = None) -> None:
-    """A progress that nobody looks at."""
-
-
 def plan_all(start: Start, plugins: Plugins, progress: ProgressOfModels) -> list[LoadPlan]:
     """The plans of every model that a server starts with, and their files on this machine.
 

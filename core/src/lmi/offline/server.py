@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from lmi.offline.work import Work
 from lmi.plugins import Plugins
 from lmi.reading import Start
 from lmi.serving.address import Address, bind
-from lmi.serving.context import READY
 from lmi.serving.models import Model
 from lmi.serving.server import Server
+from lmi.serving.timeline import READY
 from lmi.starting import ProgressOfModels
 from lmi.workers.worker import Worker
 
@@ -48,7 +49,8 @@ class OfflineServer(Server):
     def __init__(self, start: Start, plugins: Plugins, work: Work, *, drain_s: float) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="lmi-generate-")
         address = Address(path=str(Path(self._temporary.name) / "socket"), source="lmi generate")
-        super().__init__(start, plugins, bind(address), address, drain_s=drain_s)
+        quiet = start.server.model_copy(update={"metrics_log": "none"})  # answers may go where metrics would
+        super().__init__(replace(start, server=quiet), plugins, bind(address), address, drain_s=drain_s)
         self._target = Target(socket_path=address.path)
         self._work = work
         self._n_done = 0

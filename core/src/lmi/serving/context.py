@@ -15,10 +15,7 @@ from lmi.plugins import Plugins
 from lmi.serving.emf import EmfLog
 from lmi.serving.metrics import Metrics
 from lmi.serving.models import Model
-
-READY = "ready"
-"""The stage of a server whose models have loaded."""
-
+from lmi.serving.timeline import READY, of_this_process
 
 class Context:
     """What routes know of the server.
@@ -38,11 +35,22 @@ class Context:
         self.plugins = plugins
         self.models: dict[str, Model] = {}
         self.metrics = Metrics(self.models, _log_of(self.options, self.container))
+        self.timeline = of_this_process("start server")
         self.stage = "check configuration"
         self.request_filters = plugins.in_order("lmi_filter_request")
         self.text_filters = plugins.in_order("lmi_filter_text")
         self.parses_request = _if_implemented(hooks.lmi_parse_request)
         self.formats_response = _if_implemented(hooks.lmi_format_response)
+
+    @property
+    def stage(self) -> str:
+        """What the server's start is at; ``ready`` when it is over."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: str) -> None:
+        self._stage = stage
+        self.timeline.enter(stage)
 
     def model(self, name: str | None = None, version: str | None = None) -> Model:
         """The model of that name; without a name, the only one.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from lmi.serving.context import READY
 from lmi.serving.models import Model, ModelState
+from lmi.serving.timeline import READY
 
 if TYPE_CHECKING:
     from lmi.serving.context import Context
@@ -49,7 +49,8 @@ def health_routes(context: Context) -> APIRouter:
         return JSONResponse(body, status)
 
     async def health() -> JSONResponse:
-        return JSONResponse({"stage": context.stage, "models": [_describe(model) for model in context.models.values()]})
+        models = [describe(model) for model in context.models.values()]
+        return JSONResponse({"stage": context.stage, "timeline": context.timeline.as_dict(), "models": models})
 
     async def metrics() -> Response:
         return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -67,7 +68,9 @@ def _stage(model: Model) -> dict[str, Any]:
     return {"stage": worker.stage, "fraction": worker.fraction}
 
 
-def _describe(model: Model) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
+    """How a model and its workers are."""
+    starts = model.history.starts
     return {
         "name": model.name,
         "state": model.state.value,
@@ -75,6 +78,7 @@ def _describe(model: Model) -> dict[str, Any]:
         "chosen_because": model.plan.reason,
         "failure": None if model.failure is None else str(model.failure),
         "n_worker_deaths": model.pool.n_deaths,
+        "timeline": None if model.timeline is None else model.timeline.as_dict(),
         "workers": [
             {
                 "label": worker.label,
@@ -82,6 +86,7 @@ def _describe(model: Model) -> dict[str, Any]:
                 "state": worker.state.value,
                 "stage": worker.stage,
                 "fraction": worker.fraction,
+                "timeline": starts[worker.label].as_dict() if worker.label in starts else {},
                 "n_requests": len(worker.flights),
                 "n_reserved_tokens": worker.n_reserved_tokens,
                 "n_running": worker.stats.n_running,

@@ -31,7 +31,9 @@ from lmi.serving.constraints import refuse_wrong
 from lmi.serving.deadlines import deadline_s
 from lmi.serving.dialect import Dialect
 from lmi.serving.generation import Generation
+from lmi.serving.history import History
 from lmi.serving.sessions import Sessions
+from lmi.serving.timeline import Timeline
 from lmi.serving.tokenizer import Tokenizer
 from lmi.serving.words import cut_prompt, forbid
 from lmi.workers.pool import WorkerPool
@@ -94,6 +96,9 @@ class Model:
         """It came to a server that answered already, whose health is not its."""
         self.routes: list[BaseRoute] = []
         """Those of its own file, which go with it."""
+        self.timeline: Timeline | None = None
+        """What was done before its workers started, of one that is late."""
+        self.history = History()
         self._on_progress = on_progress
         self._on_failed = on_failed
         self.adapters = AdapterJournal(plan, lambda: self.pool, self._backends)
@@ -106,6 +111,7 @@ class Model:
 
     def _moved(self, worker: Worker) -> None:
         self.adapters.note(worker)
+        self.history.note(worker)
         self._on_progress(self, worker)
 
     def _failed(self, error: LmiError, worker: Worker) -> None:

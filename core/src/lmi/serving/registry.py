@@ -29,9 +29,10 @@ from lmi.loading import LoadPlan
 from lmi.reading import check_urls
 from lmi.room import refuse_without_room
 from lmi.serving.models import Model
+from lmi.serving.timeline import READY, Timeline, in_words
 from lmi.serving.tokenizer import Tokenizer, load_tokenizer
 from lmi.serving.whole_requests import unheard_hooks
-from lmi.starting import plan_all, untold
+from lmi.starting import plan_all
 from lmi.threads import in_own_thread
 
 if TYPE_CHECKING:
@@ -145,16 +146,21 @@ class ModelRegistry:
     async def _load(self, entry: ModelEntry) -> Model:
         start = dataclasses.replace(self._start, entries=(entry,))
         check_urls(start.entries, start.server, start.server_settings)
-        [plan] = await in_own_thread(partial(plan_all, start, self._context.plugins, untold))
+        timeline = Timeline("check configuration")
+        progress = partial(_entered, timeline)
+        [plan] = await in_own_thread(partial(plan_all, start, self._context.plugins, progress))
         for warning in plan.warnings:
             _LOG.warning("%s", warning)
         _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
         refuse_without_room(plan, [each for each in self._coming.values() if each is not None])
         self._coming[entry.name] = plan
+        timeline.enter("load tokenizer")
         tokenizer = await in_own_thread(partial(tokenizer_of, plan))
         self._refuse_draining()
         loaded = self._loaded[entry.name] = asyncio.get_running_loop().create_future()
         model = self.add(plan, tokenizer, is_late=True)
+        model.timeline = timeline
+        timeline.enter(READY)
         try:
             await loaded
         except LmiError:
@@ -164,7 +170,10 @@ class ModelRegistry:
         finally:
             del self._loaded[entry.name]
         settle()
-        _LOG.info("model %r was loaded", entry.name)
+        worker = model.history.slowest
+        seconds = time.time() - timeline.began_s
+        stages = {**timeline.stages, **(worker.stages if worker is not None else {})}
+        _LOG.info("model %r was loaded in %.1f s: %s", entry.name, seconds, in_words(stages))
         return model
 
     async def unload(self, name: str, version: str | None = None) -> None:
@@ -222,6 +231,10 @@ def tokenizer_of(plan: LoadPlan) -> Tokenizer:
         trust_remote_code=plan.config.trust_remote_code,
         python_executable=plan.options.python_executable or sys.executable,
     )
+
+
+def _entered(timeline: Timeline, model: str, stage: str, fraction: float | None = None) -> None:
+    timeline.enter(stage)
 
 
 def _unheard(plan: LoadPlan, context: Context) -> list[str]:

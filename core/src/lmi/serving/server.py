@@ -28,18 +28,21 @@ from lmi.plugins import Plugins
 from lmi.reading import Start
 from lmi.serving.address import Address, manages_here, socket_file, unbind
 from lmi.serving.app import build_app, build_management_app
-from lmi.serving.context import READY, Context
+from lmi.serving.context import Context
 from lmi.serving.model_routes import management_routes, multi_model_routes
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
 from lmi.serving.registry import ModelRegistry, tokenizer_of
 from lmi.serving.task_bodies import example_body
+from lmi.serving.timeline import READY, in_words
 from lmi.starting import ProgressOfModels, plan_all
 from lmi.threads import in_own_thread
 from lmi.workers.worker import CLOSE_S, Worker, WorkerState
 
 _LOG = logging.getLogger(__name__)
 _KEEP_ALIVE_S = 75
+LOADING = "load model"
+"""The stage in which the workers have theirs."""
 _WATCH_INTERVAL_S = 1.0
 _LAST_ANSWERS_S = 2.0
 """What clients get to read the end of their answers after the drain."""
@@ -216,7 +219,7 @@ class Server:
             tokenizers = [await in_own_thread(partial(tokenizer_of, plan)) for plan in plans]
             for plan, tokenizer in zip(plans, tokenizers, strict=True):
                 self._registry.add(plan, tokenizer)
-                context.stage = "load model"
+                context.stage = LOADING
             if not plans:
                 context.stage = READY
                 settle()
@@ -266,6 +269,7 @@ class Server:
         if self._context.stage != READY and all(each.answers for each in models):
             self._context.stage = READY
             settle()
+            _LOG.info("%s", ready_line(self._context))
             for each in models:
                 print(ready_text(each, self._url, is_only=len(models) == 1), flush=True)
 
@@ -279,6 +283,15 @@ class Server:
         if not self._is_draining:  # otherwise it was told to stop, which is no failure
             self._failure, self._failed_worker = error, worker
             self._uvicorn.should_exit = True
+
+
+def ready_line(context: Context) -> str:
+    """How long the start took and what for: the server's own stages, then those of the worker that was last."""
+    stages, total_s = context.timeline.stages, context.timeline.seconds
+    starts = [each.history.slowest for each in context.models.values()]
+    last = max((each for each in starts if each is not None), key=lambda each: each.began_s + each.seconds)
+    stages.pop(LOADING, None)
+    return f"ready after {total_s:.1f} s: {in_words({**stages, **last.stages})}"
 
 
 def ready_text(model: Model, url: str, *, is_only: bool) -> str:
