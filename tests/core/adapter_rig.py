@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from lmi.api import Finish, GenerationRequest, LmiError, SamplingParams, TokenChunk
+from lmi.api import Finish, GenerationRequest, LmiError, Progress, SamplingParams, TokenChunk
 from lmi.config.model_entries import ModelEntry
 from lmi.loading import plan
 from lmi.plugins import Plugins
+from lmi.serving.adapter_entries import AdapterWish
 from lmi.serving.adapters import AdapterJournal
 from lmi.workers.flight import Flight
 from lmi.workers.pool import WorkerPool
@@ -42,8 +43,20 @@ class Rig:
             (path / "fault.txt").write_text(fault)
         return path
 
-    async def add(self, name: str, fault: str = "") -> None:
-        await self.journal.add(name, str(self.adapter(name, fault)), fine)
+    async def add(self, name: str, fault: str = "", **wishes: Any) -> None:
+        await self.take(self.adapter(name, fault), **wishes)
+
+    async def take(
+        self, folder: Path, check: Callable[[], object] = fine, journal: AdapterJournal | None = None, **wishes: Any
+    ) -> None:
+        """Ask a journal for the adapter in a folder, under the folder's name."""
+
+        def bring(progress: Progress) -> Path:
+            check()
+            return folder
+
+        wish = AdapterWish(name=folder.name, src=str(folder), **wishes)
+        await (journal or self.journal).add(wish, bring)
 
     async def until(self, check: Callable[[], Any]) -> None:
         async def look() -> None:
@@ -119,7 +132,7 @@ def play(faulty_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 on_failed=lambda error, worker: failures.append(error),
                 adapters=journal.wanted,
             )
-            pool.start()
+            pool.fill()
             try:
                 await asyncio.wait_for(scenario(Rig(journal, pool, tmp_path)), limit_s(60))
             finally:

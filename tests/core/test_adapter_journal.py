@@ -21,7 +21,7 @@ from lmi.api import (
     UnsupportedError,
 )
 from lmi.serving.adapters import AdapterJournal
-from tests.core.adapter_rig import Rig, faulty_path, fine, play
+from tests.core.adapter_rig import Rig, faulty_path, play
 
 __all__ = ["faulty_path", "play"]
 
@@ -67,7 +67,7 @@ def test_a_worker_that_becomes_ready_while_an_adapter_is_loaded_gets_it_too(play
         first.kill()
         await rig.until(lambda: first not in rig.pool.workers)
         brake = rig.adapter("fr", "slow") / "fault.txt"
-        load = asyncio.create_task(rig.journal.add("fr", str(brake.parent), fine))
+        load = asyncio.create_task(rig.take(brake.parent))
         await rig.ready(2)
         assert not load.done()
         assert [worker.adapters.paths for worker in rig.pool.workers] == [{}, {}]
@@ -129,7 +129,7 @@ def test_files_that_are_wrong_never_reach_the_engine(play: Callable[..., None]) 
             raise RequestError("adapter.invalid", "wrong")
 
         with pytest.raises(RequestError, match="wrong"):
-            await rig.journal.add("fr", str(rig.adapter("fr")), wrong)
+            await rig.take(rig.adapter("fr"), wrong)
         assert (await rig.held(), rig.names()) == ([[]], [])
 
     play(scenario)
@@ -156,7 +156,7 @@ def test_a_request_may_name_an_adapter_from_when_it_is_loaded_until_it_is_remove
         ):
             refuse("french")
         brake = rig.adapter("french", "slow") / "fault.txt"
-        load = asyncio.create_task(rig.journal.add("french", str(brake.parent), fine))
+        load = asyncio.create_task(rig.take(brake.parent))
         await rig.until(lambda: rig.names() == ["french"])
         with pytest.raises(NotReadyError, match=r"adapter\.loading"):
             refuse("french")
@@ -277,7 +277,7 @@ def test_adapters_are_for_models_that_generate(play: Callable[..., None]) -> Non
         with pytest.raises(UnsupportedError, match="adapters are for models that generate"):
             journal.refuse_unknown("fr")
         with pytest.raises(UnsupportedError, match="adapters are for models that generate"):
-            await journal.add("fr", str(rig.adapter("fr")), fine)
+            await rig.take(rig.adapter("fr"), journal=journal)
         journal.refuse_unknown("")
         await rig.ready()
 

@@ -13,7 +13,7 @@ import pytest
 from lmi.api import DeadlineError, EngineLoadError, ExistsError, NotFoundError
 from lmi.workers import adapters
 from lmi.workers.worker import Worker
-from tests.core.adapter_rig import Rig, faulty_path, fine, play
+from tests.core.adapter_rig import Rig, faulty_path, play
 
 __all__ = ["faulty_path", "play"]
 
@@ -186,7 +186,7 @@ def test_a_copy_tries_again_to_load_what_it_lost_once_in_a_while(
         rig.pool.tend()
         await rig.until(lambda: worker.adapters.hold({"fr"}))
         assert rig.journal.describe("fr") == {
-            "name": "fr", "src": str(rig.folder / "fr"), "state": "loaded", "requests": 0,
+            "name": "fr", "src": str(rig.folder / "fr"), "preload": True, "pin": False, "state": "loaded", "requests": 0,
         }  # fmt: skip
         assert await rig.submit("fr", 4) == "frfr"
 
@@ -202,7 +202,7 @@ def test_a_load_that_takes_too_long_is_given_up_and_the_name_is_free_again(play:
         journal = rig.within(0.2)
         brake = rig.adapter("fr", "slow") / "fault.txt"
         with pytest.raises(DeadlineError) as told:
-            await journal.add("fr", str(brake.parent), fine)
+            await rig.take(brake.parent, journal=journal)
         assert str(told.value) == (
             f"adapter.load-timeout: adapter 'fr' was not loaded from {brake.parent} within 0.2 s, the limit "
             "option.model_loading_timeout=0.2 (the default); it waited for worker model/0 (0 requests there). "
@@ -225,16 +225,16 @@ def test_a_load_that_comes_to_its_end_after_all_is_undone(play: Callable[..., No
         journal = rig.within(0.2)
         brake = rig.adapter("fr", "stubborn") / "fault.txt"
         with pytest.raises(DeadlineError):
-            await journal.add("fr", str(brake.parent), fine)
+            await rig.take(brake.parent, journal=journal)
         shown = journal.describe("fr")
         assert (shown["state"], shown["waits_for"]) == ("unloading", ["worker model/0 (0 requests there)"])
         with pytest.raises(ExistsError, match="unloading"):
-            await journal.add("fr", str(brake.parent), fine)
+            await rig.take(brake.parent, journal=journal)
         removal = asyncio.create_task(journal.remove("fr"))
         brake.unlink()
         await removal
         assert (journal.described(), await rig.held()) == ([], [[]])
-        await journal.add("fr", str(brake.parent), fine)
+        await rig.take(brake.parent, journal=journal)
         assert await rig.held() == [["fr"]]
 
     play(scenario)
@@ -248,7 +248,7 @@ def test_what_a_load_waits_for_is_shown(play: Callable[..., None]) -> None:
         await rig.ready()
         is_checked = threading.Event()
         brake = rig.adapter("fr", "slow") / "fault.txt"
-        load = asyncio.create_task(rig.journal.add("fr", str(brake.parent), is_checked.wait))  # type: ignore[arg-type]
+        load = asyncio.create_task(rig.take(brake.parent, is_checked.wait))
         await rig.until(rig.names)
         assert shown() == ["the check of its files"]
         text = rig.submit("", 100)

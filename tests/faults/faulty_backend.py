@@ -5,6 +5,7 @@ Like echo, but the prompt may be a command: ``segfault``, ``segfault at N`` (tok
 (tokens since it was started or resumed), ``raise``, ``die``, ``hang``, ``garbage`` (a chunk that cannot be sent).
 With an adapter it says the adapter's name, over and over. How the load of an adapter goes is in its ``fault.txt``:
 refuse, raise, segfault, only one (worker can), slow: until that file is gone, or stubborn: and nobody can cancel it.
+How it is pinned is in its ``pin.txt``: refuse, or slow.
 """
 
 import asyncio
@@ -53,7 +54,7 @@ class FaultyEngine(Engine):
     def __init__(self, config):
         self.limits = EngineLimits(max_context_tokens=4096, max_batch_size=config.max_rolling_batch_size, vocab_size=0)
         self.config = config
-        self.adapters = {}
+        self.adapters, self.paths = {}, {}
         self.n_steps = self.n_running = 0
         self.is_dead = False
 
@@ -118,15 +119,32 @@ class FaultyEngine(Engine):
                 while fault.exists():
                     with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.sleep(0.01)
+        self.paths[name] = path
         self.adapters[name] = [ord(letter) + self.config.offset for letter in name]
 
     async def unload_adapter(self, name):
         if os.environ.get("FAULTY_UNLOAD"):
             raise EngineLoadError("adapter.stuck", "this adapter does not want to go")
         del self.adapters[name]
+        self.show_pinned(name, False)
 
     async def list_adapters(self):
         return list(self.adapters)
+
+    async def pin_adapter(self, name, is_pinned):
+        fault = Path(self.paths[name], "pin.txt")
+        match fault.read_text() if fault.exists() else "":
+            case "refuse":
+                raise RequestError("adapter.too-many-pinned", "others would have no room", "Let another one go")
+            case "slow":
+                while fault.exists():
+                    await asyncio.sleep(0.01)
+        self.show_pinned(name, is_pinned)
+
+    def show_pinned(self, name, is_pinned):
+        """A file beside the adapter says which processes have pinned it."""
+        sign = Path(self.paths[name], f"pinned-{os.getpid()}")
+        sign.touch() if is_pinned else sign.unlink(missing_ok=True)
 
     def stats(self):
         return EngineStats(n_running=self.n_running, n_steps=self.n_steps)

@@ -63,7 +63,14 @@ def names(server: ServerProcess) -> list[str]:
 
 def test_the_adapters_beside_a_model_are_loaded_before_it_is_ready(server: ServerProcess, folder: Path) -> None:
     shown = [
-        {"name": name, "src": str(folder / "adapters" / name), "state": "loaded", "requests": 0}
+        {
+            "name": name,
+            "src": str(folder / "adapters" / name),
+            "preload": True,
+            "pin": False,
+            "state": "loaded",
+            "requests": 0,
+        }
         for name in ("de", "fr")
     ]
     assert asked(server, "GET", "/models/model/adapters").json() == {"adapters": shown}
@@ -204,11 +211,10 @@ def test_an_adapter_with_mistakes_is_refused_before_the_engine_sees_it(
         (pickle, "adapter.invalid", "has adapter_model.bin alone, and a running model takes no pickles"),
         (cut, "adapter.invalid", "[weights.truncated]"),
         (str(tmp_path / "empty"), "adapter.invalid", "adapter 'x' has no files"),
-        (str(tmp_path / "file"), "adapter.bad-source", f"there is no folder {tmp_path}/file"),
-        ("/no/such", "adapter.bad-source", "there is no folder /no/such"),
-        ("s3://bucket/adapter", "adapter.bad-source", "is not on the server's machine"),
-        ("", "adapter.bad-source", "src='' names no folder"),
-        (5, "adapter.bad-source", "src=5 names no folder"),
+        (str(tmp_path / "file"), "adapter.bad-source", f"'{tmp_path}/file' is not a folder"),
+        ("/no/such", "adapter.bad-source", "there is no folder '/no/such'"),
+        ("", "adapter.bad-source", "src='' names no place"),
+        (5, "adapter.bad-source", "src=5 names no place"),
     ]
     for src, code, said in cases:
         message = refused(asked(server, "POST", "/adapters", json={"name": "x", "src": src}), 400, code)
@@ -222,7 +228,8 @@ def test_an_adapter_with_mistakes_is_refused_before_the_engine_sees_it(
         ({"src": "/a"}, "request.invalid", "name is missing"),
         ({}, "request.invalid", "name and src is missing"),
         ({"name": "x", "src": "/a", "srce": 1}, "request.invalid", "srce is no option of an adapter. Did you mean"),
-        ({"name": "x", "src": "/a", "pin": True}, "request.invalid", "pin=true is not offered"),
+        ({"name": "x", "src": "/a", "pin": "yes"}, "request.invalid", "pin=yes is neither true nor false"),
+        ({"name": "x", "src": "/a", "preload": 1}, "request.invalid", "preload=1 is neither true nor false"),
         ({"name": "a/b", "src": "/a"}, "adapter.bad-name", "name='a/b' cannot be the name"),
         ({"name": "..", "src": "/a"}, "adapter.bad-name", "name='..'"),
         ({"name": "", "src": "/a"}, "adapter.bad-name", "name=''"),

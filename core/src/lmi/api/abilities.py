@@ -56,6 +56,23 @@ class SupportsAdapters(Protocol):
 
 
 @runtime_checkable
+class SupportsPinnedAdapters(Protocol):
+    """Adapters that stay where requests need them, however many others are in use; beside ``SupportsAdapters``."""
+
+    async def pin_adapter(self, name: str, is_pinned: bool) -> None:
+        """Keep an adapter, or let it make room for others again, as every adapter does that nobody pinned.
+
+        Args:
+            name: of one that is loaded.
+            is_pinned: what holds from now on; what holds already is no error.
+        Raises:
+            NotFoundError: none of that name is loaded.
+            RequestError: so many are pinned that others would have no room.
+            EngineDeadError: the engine failed; the worker process ends.
+        """
+
+
+@runtime_checkable
 class SupportsEmbedding(Protocol):
     """Vectors for texts, given as token ids. Needed where ``BackendInfo.tasks`` has ``Task.EMBED``."""
 
@@ -103,6 +120,7 @@ ABILITIES: dict[str, type] = {
     "adapters": SupportsAdapters,
     "classification": SupportsClassification,
     "embedding": SupportsEmbedding,
+    "pinned-adapters": SupportsPinnedAdapters,
     "tasks": SupportsTasks,
 }
 """Ability name on the wire -> protocol. Only methods of these protocols can be called from the server."""

@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qs
 
-from lmi.api.errors import RequestError
+from lmi.api.errors import NotFoundError, RequestError
 from lmi.serving.attributes import attribute
+
+ALIAS = "x-amzn-sagemaker-adapter-alias"
+"""The header that says what people call an adapter."""
 
 _IDENTIFIER = "x-amzn-sagemaker-adapter-identifier"
 
@@ -24,9 +27,15 @@ def asked_adapter(named: Sequence[str] | None, headers: Mapping[str, str], query
         query: what stands behind the ``?``.
     Raises:
         RequestError: the body names several.
+        NotFoundError: SageMaker's header is there, and is empty.
     """
-    if identifier := headers.get(_IDENTIFIER, ""):
+    identifier = headers.get(_IDENTIFIER)
+    if identifier:
         return identifier
+    if identifier is not None:
+        raise NotFoundError(
+            "adapter.unknown", f"{_IDENTIFIER} is empty, and names no adapter", "Leave it out for the model itself"
+        )
     if named:
         if len(named) > 1:
             raise RequestError(

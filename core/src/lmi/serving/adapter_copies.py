@@ -7,20 +7,29 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from lmi.api.errors import EngineDeadError, LmiError, NotReadyError, OutOfMemoryError, RequestError
-from lmi.workers.adapters import not_loadable
+from lmi.api.errors import (
+    DeadlineError,
+    EngineDeadError,
+    LmiError,
+    NotReadyError,
+    OutOfMemoryError,
+    RequestError,
+)
+from lmi.workers.adapters import WantedAdapter, not_loadable
 from lmi.workers.worker import Worker
 
 _LOG = logging.getLogger(__name__)
+_OF_THE_CALLER = ("adapter.too-many-pinned",)
+"""Codes of refusals that have nothing to do with the adapter's files."""
 
 
-async def load_on_all(ready: Callable[[], Sequence[Worker]], name: str, path: str, model: str) -> None:
+async def load_on_all(ready: Callable[[], Sequence[Worker]], name: str, wanted: WantedAdapter, model: str) -> None:
     """Load an adapter on every ready worker; nothing waits between the last load and the end of this.
 
     Args:
         ready: the workers that take requests.
         name: of the adapter.
-        path: its folder.
+        wanted: its folder, and whether it is pinned.
         model: its name, for messages.
     Raises:
         RequestError: a worker could not load it; none has it now.
@@ -31,14 +40,46 @@ async def load_on_all(ready: Callable[[], Sequence[Worker]], name: str, path: st
     # Again, because a further worker may have become ready meanwhile; it has loaded only what stood in the journal.
     while new := [worker for worker in ready() if worker not in tried]:
         tried += new
-        loads = (worker.adapters.load(name, path) for worker in new)
+        loads = (worker.adapters.load(name, wanted) for worker in new)
         results = await asyncio.gather(*loads, return_exceptions=True)
         errors = [error for error in results if isinstance(error, BaseException)]
         if errors:
             await unload_from_all(name, tried)
-            raise _refusal(name, path, new[results.index(errors[0])], errors[0])
+            raise _refusal(name, wanted.path, new[results.index(errors[0])], errors[0])
     if not tried:
         raise NotReadyError("model.loading", f"no worker of model {model!r} is ready", "Wait until /ping answers 200")
+
+
+async def pin_on_all(workers: Sequence[Worker], name: str, *, is_pinned: bool, limit_s: float) -> None:
+    """Pin an adapter wherever it is, or let it go; where one worker cannot, nothing has changed.
+
+    Args:
+        workers: those that have it.
+        name: of the adapter.
+        is_pinned: what is to hold.
+        limit_s: how long it may take: an engine may wait for requests to end.
+    Raises:
+        LmiError: why a worker could not.
+        DeadlineError: it took too long.
+    """
+    tasks = [asyncio.ensure_future(each.adapters.pin(name, is_pinned=is_pinned)) for each in workers]
+    done, late = await asyncio.wait(tasks, timeout=limit_s) if tasks else (set(), set())
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [
+        error
+        for worker, task in zip(workers, tasks, strict=True)
+        if task in done and (error := task.exception()) is not None and worker.takes_requests
+    ]
+    if errors or late:
+        undone = (each.adapters.pin(name, is_pinned=not is_pinned) for each in workers)
+        await asyncio.gather(*undone, return_exceptions=True)
+    if errors:
+        raise errors[0]
+    if late:
+        message = f"adapter {name!r} was not pinned within {limit_s:g} s, since requests for others need the room"
+        raise DeadlineError("adapter.load-timeout", message, "Pin it when less is going on")
 
 
 async def unload_from_all(name: str, workers: Sequence[Worker]) -> list[BaseException]:
@@ -62,6 +103,8 @@ def _refusal(name: str, path: str, worker: Worker, error: BaseException) -> Base
     if not worker.takes_requests:
         message = f"worker {worker.label} did not survive the load of adapter {name!r} from {path}"
         return EngineDeadError("engine.died", message, "See the server's log; nothing was changed")
+    if error.code in _OF_THE_CALLER:
+        return error
     told = not_loadable(name, path, error)
     return (
         told if isinstance(error, OutOfMemoryError) else RequestError("adapter.not-loadable", told.message, told.hint)

@@ -91,7 +91,7 @@ class Context:
     def model_called(self, name: str | None) -> Model:
         """As ``model``, by its own name or by that of an adapter that only one model has."""
         if name is not None and name not in self.models:
-            having = [model for model in self.models.values() if name in model.adapters.wanted()]
+            having = [model for model in self.models.values() if name in model.adapters]
             if len(having) == 1:
                 return having[0]
         return self.model(name)

@@ -24,6 +24,7 @@ from lmi.api.requests import GenerationRequest, SamplingParams
 from lmi.api.texts import TextRequest
 from lmi.container import Container
 from lmi.loading import LoadPlan
+from lmi.serving.adapter_choice import ALIAS
 from lmi.serving.adapters import AdapterJournal
 from lmi.serving.capabilities import as_field, refuse_undeclared, without_undeclared
 from lmi.serving.chat_writing import Speech
@@ -280,7 +281,9 @@ class Model:
             request.sampling = self._declared(request.sampling, asked_as)
         refuse_undeclared(self.plan.info, request.sampling, request.adapter, self._backends, asked_as)
         await refuse_wrong(request.sampling.constraint, self.plan.info, asked_as)
-        self.adapters.refuse_unknown(request.adapter)  # nothing waits between this and the start
+        await self.adapters.prepare(request.adapter)
+        # Nothing waits between this and the start.
+        self.adapters.refuse_unknown(request.adapter, request.headers.get(ALIAS, ""))
         if request.fills_context:
             n_left = max(1, limits.max_context_tokens - len(prompt_ids))
             request.sampling = msgspec.structs.replace(request.sampling, max_tokens=n_left)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class OpenAIRoute(InferenceRoute):
-    """A route whose body may name the model; a single model is taken whatever name the request gives."""
+    """A route whose body may name the model; a single model without adapters is taken whatever name it gives."""
 
     form: ClassVar[Form] = EVENTS
 
@@ -108,8 +108,7 @@ async def answer_text(
         )
     body: Any = validated(kind.body_type, data)
     adapter = asked_adapter(body.adapters, exchange.headers, scope.get("query_string", b""))
-    if not adapter and body.model in model.adapters.wanted():
-        adapter = body.model  # adapters are models here
+    adapter = adapter or model.adapters.called(body.model or "")
     exchange.form = form
     answer = kind(model, exchange, form, body, adapter)
     group = await answer.start()

@@ -28,8 +28,8 @@ def model_routes(context: Context) -> APIRouter:
             entry = {"object": "model", "created": created, "owned_by": "lmi", "root": model.plan.artifacts.folder}
             size = None if limits is None else limits.max_context_tokens
             yield {"id": model.name, **entry, "parent": None, "max_model_len": size}
-            for name, path in model.adapters.wanted().items():
-                yield {"id": name, **entry, "root": path, "parent": model.name, "max_model_len": size}
+            for name, src in model.adapters.offered().items():
+                yield {"id": name, **entry, "root": src, "parent": model.name, "max_model_len": size}
 
     async def models() -> dict[str, Any]:
         """Models that answer, and their adapters."""

@@ -13,6 +13,22 @@ _LOG = logging.getLogger(__name__)
 _LOG_EVERY = 0.25
 
 
+class LoggedProgress:
+    """Progress in the log: a line a stage, and one for every quarter of it."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, tuple[str, float]] = {}
+
+    def show(self, label: str, stage: str, fraction: float | None) -> None:
+        """Log how far something is, if it moved on; as ``LoadProgress`` has it."""
+        before, logged = self._logged.get(label, ("", 0.0))
+        now = fraction or 0.0
+        if stage != before or now - logged >= _LOG_EVERY:
+            self._logged[label] = (stage, now)
+            percent = "" if fraction is None else f" {fraction:.0%}"
+            _LOG.info("[%s] %s%s", label, stage, percent)
+
+
 class LoadProgress:
     """Progress of everything a start waits for: files that are fetched, workers that load.
 
@@ -24,7 +40,7 @@ class LoadProgress:
         self._stream = stream
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._logged: dict[str, tuple[str, float]] = {}
+        self._log = LoggedProgress()
 
     def show(self, label: str, stage: str, fraction: float | None) -> None:
         """Show how far one of them is.
@@ -36,13 +52,8 @@ class LoadProgress:
         """
         if self._stream.isatty():
             self._draw(label, stage, fraction)
-            return
-        before, logged = self._logged.get(label, ("", 0.0))
-        now = fraction or 0.0
-        if stage != before or now - logged >= _LOG_EVERY:
-            self._logged[label] = (stage, now)
-            percent = "" if fraction is None else f" {fraction:.0%}"
-            _LOG.info("[%s] %s%s", label, stage, percent)
+        else:
+            self._log.show(label, stage, fraction)
 
     def _draw(self, label: str, stage: str, fraction: float | None) -> None:
         from rich.console import Console

@@ -21,6 +21,7 @@ from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, NotReadyE
 from lmi.api.machine import GROUP
 from lmi.api.requests import FinishReason
 from lmi.loading import LoadPlan, ranks_to_start
+from lmi.workers.adapters import WantedAdapter
 from lmi.workers.flight import Flight, TaskFlight
 from lmi.workers.mpi.launch import MpiProgram
 from lmi.workers.pace import Pace
@@ -41,7 +42,7 @@ class WorkerPool:
         plan: everything decided before a worker starts.
         on_state: called when a worker became ready, made progress or died.
         on_failed: called once when the model is given up: the first load failed, or workers died too often.
-        adapters: those that each worker holds before it takes requests, name -> path; asked again when one is ready.
+        adapters: those that each worker holds before it takes requests, by name; asked again when one is ready.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class WorkerPool:
         *,
         on_state: Callable[[Worker], None],
         on_failed: Callable[[LmiError, Worker], None],
-        adapters: Callable[[], dict[str, str]] = dict,
+        adapters: Callable[[], dict[str, WantedAdapter]] = dict,
     ) -> None:
         self.plan = plan
         self._adapters = adapters
@@ -131,7 +132,7 @@ class WorkerPool:
             options=plan.config.model_dump(mode="json", by_alias=False),
             heartbeat_interval_s=plan.options.heartbeat_interval,
             model_file=plan.model_file if plan.model_file is not None and plan.model_file.runs_in_worker else None,
-            adapters=self._adapters(),
+            adapters={name: each.path for name, each in self._adapters().items()},
             # A model that was ready once goes on without an adapter whose files are gone.
             needs_adapters=self.limits is None,
         )

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lmi.api.backend import CONTRACT_VERSION
 from lmi.api.engine import EngineLimits, EngineStats
 from lmi.api.errors import EngineDeadError, EngineLoadError, LmiError, OutOfMemoryError, RequestError
 from lmi.versions import other_contract
-from lmi.workers.adapters import HeldAdapters
+from lmi.workers.adapters import HeldAdapters, WantedAdapter
 from lmi.workers.flight import CallFlight, Flight
 from lmi.workers.places import Places
 from lmi.workers.process import Exit, Process
@@ -64,7 +63,7 @@ class Worker:
         on_state: called when it became ready, made progress or died.
         on_cleared: called when a request that is on trial produced enough ids or ended.
         on_room: called when a request ended.
-        adapters: those it holds before it takes requests, name -> path.
+        adapters: those it holds before it takes requests, by name.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Worker:
         on_cleared: Callable[[Flight], None],
         on_room: Callable[[], None],
         devices: str = "",
-        adapters: Callable[[], Mapping[str, str]] = dict,
+        adapters: Callable[[], Mapping[str, WantedAdapter]] = dict,
     ) -> None:
         self.label, self.devices, self.started_at_s = label, devices, time.time()
         self.shown = f"{label} on {devices}" if devices else label
@@ -88,7 +87,7 @@ class Worker:
         self.fraction: float | None = None
         self.limits: EngineLimits | None = None
         self.abilities: list[str] = []
-        self.adapters = HeldAdapters(partial(self.call, "adapters"))
+        self.adapters = HeldAdapters(self.call)
         self.stats = EngineStats()
         self.flights: dict[str, Flight] = {}
         self.n_reserved_tokens, self._places = 0, Places()

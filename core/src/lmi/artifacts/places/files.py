@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,22 @@ class Below(ModelFiles):
 
     def read(self, name: str, start: int = 0, n_bytes: int | None = None) -> bytes:
         return self._files.read(self._start + name, start, n_bytes)
+
+
+class Only(ModelFiles):
+    """Some files of a place, as if there were no others.
+
+    Args:
+        files: the place.
+        names: of those files; what is not there is left out.
+    """
+
+    def __init__(self, files: ModelFiles, names: Collection[str]) -> None:
+        self._files, self.place = files, files.place
+        self.sizes = {name: size for name, size in files.sizes.items() if name in names}
+
+    def read(self, name: str, start: int = 0, n_bytes: int | None = None) -> bytes:
+        return self._files.read(name, start, n_bytes)
 
 
 def _listed(folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
