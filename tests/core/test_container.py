@@ -67,16 +67,11 @@ def test_bodies_have_sagemakers_limit_where_it_runs_the_server() -> None:
     assert defaults(HOSTED) == {"max_request_size": ("26214400", "SageMaker's limit")}
 
 
-def test_bodies_of_a_job_have_the_limit_of_its_owner_and_any_number_of_records() -> None:
-    many = {
-        "job_queue_size": ("100000", "SAGEMAKER_BATCH"),
-        "option.max_client_batch_size": ("100000", "SAGEMAKER_BATCH"),
-    }
-    assert defaults(JOB) == many
-    six = defaults({**JOB, "SAGEMAKER_MAX_PAYLOAD_IN_MB": "6"})
-    assert six == {**many, "max_request_size": ("6291456", "SAGEMAKER_MAX_PAYLOAD_IN_MB")}
-    unlimited = defaults({**JOB, "SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"})
-    assert int(unlimited["max_request_size"][0]) >= 1 << 40
+def test_bodies_of_a_job_have_the_limit_of_its_owner_else_the_platforms_for_jobs() -> None:
+    assert defaults(JOB) == {"max_request_size": ("6291456", "SAGEMAKER_BATCH")}
+    chosen = "SAGEMAKER_MAX_PAYLOAD_IN_MB"
+    assert defaults({**JOB, chosen: "20"}) == {"max_request_size": ("20971520", chosen)}
+    assert int(defaults({**JOB, chosen: "0"})["max_request_size"][0]) >= 1 << 40
 
 
 def test_everything_else_that_sets_the_limit_beats_the_platforms(tmp_path: Path) -> None:

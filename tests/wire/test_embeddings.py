@@ -251,6 +251,18 @@ def test_a_body_may_be_as_large_as_the_model_takes_that_it_names(serve_vectors: 
             assert "max_request_size is 200" in message
 
 
+def test_a_batch_transform_job_has_a_line_of_vectors_for_each_record(serve_vectors: Serve) -> None:
+    with serve_vectors("task=embed", "normalize=false", SAGEMAKER_BATCH="true") as server:
+        lines = b'{"inputs": "abc"}\n{"inputs": ["abc", "de"]}\n{"inputs": "wrong"}\n'
+        answer = server.post(lines, headers={"content-type": "application/jsonlines"})
+        assert answer.status_code == 200
+        one, two, wrong = map(json.loads, answer.text.splitlines())
+        assert (one, two) == ([raw("abc")], [raw("abc"), raw("de")])
+        assert wrong["error"] == "engine.wrong-output"
+        alone = server.post(b'{"inputs": "wrong"}', headers={"content-type": "application/jsonlines"})
+        assert (alone.status_code, alone.json()["error"]) == (500, "engine.wrong-output")
+
+
 @pytest.mark.parametrize(("text", "words"), [("wrong", "0 answers for 1 inputs"), ("nan", "not finite")])
 def test_an_engine_that_returns_nonsense_is_told_apart_from_a_wrong_request(
     vectors: ServerProcess, text: str, words: str

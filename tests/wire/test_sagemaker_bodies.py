@@ -126,3 +126,9 @@ def test_an_error_says_what_is_wrong_before_the_platform_cuts_it(server: ServerP
     answer = invoke(server, {"inputs": "abc", "parameters": {"max_new_token": 3}})
     assert (answer.status_code, answer.json()["error"]) == (400, "request.invalid")
     assert answer.content.index(b"max_new_token is not a parameter. Did you mean") < 200
+
+
+def test_the_inference_id_is_the_requests_id_where_it_has_no_other(server: ServerProcess) -> None:
+    body = {"inputs": "a", "parameters": {"max_new_tokens": 1}}
+    assert invoke(server, body).headers["x-request-id"] == "order-17"
+    assert invoke(server, body, {**WHOLE, "X-Request-Id": "mine"}).headers["x-request-id"] == "mine"

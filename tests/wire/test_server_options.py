@@ -54,6 +54,9 @@ def test_several_models_are_served_each_under_its_name(echo_folder) -> None:
         assert "POST /predictions/NAME or POST /invocations?model_name=NAME" in unnamed.json()["message"]
         assert client.post("/invocations", json=BODY, params={"model_name": "a"}).status_code == 200
         assert client.post("/invocations", json=BODY, headers={"model_name": "c"}).status_code == 404
+        for name, status in (("a", 200), ("c", 404)):
+            headers = {"X-Amzn-SageMaker-Target-Model": name}
+            assert client.post("/invocations", json=BODY, headers=headers).status_code == status
 
 
 def test_what_is_wrong_with_several_models_is_told_at_once(echo_folder) -> None:

@@ -49,6 +49,9 @@ NEW_SESSION_CHARS = 256
 BATCH_PAYLOAD_PRODUCT_MB = 100
 """Most of ``MaxConcurrentTransforms`` times ``MaxPayloadInMB``. Source: CreateTransformJob, API reference."""
 
+BATCH_PAYLOAD_MB = 6
+"""``MaxPayloadInMB`` where neither the job's owner nor the container says anything. Source: as above."""
+
 DEFAULT_PORT = 8080
 """Port of a container that is told no other. Source: Custom Inference Code with Hosting Services."""
 

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping
 
 from lmi.config.settings import Setting
 from lmi.container import BATCH, MAX_PAYLOAD_MB, Container
-from lmi.sagemaker_limits import BODY_BYTES
+from lmi.sagemaker_limits import BATCH_PAYLOAD_MB, BODY_BYTES
 
 _REQUEST_SIZE = "max_request_size"
 _NO_LIMIT_BYTES = 1 << 40
 _MB = 1 << 20
-_OF_A_JOB = ("job_queue_size", "option.max_client_batch_size")
-_MOST_RECORDS = 100_000
-"""In a body of a batch transform job, which nobody else waits behind."""
 
 
 def from_container(environ: Mapping[str, str]) -> Iterator[Setting]:
@@ -24,11 +21,11 @@ def from_container(environ: Mapping[str, str]) -> Iterator[Setting]:
         ConfigError: a variable of the platform is not in its form.
     """
     container = Container.of(environ)
-    if not container.is_batch:
-        if container.is_sagemaker:
-            yield Setting(_REQUEST_SIZE, str(BODY_BYTES), "SageMaker's limit")
-        return
-    for key in _OF_A_JOB:
-        yield Setting(key, str(_MOST_RECORDS), BATCH)
-    if container.max_payload_mb is not None:
-        yield Setting(_REQUEST_SIZE, str(container.max_payload_mb * _MB or _NO_LIMIT_BYTES), MAX_PAYLOAD_MB)
+    if container.is_batch:
+        chosen_mb = container.max_payload_mb
+        limit_bytes = (BATCH_PAYLOAD_MB if chosen_mb is None else chosen_mb) * _MB
+        yield Setting(
+            _REQUEST_SIZE, str(limit_bytes or _NO_LIMIT_BYTES), BATCH if chosen_mb is None else MAX_PAYLOAD_MB
+        )
+    elif container.is_sagemaker:
+        yield Setting(_REQUEST_SIZE, str(BODY_BYTES), "SageMaker's limit")

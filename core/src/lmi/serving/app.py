@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lmi
 from lmi.api.errors import LmiError, NotFoundError, RequestError, sentences
@@ -26,6 +26,8 @@ from lmi.serving.openai_completions import Completions
 from lmi.serving.openai_models import model_routes
 from lmi.serving.openai_responses import Responses
 from lmi.serving.openapi import ROOT, describe
+from lmi.serving.records import RecordsRoute
+from lmi.serving.sagemaker import batch_routes
 from lmi.serving.tokenizing import DetokenizeRoute, TokenizeRoute
 
 _ROUTES = (
@@ -45,7 +47,7 @@ _OPENAIS = "/v1/"
 class _RootRoute(Route):
     """``POST /``, where clients of text-generation-inference send their requests, if a model speaks as it does."""
 
-    def __init__(self, context: Context, inference: InvocationRoute) -> None:
+    def __init__(self, context: Context, inference: ASGIApp) -> None:
         super().__init__(ROOT, endpoint=inference, methods=["POST"])
         self._models = context.models
 
@@ -64,7 +66,7 @@ class App(FastAPI):
     middleware that somebody adds is respected.
     """
 
-    def __init__(self, inference: InvocationRoute) -> None:
+    def __init__(self, inference: ASGIApp) -> None:
         super().__init__(title="LMI", version=lmi.__version__)
         self._inference = inference
         for path in (
@@ -96,7 +98,9 @@ def _response(request: Request, error: LmiError, status: int, headers: Mapping[s
 
 def build_app(context: Context) -> FastAPI:
     """All routes: inference, health, and those that extensions add."""
-    inference = InvocationRoute(context)
+    inference: ASGIApp = InvocationRoute(context)
+    if context.container.is_batch:
+        inference = RecordsRoute(context, inference)
     app = App(inference)
     root = _RootRoute(context, inference)
     app.router.routes.append(root)
@@ -120,6 +124,7 @@ def build_app(context: Context) -> FastAPI:
     app.include_router(health_routes(context))
     app.include_router(adapter_routes(context))
     app.include_router(model_routes(context))
+    app.include_router(batch_routes(context))
 
     _tell_errors(app)
     context.plugins.extension_hooks.lmi_register_routes(app=app, context=context)

@@ -19,6 +19,7 @@ from lmi.serving.bodies import decoded
 _LINES = ("application/jsonlines", "application/jsonl", "application/x-jsonlines", "application/x-ndjson")
 _UNSAID = ("", "application/octet-stream", "binary/octet-stream")
 """What clients send that were not told a content type."""
+_PLAIN, _CSV = "text/plain", "text/csv"
 _CSV_COLUMNS = ("inputs", "question", "context")
 _MOST_FIELDS = 1000
 _MOST_SHOWN_CHARS = 80
@@ -59,6 +60,33 @@ def data_of(body: bytes, content_type: str) -> Any:
             f"Send one of: application/json, {', '.join(_READERS)}, {_LINES[0]}",
         )
     return read(_text(body, content_type))
+
+
+def records_of(body: bytes, content_type: str, *, takes_several: bool) -> list[bytes] | None:
+    """The requests of a batch transform job's body, each as JSON, right or wrong; None where the body is one request.
+
+    Args:
+        body: of the job's request.
+        content_type: as its header has it.
+        takes_several: whether the platform puts several lines of a file into one body.
+    Raises:
+        RequestError: it is not of its content type.
+    """
+    kind = _kind_of(content_type)
+    if kind == _CSV:
+        return [json.dumps(each).encode() for each in _rows(_text(body, content_type))]
+    if takes_several and kind == _PLAIN:
+        lines = _text(body, content_type).splitlines()
+        return [json.dumps(_of_text(line)).encode() for line in lines if line.strip()]
+    if kind in _LINES or (takes_several and is_json(content_type) and _begins_with_a_value(body)):
+        return [line for line in body.splitlines() if line.strip()]
+    return None
+
+
+def _begins_with_a_value(body: bytes) -> bool:
+    """Whether the first of several lines is whole JSON: lines are then what the body is made of, not its layout."""
+    first, _, rest = body.lstrip().partition(b"\n")
+    return bool(rest.strip()) and not isinstance(_line(first), LmiError)
 
 
 def as_json(body: bytes, content_type: str) -> bytes:
@@ -113,9 +141,7 @@ def _of_csv(text: str) -> Any:
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
-        raise RequestError(
-            "request.malformed-body", f"the body is not CSV: {error}", 'Quote texts, with "" for a "'
-        ) from None
+        raise _no_csv(error) from None
     columns = [each for each in _CSV_COLUMNS if rows and each in rows[0]]
     if not columns:
         header = text.partition("\n")[0].strip()[:_MOST_SHOWN_CHARS]
@@ -127,6 +153,23 @@ def _of_csv(text: str) -> Any:
     if "inputs" in columns:
         return {"inputs": [row["inputs"] for row in rows]}
     return {"inputs": [{name: row[name] for name in columns} for row in rows]}
+
+
+def _no_csv(error: csv.Error) -> RequestError:
+    return RequestError("request.malformed-body", f"the body is not CSV: {error}", 'Quote texts, with "" for a "')
+
+
+def _rows(text: str) -> list[Any]:
+    """The request of each row; without a header, which a part of a longer file has not, a row is a text."""
+    try:
+        first = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
+        if not any(name in _CSV_COLUMNS for name in first):
+            rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+            # A comma that nobody has quoted is the text's own.
+            return [_of_text(",".join(row)) for row in rows]
+    except csv.Error as error:
+        raise _no_csv(error) from None
+    return [{"inputs": each} for each in _of_csv(text)["inputs"]]
 
 
 def _of_form(text: str) -> Any:
@@ -152,7 +195,7 @@ def _value(text: str) -> Any:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    "text/plain": _of_text,
-    "text/csv": _of_csv,
+    _PLAIN: _of_text,
+    _CSV: _of_csv,
     "application/x-www-form-urlencoded": _of_form,
 }

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -16,6 +16,12 @@ from lmi.serving.emf import EmfLog
 from lmi.serving.metrics import Metrics
 from lmi.serving.models import Model
 from lmi.serving.timeline import READY, of_this_process
+
+if TYPE_CHECKING:
+    from lmi.serving.streaming import Exchange
+
+_TARGET_MODEL = "x-amzn-sagemaker-target-model"
+
 
 class Context:
     """What routes know of the server.
@@ -73,7 +79,7 @@ class Context:
                 raise RequestError(
                     "request.no-model",
                     f"several models are served ({known}), and the request names none",
-                    "Name one: POST /predictions/NAME or POST /invocations?model_name=NAME",
+                    "Name one: POST /predictions/NAME or POST /invocations?model_name=NAME (or TargetModel)",
                 )
             return next(iter(self.models.values()))
         if name not in self.models:
@@ -87,6 +93,17 @@ class Context:
                 "model.not-found", f"model {name!r} {has}, not {version!r}", f"Call /predictions/{name}"
             )
         return model
+
+    def wanted_model(self, exchange: Exchange) -> str | None:
+        """The model that a request names outside of its body; None where it names none.
+
+        SageMaker's header counts where it can choose: an only model answers whatever it says, and multi-model endpoints
+        name models by their path.
+        """
+        if (named := exchange.wanted_model) is not None:
+            return named
+        has_choice = len(self.models) > 1 and not self.container.is_multi_model
+        return exchange.headers.get(_TARGET_MODEL) or None if has_choice else None
 
     def model_called(self, name: str | None) -> Model:
         """As ``model``, by its own name or by that of an adapter that only one model has."""

@@ -78,7 +78,7 @@ class InvocationRoute(InferenceRoute):
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         named = scope.get("path_params", {})
-        model = self._context.model(named.get("model") or exchange.wanted_model, named.get("version"))
+        model = self._context.model(named.get("model") or self._context.wanted_model(exchange), named.get("version"))
         exchange.form, exchange.model_name = model.dialect.lines, model.name
         body = await exchange.body(model.plan.options.max_request_size)
         if await begun(model.sessions, exchange, body):

@@ -30,7 +30,7 @@ class OpenAIRoute(InferenceRoute):
 
     async def _asked(self, exchange: Exchange) -> tuple[Model, Any]:
         """The model that a request is for, and its decoded body: where several are served, the body may name it."""
-        context, wanted = self._context, exchange.wanted_model
+        context, wanted = self._context, self._context.wanted_model(exchange)
         is_named_inside = wanted is None and len(context.models) > 1
         models = context.models.values() if is_named_inside else [context.model(wanted)]
         body = await exchange.body(max(model.plan.options.max_request_size for model in models))

@@ -32,6 +32,7 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _DRAINED_BYTES = 1 << 30
 _LIMIT = "max_request_size"
 _LESS = f"Send less, or raise {_LIMIT}"
+_INFERENCE_ID = "x-amzn-sagemaker-inference-id"
 _WATCH_AFTER_S = 0.02
 _LONGEST_ID = 128
 _ID_PREFIX = secrets.token_hex(4)
@@ -179,7 +180,7 @@ class Exchange:
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         number = f"{next(_ids):x}"
-        given = self.headers.get("x-request-id", "")[:_LONGEST_ID]
+        given = (self.headers.get("x-request-id") or self.headers.get(_INFERENCE_ID, ""))[:_LONGEST_ID]
         self.request_id = given or f"{_ID_PREFIX}-{number}"
         # Callers may send one id twice; inside, each request has an id of its own.
         self.unique_id = f"{given}#{number}" if given else self.request_id
