@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -122,6 +123,7 @@ class Line:
         else:
             self._http = http.client.HTTPConnection(target.host, target.port, timeout=limit_s)
         self._http.auto_open = 0
+        self._socket: socket.socket | None = None
         self._response: http.client.HTTPResponse | None = None
         self._n_left: int | None = None
         self._began_s = 0.0
@@ -133,7 +135,11 @@ class Line:
         self.close()
 
     def close(self) -> None:
-        """Leave, whether or not an answer is whole."""
+        """Leave, whether or not an answer is whole, and though another thread may wait for its next part."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket = None
         if self._response is not None:
             self._response.close()
             self._response = None
@@ -149,6 +155,7 @@ class Line:
             return 0.0
         began_s = time.monotonic()
         self._http.connect()
+        self._socket = self._http.sock
         return time.monotonic() - began_s
 
     def ask(
@@ -223,6 +230,8 @@ class Line:
                 raise ConnectionError(f"the connection was closed {self._n_left} bytes before the end of the answer")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._fail(answer, error)
+        except AttributeError:  # another thread closed the line: http.client has dropped its file
+            self._fail(answer, ConnectionError("this side closed the connection"))
         if self._response is not None:
             self._response.close()
             self._response = None
