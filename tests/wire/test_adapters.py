@@ -143,6 +143,77 @@ def test_an_unknown_adapter_is_refused_however_it_is_named(server: ServerProcess
         assert "has no adapter 'x'" in refused(response, 404, "adapter.unknown")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": "abc"},
+        {"inputs": ["abc", "abc"]},
+        {"inputs": "abc", "stream": True},
+        {"prompt": "abc", "max_tokens": 4},
+        {"messages": [{"role": "user", "content": "abc"}], "model": None},
+        {"model": "model", "input": "abc"},
+        {"inputs": "abc", "adapters": "fr"},
+    ],
+)
+def test_neither_an_unknown_name_nor_an_empty_one_of_the_platform_means_the_model(
+    server: ServerProcess, body: dict[str, Any]
+) -> None:
+    for name, said in (("frr", "Did you mean 'fr'?"), ("", f"{IDENTIFIER.lower()} is empty, and names no adapter")):
+        response = server.post(body, headers={IDENTIFIER: name})
+        assert response.status_code == 404, response.text
+        assert "adapter.unknown" in response.text
+        assert said in response.text
+
+
+def test_the_platforms_header_counts_whatever_the_body_says_of_a_model(server: ServerProcess) -> None:
+    body = {"prompt": "abc", "max_tokens": 4, "temperature": 0}
+    for path in ("/invocations", "/v1/completions"):
+        for more in ({}, {"model": None}, {"model": "de"}, {"model": "lmi"}, {"adapters": "de"}):
+            response = server.post({**body, **more}, path, headers={IDENTIFIER: "fr"})
+            assert response.json()["choices"][0]["text"] == "frfr", response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "abc", "max_tokens": 4, "temperature": 0}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 4}),
+        ("/v1/responses", {"input": "abc", "max_output_tokens": 16}),
+        ("/invocations", {"prompt": "abc", "max_tokens": 4, "temperature": 0}),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"stream": True}])
+def test_where_adapters_are_models_a_name_that_nobody_has_is_refused(
+    server: ServerProcess, folder: Path, path: str, body: dict[str, Any], more: dict[str, Any]
+) -> None:
+    response = server.post({**body, **more, "model": "my-adapter"}, path)
+    assert response.status_code == 404, response.text
+    assert "there is neither a model nor an adapter 'my-adapter'. Models here: model, de, fr." in response.text
+
+
+def test_a_model_is_called_by_its_name_its_place_or_not_at_all(server: ServerProcess, folder: Path) -> None:
+    body = {"prompt": "abc", "max_tokens": 3, "temperature": 0}
+    texts = {"fr": "frf", "model": "abc", str(folder): "abc", None: "abc"}
+    for name, text in texts.items():
+        response = server.post({**body, "model": name}, "/v1/completions")
+        assert response.json()["choices"][0]["text"] == text, response.text
+
+
+def test_an_alias_is_what_messages_call_an_adapter(server: ServerProcess, folder: Path) -> None:
+    alias = {"X-Amzn-SageMaker-Adapter-Alias": "italian"}
+    body = {"name": "ic:7", "src": "../more/it"}
+    loaded = asked(server, "POST", "/adapters", json=body, headers=alias)
+    assert [each.get("alias") for each in loaded.json()["adapters"]] == [None, None, "italian"]
+    assert text_of(server, headers={IDENTIFIER: "ic:7", **alias}) == "ic:7ic"
+    again = asked(server, "POST", "/adapters", json=body, headers=alias)
+    assert "has an adapter 'italian' (ic:7) already" in refused(again, 409, "adapter.exists")
+    for path in ("/adapters/ic%3A7", "/adapters/ic:7"):
+        assert asked(server, "GET", path).json()[0]["name"] == "ic:7"
+    assert asked(server, "DELETE", "/models/model/adapters/ic%3A7").json()["status"] == "Adapter ic:7 unregistered"
+    response = server.post({"inputs": "abc"}, headers={IDENTIFIER: "ic:7", **alias})
+    assert "has no adapter 'italian' (ic:7)" in refused(response, 404, "adapter.unknown")
+
+
 def test_requests_are_counted_by_their_adapter(server: ServerProcess) -> None:
     def counted() -> float:
         lines = asked(server, "GET", "/metrics").text.splitlines()
@@ -156,6 +227,36 @@ def test_requests_are_counted_by_their_adapter(server: ServerProcess) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ routes
+
+
+def test_an_adapter_that_is_only_registered_is_loaded_by_its_first_request(server: ServerProcess, folder: Path) -> None:
+    src = str(folder.parent / "more" / "it")
+    query = {"name": "late", "src": src, "preload": "false", "pin": "FALSE"}
+    [*_, shown] = asked(server, "POST", "/adapters", params=query).json()["adapters"]
+    assert (shown["name"], shown["preload"], shown["pin"], shown["state"]) == ("late", False, False, "registered")
+    assert "late" in [each["id"] for each in asked(server, "GET", "/v1/models").json()["data"]]
+    assert "load adapter late" not in server.output
+    answers = in_threads([lambda: text_of(server, adapters="late") for _ in range(4)])
+    assert answers == ["latela"] * 4
+    assert asked(server, "GET", "/adapters/late").json()[0]["state"] == "loaded"
+    assert asked(server, "DELETE", "/adapters/late").status_code == 200
+
+
+def test_an_adapter_is_pinned_and_let_go_by_an_update(server: ServerProcess, folder: Path) -> None:
+    src = str(folder.parent / "more" / "it")
+    assert asked(server, "POST", "/adapters", json={"name": "it", "src": src, "preload": False}).status_code == 200
+    for options in ({"params": {"pin": "true"}}, {"json": {"pin": False, "preload": True}}):
+        answer = asked(server, "POST", "/models/model/adapters/it/update", **options)
+        assert answer.json()["status"] == "Adapter it updated", answer.text
+        [shown] = asked(server, "GET", "/adapters/it").json()
+        is_pinned = "params" in options
+        assert (shown["pin"], shown["state"]) == (is_pinned, "loaded")
+        signs = list((folder.parent / "more" / "it").glob("pinned-*"))
+        assert [sign.name for sign in signs] == [f"pinned-{pid}" for pid in server.worker_pids() if is_pinned]
+    refused(asked(server, "POST", "/adapters/no/update", json={"pin": True}), 404, "adapter.unknown")
+    response = asked(server, "POST", "/adapters/it/update", json={"src": "/other"})
+    assert "src is no option of an adapter" in refused(response, 400, "request.invalid")
+    assert asked(server, "DELETE", "/adapters/it").status_code == 200
 
 
 def test_an_adapter_comes_and_goes_while_the_model_runs(server: ServerProcess, folder: Path) -> None:
@@ -280,7 +381,9 @@ def test_removing_an_adapter_ends_no_stream(serve_faulty: FaultyServer, folder: 
         def remove() -> int:
             eventually(lambda: started)
             status = asked(server, "DELETE", "/adapters/fr").status_code
-            assert asked(server, "GET", "/metrics").text.count('adapter="fr",model="model",outcome="ok"') > 0
+            ended = 'lmi_requests_total{model="model",outcome="ok"} 1.0'
+            eventually(lambda: ended in asked(server, "GET", "/metrics").text)
+            assert 'adapter="fr"' not in asked(server, "GET", "/metrics").text, "what was counted of it is gone with it"
             return status
 
         def refuse() -> str:

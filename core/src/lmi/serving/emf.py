@@ -161,6 +161,11 @@ class EmfLog:
             self._series[model, adapter] = Series(dimensions, self._tell)
         return self._series[model, adapter]
 
+    def forget(self, model: str, adapter: str) -> None:
+        """Write what there is of an adapter, and nothing more."""
+        if series := self._series.pop((model, adapter), None):
+            self._tell(series)
+
     def look(self) -> None:
         """Write what there is, if an interval has ended; called every second or so."""
         now_s = self._clock()

@@ -107,6 +107,7 @@ class Metrics:
 
     def sample(self) -> None:
         """Note how things are with models that have requests; called every second or so."""
+        self._forget_removed()
         for name, model in self._models.items():
             sizes = [worker.stats.n_running for worker in model.pool.workers if worker.stats.n_running]
             if sizes:
@@ -127,7 +128,17 @@ class Metrics:
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
+        self._forget_removed()
         return generate_latest(self._registry)
+
+    def _forget_removed(self) -> None:
+        """Drop what was counted of adapters that are gone, or whose model is: names come and go without end."""
+        of_adapters = [key for key in self._tallies if key[1]]
+        for model, adapter in of_adapters:
+            if model not in self._models or adapter not in self._models[model].adapters:
+                del self._tallies[model, adapter]
+                if self._log is not None:
+                    self._log.forget(model, adapter)
 
     def _tally(self, model: str, adapter: str) -> Tally:
         tally = self._tallies.get((model, adapter))
