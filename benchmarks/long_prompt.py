@@ -46,12 +46,23 @@ def bodies(n_tokens: int) -> dict[str, dict[str, Any]]:
     """Route -> a request with a prompt of about so many tokens."""
     text = WORDS * (n_tokens // 18)
     one = [{"role": "user", "content": text}]
-    many = [{"role": ("user", "assistant")[index % 2], "content": text[index::101]} for index in range(101)]
+    n_chars = len(text)
+    many, very_many = (
+        [
+            {
+                "role": ("user", "assistant")[index % 2],
+                "content": text[n_chars * index // n : n_chars * (index + 1) // n],
+            }
+            for index in range(n)
+        ]
+        for n in (101, 5001)
+    )
     return {
         "/invocations": {"inputs": text, "parameters": {"max_new_tokens": 1}},
         "/v1/completions": {"prompt": text, "max_tokens": 1},
         "/v1/chat/completions": {"messages": one, "max_tokens": 1},
         "/v1/chat/completions (101 messages)": {"messages": many, "max_tokens": 1},
+        "/v1/chat/completions (5001 messages)": {"messages": very_many, "max_tokens": 1},
         "/tokenize": {"prompt": text},
     }
 
@@ -75,7 +86,7 @@ def echoing() -> Iterator[Lmi]:
         (record / "METADATA").write_text("Metadata-Version: 2.1\nName: echo-of-models\nVersion: 1\n")
         (record / "entry_points.txt").write_text("[lmi.backends]\nechoing = echo_of_models\n")
         path = os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")]))
-        settings = ("rolling_batch=echoing", f"step_delay_ms={STEP_MS}", "max_model_len=80000")
+        settings = ("rolling_batch=echoing", f"step_delay_ms={STEP_MS}", "max_model_len=160000")
         words = (word for each in settings for word in ("-o", each))
         with Lmi(demo_model(), *words, environ={**os.environ, "PYTHONPATH": path}) as lmi:
             yield lmi

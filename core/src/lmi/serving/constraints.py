@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lmi.api.backend import BackendInfo
 from lmi.api.errors import RequestError
@@ -35,22 +35,8 @@ def _schema_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _regex(text: str) -> str:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what may change in Python's own dialect
-            re.compile(text)
-    except re.error as error:
-        # What Python lacks, as \p{L} or (?<name>a), others may have.
-        if not error.msg.startswith("bad escape") and reason_against(Constraint(kind="regex", source=text)):
-            raise ValueError(f"input should be a regular expression: {error}") from None
-    except (OverflowError, RecursionError) as error:
-        raise ValueError(f"input should be a regular expression: {error}") from None
-    return text
-
-
 SchemaText = Annotated[str, BeforeValidator(_schema_text), Field(max_length=_MOST_CHARS)]
-Regex = Annotated[str, Field(min_length=1, max_length=_MOST_CHARS), AfterValidator(_regex)]
+Regex = Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
 GrammarText = Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
 ChoiceTexts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1024)]
 
@@ -68,7 +54,6 @@ class Grammar(BaseModel):
         if self.type == "regex":
             if not isinstance(self.value, str) or not self.value:
                 raise ValueError("value of type 'regex' should be a text")
-            _regex(self.value)
         else:
             _schema_text(self._schema)
         return self
@@ -103,11 +88,29 @@ async def refuse_wrong(constraint: Constraint | None, info: BackendInfo, asked_a
     """
     if constraint is None:
         return
-    reason = await in_own_thread(
-        lambda: reason_against(constraint, is_lenient=info.own_constraints), stack_bytes=STACK_BYTES
-    )
+    reason = await in_own_thread(lambda: _reason(constraint, info), stack_bytes=STACK_BYTES)
     if reason:
         raise RequestError("request.invalid", f"{asked_as('constraint', constraint)}: {reason}", "Change it")
+
+
+def _reason(constraint: Constraint, info: BackendInfo) -> str:
+    in_regex = _reason_in_regex(constraint) if constraint.kind == "regex" else ""
+    return in_regex or reason_against(constraint, is_lenient=info.own_constraints)
+
+
+def _reason_in_regex(constraint: Constraint) -> str:
+    """What makes a text no regular expression in any dialect, whichever the backend's is."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what may change in Python's own dialect
+            re.compile(constraint.source)
+    except re.error as error:
+        # What Python lacks, as \p{L} or (?<name>a), others may have.
+        if not error.msg.startswith("bad escape") and reason_against(constraint):
+            return f"it is no regular expression: {error}"
+    except (OverflowError, RecursionError) as error:
+        return f"it is no regular expression: {error}"
+    return ""
 
 
 def any_json() -> Constraint:

@@ -34,6 +34,10 @@ Completion = TypeVar("Completion", bound=Asked)
 
 _REASONS = {"length": "length", "deadline": "length", "cancelled": "length"}
 
+_LONG_BODY_BYTES = 32 << 10
+_MANY_TURNS = 100
+"""A longer conversation takes a millisecond or more to become a prompt: up to 14 us a message, as its template is."""
+
 encoder = msgspec.json.Encoder()
 
 
@@ -128,6 +132,10 @@ class TextAnswer(ABC, Generic[Body]):
     def model_name(self) -> str:
         """The model as its caller calls it."""
         return self._body.model or self.model.name
+
+    def is_long(self, n_turns: int) -> bool:
+        """Whether others would wait while a conversation of so many turns becomes a prompt."""
+        return n_turns > _MANY_TURNS or self._exchange.n_bytes > _LONG_BODY_BYTES
 
     def request(self, parameters: Parameters, **more: Any) -> TextRequest:
         """A request with what all of this answer's have in common.

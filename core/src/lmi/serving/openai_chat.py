@@ -7,6 +7,7 @@ Source: OpenAI's API reference, chat completions; ``reasoning_content`` as other
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lmi.api.errors import RequestError
@@ -15,6 +16,7 @@ from lmi.serving.chat_writing import Conversation, Message
 from lmi.serving.choices import Choice, prepare_choices
 from lmi.serving.openai_answers import ChoicesAnswer, Group, Growing, Scores, TextAnswer, finish_reason_of
 from lmi.serving.openai_bodies import ChatBody
+from lmi.threads import aside
 
 if TYPE_CHECKING:
     from lmi.serving.generation import Generation
@@ -62,12 +64,14 @@ class Chat(ChoicesAnswer[ChatBody]):
 
     def __init__(self, model: Model, exchange: Exchange, form: Form, body: ChatBody, adapter: str) -> None:
         super().__init__(model, exchange, form, body, adapter)
+        self._chat = body
         if body.keep_history:
-            body = _with_history(body, exchange.session)
-            model.sessions.refuse_full(self._body.messages)
-        self._talk = Conversation(model.speech, body)
+            self._chat = _with_history(body, exchange.session)
+            model.sessions.refuse_full(body.messages)
 
     async def start(self) -> Group:
+        read = partial(Conversation, self.model.speech, self._chat)
+        self._talk = await aside(read, is_long=self.is_long(len(self._chat.messages)))
         return await start_talk(self, self._talk, self._body, asked_as=self._body.asked_as)
 
     def _choice(self, index: int, choice: Choice) -> dict[str, Any]:

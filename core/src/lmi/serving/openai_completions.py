@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lmi.api.errors import UnsupportedError
@@ -16,6 +17,8 @@ from lmi.serving.choices import Choice, prepare_choices
 from lmi.serving.openai_answers import ChoicesAnswer, Group, Growing, Scores, finish_reason_of
 from lmi.serving.openai_bodies import CompletionBody
 from lmi.serving.parameters import Parameters
+from lmi.serving.tokenizer import MANY_IDS
+from lmi.threads import aside
 
 if TYPE_CHECKING:
     from lmi.serving.generation import Generation
@@ -54,8 +57,10 @@ class Completions(ChoicesAnswer[CompletionBody]):
         for index, prompt in enumerate(body.prompts):
             if index:
                 await asyncio.sleep(0)  # prompts that are encoded at once, one after the other, hold up nobody else
+            prompted = partial(self._prompted, prompt, index, parameters)
+            request = await aside(prompted, is_long=not isinstance(prompt, str) and len(prompt) > MANY_IDS)
             choices.append(await prepare_choices(
-                model, self._prompted(prompt, index, parameters), n_answers=self._n,
+                model, request, n_answers=self._n,
                 n_candidates=body.best_of or self._n, keeps_tokens=n_tops is not None, asked_as=body.asked_as,
             ))  # fmt: skip
         group = Group(choices)

@@ -17,11 +17,13 @@ from lmi.api.errors import LmiError
 from lmi.api.texts import TextToken
 from lmi.serving.chat_writing import Conversation
 from lmi.serving.openai_answers import Group, Scores, TextAnswer, encoder, finish_reason_of, usage_of
+from lmi.serving.openai_bodies import ChatBody
 from lmi.serving.openai_chat import start_talk
 from lmi.serving.openai_responses_bodies import ResponsesBody
 from lmi.serving.openai_responses_output import Event, Output
 from lmi.serving.streaming import EVENT_STREAM
 from lmi.serving.tools.deltas import Content, Delta, Reasoning
+from lmi.threads import aside
 
 if TYPE_CHECKING:
     from lmi.serving.generation import Generation
@@ -36,13 +38,18 @@ class Responses(TextAnswer[ResponsesBody]):
 
     def __init__(self, model: Model, exchange: Exchange, form: Form, body: ResponsesBody, adapter: str) -> None:
         super().__init__(model, exchange, form, body, adapter)
-        self._chat = body.chat()
-        self._talk = Conversation(model.speech, self._chat, form_name="text.format")
         self._created = int(time.time())
         self._n_events = 0
 
     async def start(self) -> Group:
+        given = self._body.input
+        is_long = self.is_long(0 if isinstance(given, str) else len(given))
+        self._chat, self._talk = await aside(self._read, is_long=is_long)
         return await start_talk(self, self._talk, self._chat, asked_as=self._asked_as)
+
+    def _read(self) -> tuple[ChatBody, Conversation]:
+        chat = self._body.chat()
+        return chat, Conversation(self.model.speech, chat, form_name="text.format")
 
     def _asked_as(self, field: str, value: Any) -> str:
         body = self._body

@@ -171,6 +171,8 @@ class Exchange:
         """The model that answers, once it is known."""
         self.measured: Sequence[Measured] = ()
         """What answers, once it was admitted."""
+        self.n_bytes = 0
+        """Of the body, when it was there."""
         self.session: Session | None = None
         """The one that the request belongs to."""
         self.more_headers: list[tuple[bytes, bytes]] = []
@@ -200,7 +202,7 @@ class Exchange:
     async def body(self, limit_bytes: int) -> bytes:
         """The whole request body, as ``whole_body`` reads it."""
         body = await whole_body(self._receive, limit_bytes)
-        self.arrived_s = time.monotonic()
+        self.arrived_s, self.n_bytes = time.monotonic(), len(body)
         return body
 
     def watch(self, on_gone: Callable[[LmiError], None]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as RustTokenizer
 
 _LOG = logging.getLogger(__name__)
+MANY_IDS = 16384
+"""More of them take half a millisecond or more to become a text: others should not wait for it."""
 _CONVERT_LIMIT_S = 600
 _CONVERTER_VERSION = "1"
 """Part of the cache's key; raised when conversion changes."""

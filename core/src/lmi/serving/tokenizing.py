@@ -7,6 +7,7 @@ Source: what other servers have under these paths.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -19,7 +20,9 @@ from lmi.serving.models import Model, known_ids
 from lmi.serving.openai import OpenAIRoute
 from lmi.serving.parameters import TokenId
 from lmi.serving.streaming import Exchange
+from lmi.serving.tokenizer import MANY_IDS
 from lmi.serving.tools.definitions import Tools
+from lmi.threads import aside
 
 _encode = msgspec.json.Encoder().encode
 
@@ -90,8 +93,7 @@ class TokenizeRoute(OpenAIRoute):
         adds_special = body.add_special_tokens
         if adds_special is None:
             adds_special = body.messages is None
-        text = body.text(model)
-        ids = await asyncio.to_thread(lambda: model.tokenizer.encode(text, adds_special=adds_special))
+        ids = await asyncio.to_thread(lambda: model.tokenizer.encode(body.text(model), adds_special=adds_special))
         limits = model.pool.limits
         answer: dict[str, Any] = {
             "count": len(ids),
@@ -101,7 +103,7 @@ class TokenizeRoute(OpenAIRoute):
         }
         if body.return_token_strs:
             decoder = model.tokenizer.decoder(shows_special=True)
-            answer["token_strs"] = decoder.push(ids)
+            answer["token_strs"] = await aside(partial(decoder.push, ids), is_long=len(ids) > MANY_IDS)
         await exchange.answer(_encode(answer))
 
 
@@ -110,6 +112,11 @@ class DetokenizeRoute(OpenAIRoute):
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         model, data = await self._asked(exchange)
-        ids = known_ids(validated(DetokenizeBody, data).tokens, model.tokenizer.vocab_size)
-        decoder = model.tokenizer.decoder(shows_special=True)
-        await exchange.answer(_encode({"prompt": "".join(decoder.push(ids)) + decoder.flush()}))
+        given = validated(DetokenizeBody, data).tokens
+
+        def text() -> str:
+            decoder = model.tokenizer.decoder(shows_special=True)
+            ids = known_ids(given, model.tokenizer.vocab_size)
+            return "".join(decoder.push(ids)) + decoder.flush()
+
+        await exchange.answer(_encode({"prompt": await aside(text, is_long=len(given) > MANY_IDS)}))
