@@ -21,10 +21,9 @@ from tests.buckets import Bucket, running_bucket
 from tests.faults.conftest import FaultyServer
 from tests.hubs import Hub, Repository, started_hub
 from tests.servers import ServerProcess
+from tests.wire.adapter_servers import TINY, asked, refused
 
 WEIGHTS = "adapter_model.safetensors"
-TINY = ("-o", "offset=-33", "-o", "step_s=0.001")
-"""The tokenizer of a tiny model begins with the letter 33."""
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +86,6 @@ def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
             assert asked(server, "DELETE", f"/adapters/{each['name']}").status_code == 200
 
 
-def asked(server: ServerProcess, method: str, path: str, **options: Any) -> httpx.Response:
-    with server.client() as client:
-        return client.request(method, path, **options)
-
-
 def load(server: ServerProcess, src: str, name: str = "fr", **more: Any) -> httpx.Response:
     return asked(server, "POST", "/adapters", json={"name": name, "src": src, **more})
 
@@ -100,11 +94,6 @@ def answer(server: ServerProcess, name: str) -> str:
     response = server.post({"inputs": "abc", "parameters": {"max_new_tokens": 4}, "adapters": name})
     assert response.status_code == 200, response.text
     return str(response.json()["generated_text"])
-
-
-def refused(response: httpx.Response, status: int, code: str) -> str:
-    assert (response.status_code, response.json()["error"]) == (status, code), response.text
-    return str(response.json()["message"])
 
 
 def content(model: Path, folder: Path, **options: Any) -> dict[str, bytes]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters over HTTP: which one answers, and the routes that list, load and remove them."""
+"""Adapters over HTTP: the routes that list, load and remove them, and servers that start with them."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +14,13 @@ import pytest
 from lmi.testing import write_tiny, write_tiny_adapter
 from tests.faults.conftest import FaultyServer
 from tests.servers import ServerProcess, eventually, in_threads
+from tests.wire.adapter_servers import IDENTIFIER, TINY, asked, folder, refused, server, text_of
 
-IDENTIFIER = "X-Amzn-SageMaker-Adapter-Identifier"
-ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-TINY = ("-o", "offset=-33")
-"""The tokenizer of a tiny model begins with the letter 33."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with two adapters beside it, and one elsewhere."""
-    path = write_tiny("llama", tmp_path_factory.mktemp("models") / "llama")
-    for name in ("fr", "de"):
-        write_tiny_adapter(path / "adapters" / name, path)
-    write_tiny_adapter(path.parent / "more" / "it", path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(serve_faulty: FaultyServer, folder: Path) -> Iterator[ServerProcess]:
-    with serve_faulty(str(folder), "-o", "step_s=0.001", *TINY) as process:
-        yield process
-
-
-def text_of(server: ServerProcess, query: str = "", headers: dict[str, str] | None = None, **body: Any) -> str:
-    wanted = {"inputs": "abc", "parameters": {"max_new_tokens": 6}, **body}
-    response = server.post(wanted, f"/invocations{query}", headers=headers)
-    assert response.status_code == 200, response.text
-    return str(response.json()["generated_text"])
-
-
-def asked(server: ServerProcess, method: str, path: str, **options: Any) -> httpx.Response:
-    with server.client() as client:
-        return client.request(method, path, **options)
-
-
-def refused(response: httpx.Response, status: int, code: str) -> str:
-    assert (response.status_code, response.json()["error"]) == (status, code), response.text
-    return str(response.json()["message"])
+__all__ = ["folder", "server"]
 
 
 def names(server: ServerProcess) -> list[str]:
     return [each["name"] for each in asked(server, "GET", "/adapters").json()["adapters"]]
-
-
-# ---------------------------------------------------------------------------------------------------------- requests
 
 
 def test_the_adapters_beside_a_model_are_loaded_before_it_is_ready(server: ServerProcess, folder: Path) -> None:
@@ -77,156 +39,6 @@ def test_the_adapters_beside_a_model_are_loaded_before_it_is_ready(server: Serve
     assert asked(server, "GET", "/models/model/adapters/fr").json() == shown[1:]
     log = server.output
     assert log.index("load adapter de") < log.index("load adapter fr") < log.index("is ready")
-
-
-@pytest.mark.parametrize(
-    ("query", "headers", "body", "adapter"),
-    [
-        ("", {}, {"adapters": "fr"}, "fr"),
-        ("", {}, {"adapters": ["fr"]}, "fr"),
-        ("", {IDENTIFIER: "fr"}, {"adapters": "de"}, "fr"),
-        ("?adapter=fr", {}, {}, "fr"),
-        ("?adapter=fr", {}, {"adapters": "de"}, "de"),
-        ("?adapter=fr", {}, {"adapters": ""}, ""),
-        ("", {"adapter": "de"}, {}, "de"),
-        ("", {ATTRIBUTES: "trace=1;adapter=de"}, {}, "de"),
-    ],
-)
-def test_a_request_is_answered_by_the_adapter_it_names(
-    server: ServerProcess, query: str, headers: dict[str, str], body: dict[str, Any], adapter: str
-) -> None:
-    assert text_of(server, query, headers, **body) == (adapter or "abc") * (3 if adapter else 2)
-
-
-def test_each_text_of_a_list_is_answered_by_the_adapter_named_for_it(server: ServerProcess) -> None:
-    body = {"inputs": ["abc", "abc", "xyz"], "parameters": {"max_new_tokens": 6}}
-    answers = server.post({**body, "adapters": ["fr", "", "de"]}).json()
-    assert [each["generated_text"] for each in answers] == ["frfrfr", "abcabc", "dedede"]
-    answers = server.post(body, headers={IDENTIFIER: "de"}).json()
-    assert [each["generated_text"] for each in answers] == ["dedede"] * 3
-
-
-def test_one_text_of_a_list_with_an_unknown_adapter_fails_alone(server: ServerProcess) -> None:
-    body = {"inputs": ["abc", "abc"], "parameters": {"max_new_tokens": 6}, "adapters": ["fra", "fr"]}
-    first, last = server.post(body).json()
-    assert (first["error"], first["code"], last) == ("adapter.unknown", 404, {"generated_text": "frfrfr"})
-
-
-def test_a_stream_is_answered_by_the_adapter_it_names(server: ServerProcess) -> None:
-    response = server.post({"inputs": "abc", "parameters": {"max_new_tokens": 6}, "adapters": "fr", "stream": True})
-    assert '"frfrfr"' in response.text.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "code", "said"),
-    [
-        (
-            {"adapters": "fra"},
-            404,
-            "adapter.unknown",
-            "has no adapter 'fra'. Did you mean 'fr'? Adapters here: de, fr.",
-        ),
-        ({"adapters": ["fr", "de"]}, 400, "request.invalid", "adapters=['fr', 'de'] has 2 names for one text"),
-        ({"adapters": [7]}, 400, "request.invalid", "adapters.0=7"),
-        ({"adapters": {}}, 400, "request.invalid", "adapters={}"),
-    ],
-)
-def test_an_adapter_that_is_not_there_is_refused(
-    server: ServerProcess, body: dict[str, Any], status: int, code: str, said: str
-) -> None:
-    assert said in refused(server.post({"inputs": "abc", **body}), status, code)
-
-
-def test_an_unknown_adapter_is_refused_however_it_is_named(server: ServerProcess) -> None:
-    for query, headers in (("?adapter=x", {}), ("", {IDENTIFIER: "x"}), ("", {ATTRIBUTES: "adapter=x"})):
-        response = server.post({"inputs": "abc"}, f"/invocations{query}", headers=headers)
-        assert "has no adapter 'x'" in refused(response, 404, "adapter.unknown")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"inputs": "abc"},
-        {"inputs": ["abc", "abc"]},
-        {"inputs": "abc", "stream": True},
-        {"prompt": "abc", "max_tokens": 4},
-        {"messages": [{"role": "user", "content": "abc"}], "model": None},
-        {"model": "model", "input": "abc"},
-        {"inputs": "abc", "adapters": "fr"},
-    ],
-)
-def test_neither_an_unknown_name_nor_an_empty_one_of_the_platform_means_the_model(
-    server: ServerProcess, body: dict[str, Any]
-) -> None:
-    for name, said in (("frr", "Did you mean 'fr'?"), ("", f"{IDENTIFIER.lower()} is empty, and names no adapter")):
-        response = server.post(body, headers={IDENTIFIER: name})
-        assert response.status_code == 404, response.text
-        assert "adapter.unknown" in response.text
-        assert said in response.text
-
-
-def test_the_platforms_header_counts_whatever_the_body_says_of_a_model(server: ServerProcess) -> None:
-    body = {"prompt": "abc", "max_tokens": 4, "temperature": 0}
-    for path in ("/invocations", "/v1/completions"):
-        for more in ({}, {"model": None}, {"model": "de"}, {"model": "lmi"}, {"adapters": "de"}):
-            response = server.post({**body, **more}, path, headers={IDENTIFIER: "fr"})
-            assert response.json()["choices"][0]["text"] == "frfr", response.text
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/completions", {"prompt": "abc", "max_tokens": 4, "temperature": 0}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 4}),
-        ("/v1/responses", {"input": "abc", "max_output_tokens": 16}),
-        ("/invocations", {"prompt": "abc", "max_tokens": 4, "temperature": 0}),
-    ],
-)
-@pytest.mark.parametrize("more", [{}, {"stream": True}])
-def test_where_adapters_are_models_a_name_that_nobody_has_is_refused(
-    server: ServerProcess, folder: Path, path: str, body: dict[str, Any], more: dict[str, Any]
-) -> None:
-    response = server.post({**body, **more, "model": "my-adapter"}, path)
-    assert response.status_code == 404, response.text
-    assert "there is neither a model nor an adapter 'my-adapter'. Models here: model, de, fr." in response.text
-
-
-def test_a_model_is_called_by_its_name_its_place_or_not_at_all(server: ServerProcess, folder: Path) -> None:
-    body = {"prompt": "abc", "max_tokens": 3, "temperature": 0}
-    texts = {"fr": "frf", "model": "abc", str(folder): "abc", None: "abc"}
-    for name, text in texts.items():
-        response = server.post({**body, "model": name}, "/v1/completions")
-        assert response.json()["choices"][0]["text"] == text, response.text
-
-
-def test_an_alias_is_what_messages_call_an_adapter(server: ServerProcess, folder: Path) -> None:
-    alias = {"X-Amzn-SageMaker-Adapter-Alias": "italian"}
-    body = {"name": "ic:7", "src": "../more/it"}
-    loaded = asked(server, "POST", "/adapters", json=body, headers=alias)
-    assert [each.get("alias") for each in loaded.json()["adapters"]] == [None, None, "italian"]
-    assert text_of(server, headers={IDENTIFIER: "ic:7", **alias}) == "ic:7ic"
-    again = asked(server, "POST", "/adapters", json=body, headers=alias)
-    assert "has an adapter 'italian' (ic:7) already" in refused(again, 409, "adapter.exists")
-    for path in ("/adapters/ic%3A7", "/adapters/ic:7"):
-        assert asked(server, "GET", path).json()[0]["name"] == "ic:7"
-    assert asked(server, "DELETE", "/models/model/adapters/ic%3A7").json()["status"] == "Adapter ic:7 unregistered"
-    response = server.post({"inputs": "abc"}, headers={IDENTIFIER: "ic:7", **alias})
-    assert "has no adapter 'italian' (ic:7)" in refused(response, 404, "adapter.unknown")
-
-
-def test_requests_are_counted_by_their_adapter(server: ServerProcess) -> None:
-    def counted() -> float:
-        lines = asked(server, "GET", "/metrics").text.splitlines()
-        wanted = 'lmi_adapter_requests_total{adapter="de",model="model",outcome="ok"} '
-        return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0)
-
-    before = counted()
-    text_of(server, adapters="de")
-    text_of(server)
-    assert counted() == before + 1
-
-
-# ------------------------------------------------------------------------------------------------------------ routes
 
 
 def test_an_adapter_that_is_only_registered_is_loaded_by_its_first_request(server: ServerProcess, folder: Path) -> None:
@@ -368,7 +180,7 @@ def test_a_model_that_is_not_there_has_no_adapters(server: ServerProcess) -> Non
 
 
 def test_removing_an_adapter_ends_no_stream(serve_faulty: FaultyServer, folder: Path) -> None:
-    with serve_faulty(str(folder), "-o", "step_s=0.01", *TINY) as server:
+    with serve_faulty(str(folder), *TINY, "-o", "step_s=0.01") as server:
         started: list[str] = []
 
         def stream() -> str:
@@ -415,7 +227,7 @@ def test_an_adapter_is_a_model_where_several_are_served(
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     shutil.rmtree(other / "adapters" / "fr")
     models = f"one={folder},two={other}"
-    with serve_faulty("-o", "step_s=0.001", *TINY, SERVING_LOAD_MODELS=models) as server:
+    with serve_faulty(*TINY, SERVING_LOAD_MODELS=models) as server:
         listed = [each["id"] for each in asked(server, "GET", "/v1/models").json()["data"]]
         assert sorted(listed) == ["de", "de", "fr", "one", "two"]
 
@@ -451,3 +263,52 @@ def test_a_backend_without_adapters_loads_none_and_names_one_that_would(
         message = refused(response, 400, "request.unsupported")
         assert "adapter='fr' was asked, but backend 'echo' has no adapters" in message
         assert "faulty" in message
+
+
+def test_adapters_beside_a_model_that_do_not_fit_it_end_the_start_in_seconds(
+    serve_faulty: FaultyServer, folder: Path, tmp_path: Path
+) -> None:
+    wide = write_tiny("llama", tmp_path / "wide")
+    config = json.loads((wide / "config.json").read_text())
+    (wide / "config.json").write_text(json.dumps({**config, "hidden_size": 128, "num_hidden_layers": 3}))
+    copy = Path(shutil.copytree(folder, tmp_path / "llama"))
+    write_tiny_adapter(copy / "adapters" / "fr", wide)
+    with serve_faulty(str(copy), is_ready=False) as server:
+        assert server.wait_for_end(60) == 2
+    assert "[adapter.shape] adapter 'fr' was made for matrices of other sizes than this model's" in server.output
+    assert "[adapter.unknown-modules] adapter 'fr' changes model.layers.2.self_attn.q_proj" in server.output
+    assert "worker" not in server.output
+
+
+def test_an_adapter_of_one_model_is_none_of_another_and_goes_with_its_own(
+    serve_faulty: FaultyServer, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        write_tiny("llama", tmp_path / name / "model")
+        (tmp_path / name / "model" / "serving.properties").write_text("option.step_s=0.001\noption.offset=-33\n")
+    with serve_faulty(SAGEMAKER_MULTI_MODEL="true", is_ready=False) as server:
+        eventually(lambda: server.url, 30)
+
+        def load(name: str) -> None:
+            wanted = {"model_name": name, "url": str(tmp_path / name / "model")}
+            assert asked(server, "POST", "/models", json=wanted).status_code == 200
+
+        def invoke(name: str, adapter: str = "fr") -> httpx.Response:
+            body = {"inputs": "abc", "parameters": {"max_new_tokens": 4}}
+            return server.post(body, f"/models/{name}/invoke", headers={IDENTIFIER: adapter})
+
+        for name in ("a", "b"):
+            load(name)
+        wanted = {"name": "fr", "src": str(folder / "adapters" / "fr")}
+        assert asked(server, "POST", "/models/a/adapters", json=wanted).status_code == 200
+        refused(asked(server, "POST", "/adapters", json=wanted), 400, "request.no-model")
+        assert invoke("a").json() == {"generated_text": "frfr"}
+        assert "model 'b' has no adapter 'fr'. It has none." in refused(invoke("b"), 404, "adapter.unknown")
+        assert asked(server, "POST", "/models/b/adapters", json=wanted).status_code == 200
+        assert 'adapter="fr",model="a"' in asked(server, "GET", "/metrics").text
+        assert asked(server, "DELETE", "/models/a").status_code == 200
+        assert 'adapter="fr",model="a"' not in asked(server, "GET", "/metrics").text
+        load("a")
+        assert asked(server, "GET", "/models/a/adapters").json() == {"adapters": []}
+        refused(invoke("a"), 404, "adapter.unknown")
+        assert invoke("b").json() == {"generated_text": "frfr"}

@@ -21,6 +21,7 @@ from lmi.api import (
     ArtifactError,
     BackendConfig,
     BackendInfo,
+    Capability,
     ConfigError,
     Engine,
     EngineLoadError,
@@ -39,6 +40,7 @@ from lmi.api import (
 )
 from lmi.api.errors import counted
 from lmi.artifacts import check
+from lmi.artifacts.lora import lora_problems
 from lmi.artifacts.places.files import ModelFiles
 from lmi.checking import found_problems
 from lmi.compiling.judging import build_problems
@@ -185,6 +187,8 @@ def plan_of(found: Resolution, plugins: Plugins) -> LoadPlan:
         )
         artifacts = msgspec.structs.replace(artifacts, further=dict(further.artifacts))
         known += [*found.copies.problems, *check(artifacts, found.files), *further.problems]
+        if Capability.ADAPTERS in choice.info.capabilities and parsed.config.serves_adapters:
+            known += lora_problems(artifacts, found.files)
         is_seen_here = found.is_here and parsed.options.python_executable is None
         known += build_problems(artifacts, choice.info, parsed.config, is_seen=is_seen_here)
         known += requirement_problems(artifacts, found.folder, parsed.options)

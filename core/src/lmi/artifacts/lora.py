@@ -38,13 +38,15 @@ _EXPERTS = "experts"
 _OTHER_MODEL = "Use an adapter that was trained on this model"
 
 
-def lora_problems(model: ModelArtifacts, files: ModelFiles) -> list[Problem]:
+def lora_problems(model: ModelArtifacts, files: ModelFiles | None) -> list[Problem]:
     """What is wrong with the matrices of the adapters beside a model; headers that cannot be read are left to others.
 
     Args:
         model: says what lies beside it.
-        files: where it is.
+        files: where it is; None where there is no model.
     """
+    if files is None:
+        return []
     named = {f"{each.folder}{WEIGHTS[0]}": each for each in adapters_of(model) if each.name}
     headers = headers_of(files, [name for name in named if name in files.sizes])
     return [
