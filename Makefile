@@ -77,7 +77,7 @@ bench: bench-config bench-face bench-hf ## run the benchmarks
 bench-config: $(VENV)/.tools ## how long resolving a configuration takes
 	@$(BIN)/python benchmarks/config.py
 
-bench-chat: $(VENV)/.tools ## what rendering a chat costs, beside transformers and beside the encoding
+bench-chat: $(VENV)/.tools ## what reading and rendering a chat costs, beside transformers and beside the encoding
 	@$(BIN)/python benchmarks/chat.py $(ARGS)
 
 bench-long: $(VENV)/.tools ## how long a prompt of 30,000 tokens holds up the streams of others
