@@ -91,7 +91,7 @@ def test_memory_that_is_not_there_is_told_for_this_machine_alone(run, tmp_path):
 
 
 def test_what_is_doubtful_about_the_server_is_told_too(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("SERVING_MANAGEMENT_ADDRESS", "http://127.0.0.1:8081")
+    monkeypatch.setenv("SERVING_NUMBER_OF_NETTY_THREADS", "4")
     found = run(str(write_model(tmp_path / "llama")), "-o", "rolling_batch=hf", "--json")
     assert [problem["code"] for problem in json.loads(found.stdout)["problems"]] == ["config.of-no-use"]
 

@@ -31,7 +31,7 @@ def test_a_task_that_runs_out_of_time_fails_with_its_limit() -> None:
     errors: list[LmiError] = []
     flight(errors, deadline_s=2.5).end(FinishReason.DEADLINE)
     assert isinstance(errors[0], DeadlineError)
-    assert "predict_timeout is 2.5 s" in str(errors[0])
+    assert "time of 2.5 s" in str(errors[0])
 
 
 def test_a_task_is_stuck_only_when_it_has_a_deadline_that_is_long_past() -> None:

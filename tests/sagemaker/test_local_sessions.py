@@ -81,7 +81,7 @@ def test_a_closed_session_comes_back_under_its_own_name(local: Emulator) -> None
     session = opened(local)
     answer = local.invoke("close", SessionId=session, InferenceComponentName="base")
     assert answer["ClosedSessionId"] == session
-    assert not local.violations("session.header")
+    assert not local.violations("sessions.header")
 
 
 def test_a_session_that_is_over_stays_with_nobody() -> None:

@@ -69,7 +69,7 @@ def test_a_stream_whose_connection_is_cut_ends_with_an_exception(local: Emulator
             "response.custom-attributes",
             "they have characters that are not ASCII",
         ),
-        ({"X-Amzn-SageMaker-Closed-Session-Id": "a b"}, "session.header", "Closed-Session-Id is 'a b'"),
+        ({"X-Amzn-SageMaker-Closed-Session-Id": "a b"}, "sessions.header", "Closed-Session-Id is 'a b'"),
     ],
 )
 def test_a_response_header_that_breaks_a_rule_is_told(
@@ -87,7 +87,7 @@ def test_an_answer_of_more_than_25_mib_is_lost(local: Emulator) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "rule", "part"),
-    [("bare", "session.header", "New-Session-Id is 'session-"), ("none", "session.missing", "answered 200 without")],
+    [("bare", "sessions.header", "New-Session-Id is 'session-"), ("none", "sessions.missing", "answered 200 without")],
 )
 def test_a_session_that_is_not_opened_as_it_should_be_is_told(local: Emulator, kind: str, rule: str, part: str) -> None:
     local.invoke(SessionId="NEW_SESSION", Body=kind)

@@ -127,10 +127,10 @@ def judge_headers(call: Call, copy: Container, answer: Answer) -> None:
         broke("response.custom-attributes", wrong)
     opened, closed = found.get(names.NEW_SESSION_ID), found.get(names.CLOSED_SESSION_ID)
     if opened is not None and not endpoint.sessions.opened(opened, copy):
-        broke("session.header", f"New-Session-Id is {opened!r}")
+        broke("sessions.header", f"New-Session-Id is {opened!r}")
     elif opened is None and call.asks_session and answer.status < _ERROR_STATUS:
-        broke("session.missing", f"it answered {answer.status} without one")
+        broke("sessions.missing", f"it answered {answer.status} without one")
     if closed is not None:
         endpoint.sessions.closed(closed)
         if not names.is_closed_session(closed):
-            broke("session.header", f"Closed-Session-Id is {closed!r}")
+            broke("sessions.header", f"Closed-Session-Id is {closed!r}")

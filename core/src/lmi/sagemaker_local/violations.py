@@ -50,10 +50,10 @@ RULES = {
         source=_MODEL,
     ),
     "response.custom-attributes": Rule(says="Custom-Attributes are at most 1024 ASCII characters.", source=_MODEL),
-    "session.header": Rule(
+    "sessions.header": Rule(
         says="New-Session-Id is 'ID; Expires=YYYY-MM-DDTHH:MM:SSZ', Closed-Session-Id the ID.", source=_MODEL
     ),
-    "session.missing": Rule(says="NEW_SESSION is answered with a New-Session-Id.", source=_MODEL),
+    "sessions.missing": Rule(says="NEW_SESSION is answered with a New-Session-Id.", source=_MODEL),
     "models.route": Rule(says="A multi-model container has /models and what is below it.", source=_MULTI_MODEL),
     "models.load-time": Rule(says="A model is loaded within 360 s.", source=_MULTI_MODEL),
     "models.unload": Rule(says="DELETE /models/NAME unloads the model and answers 200.", source=_MULTI_MODEL),
