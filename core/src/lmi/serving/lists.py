@@ -159,7 +159,7 @@ class _Several:
             except (NotReadyError, OverloadedError):
                 raise
             except LmiError as error:
-                self._places.append(error)
+                self._places.append(error.with_traceback(None))  # whose frames have this, and every text
             except Exception as error:  # of an extension; the others are not to be lost with it
                 self._places.append(unexpected(self._exchange, error))
 

@@ -33,6 +33,7 @@ from lmi.serving.deadlines import deadline_s
 from lmi.serving.dialect import Dialect
 from lmi.serving.generation import Generation
 from lmi.serving.history import History
+from lmi.serving.long_texts import refuse_hopeless
 from lmi.serving.sessions import Sessions
 from lmi.serving.timeline import Timeline
 from lmi.serving.tokenizer import Tokenizer
@@ -272,7 +273,7 @@ class Model:
         if request.prompt_ids is not None and request.prompt == sent:
             prompt_ids = known_ids(request.prompt_ids, self.tokenizer.vocab_size)
         else:
-            prompt_ids = await self._encoded(request)
+            prompt_ids = await self._encoded(request, limits.max_context_tokens)
         if request.n_last_prompt_tokens is not None:
             prompt_ids = cut_prompt(self.tokenizer, prompt_ids, request.n_last_prompt_tokens)
         if request.bad_words:
@@ -303,11 +304,13 @@ class Model:
             self._left_out.add(name)
             _LOG.warning("model %s: the parameter %s is left out of requests: %s", self.name, name, reason)
 
-    async def _encoded(self, request: TextRequest) -> list[int]:
+    async def _encoded(self, request: TextRequest, limit: int) -> list[int]:
         encode = partial(self.tokenizer.encode, adds_special=request.adds_special)
-        if len(request.prompt) > _LONG_PROMPT_CHARS:
-            return await asyncio.to_thread(encode, request.prompt)
-        return encode(request.prompt)
+        if len(request.prompt) <= _LONG_PROMPT_CHARS:
+            return encode(request.prompt)
+        if request.n_last_prompt_tokens is None:
+            await asyncio.to_thread(refuse_hopeless, encode, request.prompt, limit)
+        return await asyncio.to_thread(encode, request.prompt)
 
     def _engine_request(self, request: TextRequest, prompt_ids: list[int]) -> GenerationRequest:
         sampling = request.sampling

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lmi.api import EngineLimits, LmiError, RequestError, Task
 from lmi.api.requests import FinishReason
+from lmi.serving.long_texts import refuse_hopeless
 from lmi.serving.streaming import Exchange
 from lmi.serving.timings import Called
 from lmi.serving.tokenizer import Tokenizer
@@ -42,6 +43,9 @@ async def prompts_of(
     limits = model.limits_for(1)
     tokenizer = model.tokenizer
     if _n_chars(inputs) > _LONG_CHARS:
+        for index, text in enumerate(inputs):
+            if isinstance(text, str) and not cut.truncate:
+                refuse_hopeless(tokenizer.encode, text, limits.max_context_tokens, f"{named}[{index}]")
         prompts = await asyncio.to_thread(_encoded, tokenizer, inputs)
     else:
         prompts = _encoded(tokenizer, inputs)

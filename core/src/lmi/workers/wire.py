@@ -147,6 +147,10 @@ class Close(msgspec.Struct, frozen=True, tag=True):
     """Close the engine and exit with 0."""
 
 
+_JOINED_BYTES = 1 << 16
+"""Below this a copy costs less than a second write."""
+
+
 class Commands(msgspec.Struct, frozen=True, array_like=True):
     """What the server wants since its last frame: groups of requests that arrived together, and cancellations."""
 
@@ -205,7 +209,12 @@ class Channel(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         body = self._encode(value)
-        self._transport.write(_HEADER.pack(len(body), kind) + body)
+        header = _HEADER.pack(len(body), kind)
+        if len(body) < _JOINED_BYTES:
+            self._transport.write(header + body)
+        else:
+            self._transport.write(header)
+            self._transport.write(body)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit
