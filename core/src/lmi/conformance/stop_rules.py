@@ -7,7 +7,7 @@ import re
 
 from lmi.conformance import sources
 from lmi.conformance.life import listing
-from lmi.conformance.rules import Broken, Level, NotApplicable, Skipped, expect, rule
+from lmi.conformance.rules import Level, NotApplicable, Skipped, expect, rule
 from lmi.conformance.stopping import Stop, Stopping
 from lmi.conformance.streams import CUT, end_of, finish_of
 from lmi.conformance.subject import Subject
@@ -36,6 +36,13 @@ def _stopped_busy(subject: Subject) -> Stop:
         raise NotApplicable(f"nothing could be in flight: {stop.why_idle}")
     if not stop.in_flight:
         raise NotApplicable("the stream and the request had ended before SIGTERM came")
+    return stop
+
+
+def _stopped_by_itself(subject: Subject) -> Stop:
+    stop = _stopped(subject)
+    if stop.exit_code is None:
+        raise Skipped("it had to be killed")
     return stop
 
 
@@ -81,9 +88,7 @@ def refuses_new_requests(subject: Subject) -> None:
       sources.convention("a process that stopped as it was told has not failed"))  # fmt: skip
 def exits_with_0(subject: Subject) -> None:
     """The exit code of the command; a negative one is the number of a signal."""
-    stop = _stopped(subject)
-    if stop.exit_code is None:
-        raise Broken("it had to be killed")
+    stop = _stopped_by_itself(subject)
     expect(stop.exit_code == 0, f"its exit code is {stop.exit_code}")
 
 
@@ -91,7 +96,7 @@ def exits_with_0(subject: Subject) -> None:
       sources.ours("what is left holds the accelerator, and the next start fails"))  # fmt: skip
 def leaves_nothing_behind(subject: Subject) -> None:
     """Two seconds after the command has ended, every process that was seen below it is gone, and its port is closed."""
-    stop = _stopped(subject)
+    stop = _stopped_by_itself(subject)
     expect(not stop.left, f"left behind: {'; '.join(stop.left)}")
 
 

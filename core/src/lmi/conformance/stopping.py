@@ -127,7 +127,6 @@ class Stopping:
     def _look_around(self, life: Life, target: Target, stop: Stop) -> None:
         """Note what is left of it."""
         if stop.exit_code is None:
-            stop.left.append("it had to be killed")
             life.kill()
             return
         _, alive = psutil.wait_procs(life.processes(), self._subject.s(_AFTER_ITS_END_S))
