@@ -122,6 +122,30 @@ def test_adapters_come_and_go_while_the_model_answers(
     refused(server.post({"inputs": "x", "adapters": "it"}), 404, "adapter.unknown")
 
 
+def test_a_pinned_adapter_keeps_its_place_and_requests_for_others_share_the_rest(
+    server: ServerProcess, folder: Path, expected: dict[str, list[list[int]]]
+) -> None:
+    """Of two places one is left; without a queue before it, vLLM would put two others into one batch and end."""
+    [pid] = server.worker_pids()
+    src = str(folder.parent / "more" / "it")
+    assert asked(server, "POST", "/adapters", json={"name": "it", "src": src}).status_code == 200
+
+    def pin() -> int:
+        return asked(server, "POST", "/adapters/fr/update", json={"pin": True}).status_code
+
+    answers, status = in_threads([lambda: together(server, "de", "it"), pin])  # pinned while others have both places
+    assert (answers, status) == (of(expected, "de", "it"), 200)
+    assert together(server, "de", "it") == of(expected, "de", "it")
+    assert together(server, *SEEDS) == of(expected, *SEEDS)
+    body = {"name": "second", "src": src, "pin": True}
+    message = refused(asked(server, "POST", "/adapters", json=body), 400, "adapter.too-many-pinned")
+    assert "1 adapter is pinned, and max_loras is 2" in message
+    assert asked(server, "POST", "/adapters/fr/update", json={"pin": False}).status_code == 200
+    assert together(server, *SEEDS) == of(expected, *SEEDS)
+    assert asked(server, "DELETE", "/adapters/it").status_code == 200
+    assert server.worker_pids() == [pid]
+
+
 def test_a_folder_that_holds_other_weights_by_now_answers_with_those(
     server: ServerProcess, folder: Path, tmp_path: Path
 ) -> None:

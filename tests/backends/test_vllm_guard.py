@@ -217,6 +217,8 @@ RECEIVERS = {
         "self._llm": "vllm.v1.engine.async_llm.AsyncLLM",
         "adapter": "vllm.lora.request.LoRARequest",
         "self._adapters[name]": "vllm.lora.request.LoRARequest",
+        "self._llm.vllm_config": f"{_CONFIG}.VllmConfig",
+        "self._llm.vllm_config.lora_config": f"{_CONFIG}.LoRAConfig",
     },
     "pooling.py": {
         "self._llm": "vllm.v1.engine.async_llm.AsyncLLM",

@@ -11,10 +11,12 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError as DeadError
 
 from lmi.api import (
+    EngineStats,
     ExistsError,
     GenerationRequest,
     LmiError,
@@ -27,6 +29,7 @@ from lmi_vllm.engine import VLLMEngine
 from lmi_vllm.machine import runs_on_cpu
 from lmi_vllm.messages import LastWords, is_out_of_memory
 from lmi_vllm.no_adapter import write_no_adapter
+from lmi_vllm.pins import Pins
 
 
 class AdapterEngine(VLLMEngine):
@@ -41,6 +44,7 @@ class AdapterEngine(VLLMEngine):
             for name in {"max_loras", "max_cpu_loras"} & arguments.keys():
                 arguments[name] += 1
         super().__init__(arguments, eos_token_ids, words)
+        self._pins = Pins(self._llm.vllm_config.lora_config.max_loras - self._needs_none)
         self._adapters: dict[str, LoRARequest] = {}
         self._n_loaded = 0
         self._n_plain = 0
@@ -48,11 +52,18 @@ class AdapterEngine(VLLMEngine):
         self._no_plain.set()
         self._loading = asyncio.Lock()
 
+    def stats(self) -> EngineStats:
+        found = super().stats()
+        return msgspec.structs.replace(found, n_waiting=found.n_waiting + self._pins.n_waiting)
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
-        with self._counted(is_plain=not request.adapter and self._none is None):
-            async with contextlib.aclosing(super().generate(request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+        async with contextlib.AsyncExitStack() as held:
+            held.enter_context(self._counted(is_plain=not request.adapter and self._none is None))
+            if request.adapter and (adapter := self._lora_request(request.adapter)) is not None:
+                await held.enter_async_context(self._pins.held(adapter.lora_int_id))
+            chunks = await held.enter_async_context(contextlib.aclosing(super().generate(request)))
+            async for chunk in chunks:
+                yield chunk
 
     @contextlib.contextmanager
     def _counted(self, *, is_plain: bool) -> Iterator[None]:
@@ -112,7 +123,40 @@ class AdapterEngine(VLLMEngine):
             if name and adapter is not None:
                 with self.told():
                     await self._llm.remove_lora(adapter.lora_int_id)
+                self._pins.let_go(adapter.lora_int_id)
                 del self._adapters[name]
+
+    async def pin_adapter(self, name: str, is_pinned: bool) -> None:
+        adapter = self._lora_request(name)
+        if not name or adapter is None:
+            raise NotFoundError("adapter.unknown", "the model itself is no adapter", "Name one that is loaded")
+        if not is_pinned:
+            await self._unpin(adapter, name)
+        elif adapter.lora_int_id not in self._pins:
+            await self._pins.keep(adapter.lora_int_id)
+            try:
+                await self._pin(adapter, name)
+            except BaseException:
+                with contextlib.suppress(Exception):  # nobody knows how far it came; a request loads it again
+                    await self._llm.remove_lora(adapter.lora_int_id)
+                self._pins.let_go(adapter.lora_int_id)
+                raise
+
+    async def _pin(self, adapter: LoRARequest, name: str) -> None:
+        async with self._loading:
+            # vLLM may have put it out of memory for others.
+            await self._add(adapter, name, adapter.lora_path)
+            with self.told():
+                await self._llm.pin_lora(adapter.lora_int_id)
+
+    async def _unpin(self, adapter: LoRARequest, name: str) -> None:
+        """Load it once more as one that nobody pinned: vLLM has no call for that alone."""
+        async with self._loading:
+            if adapter.lora_int_id in self._pins:
+                with self.told():
+                    await self._llm.remove_lora(adapter.lora_int_id)
+                self._pins.let_go(adapter.lora_int_id)
+                await self._add(adapter, name, adapter.lora_path)
 
     async def list_adapters(self) -> list[str]:
         return sorted(self._adapters)
