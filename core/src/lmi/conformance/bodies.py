@@ -72,7 +72,7 @@ class Body:
             return "a schema of its own"
 
     def with_text(self, text: str) -> Body:
-        """Another text, and a short answer."""
+        """Another text."""
         value: Any = [{"role": "user", "content": text}] if self.text_field == "messages" else text
         return Body.of({**self.fields, self.text_field: value})
 
