@@ -353,6 +353,15 @@ def test_requests_and_their_tokens_are_counted(serve_vectors: Serve) -> None:
         assert f'lmi_prompt_tokens_total{{model="{name}"}} 11.0' in text, "those of the request that failed, too"
 
 
+def test_who_asks_is_told_how_long_a_request_took(vectors: ServerProcess) -> None:
+    asking = {"X-Amzn-SageMaker-Custom-Attributes": "timings=true"}
+    for path, body in [("/invocations", {"inputs": ["abc", "de"]}), ("/v1/embeddings", {"input": ["abc", "de"]})]:
+        told = vectors.post(body, path, headers=asking).headers["x-amzn-sagemaker-custom-attributes"]
+        found = dict(each.split("=") for each in told.split(";"))
+        assert (found["prompt_tokens"], found["output_tokens"], found["model"]) == ("5", "0", "model")
+        assert 0 <= float(found["queue_ms"]) <= float(found["total_ms"])
+
+
 def test_the_command_that_is_printed_when_the_model_is_ready_works(vectors: ServerProcess) -> None:
     curl = vectors.wait_for_line(r"try: curl -s (http://\S+)/invocations .* -d '(.*)'")
     assert len(vectors.post(json.loads(curl[2])).json()) == 1

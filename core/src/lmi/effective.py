@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmi.api import BackendConfig, Problem, Severity, Target
-from lmi.config import ModelOptions, Settings
+from pydantic import BaseModel
+
+from lmi.api import Problem, Severity, Target
+from lmi.config import Settings
 from lmi.config.coerce import as_text
 from lmi.config.model_entries import ModelEntry
 from lmi.config.names import canonical, shown
@@ -118,7 +120,7 @@ def _shown(found: Resolution) -> dict[str, Value]:
     values = {key: Value(each.shown, each.source, _beaten(each)) for key, each in found.settings.items()}
     if found.parsed is not None and found.failure is None:
         options, parsed = found.copies.applied(found.parsed.options), found.parsed
-        values |= {**_values(options, parsed.settings), **_values(parsed.config, parsed.settings)}
+        values |= {**option_values(options, parsed.settings), **option_values(parsed.config, parsed.settings)}
     return values
 
 
@@ -128,7 +130,13 @@ def _place(found: Resolution, default_folder: Path) -> str:
     return "" if found.folder is None or is_default or is_said else str(found.folder.resolve())
 
 
-def _values(options: ModelOptions | BackendConfig, settings: Settings) -> dict[str, Value]:
+def option_values(options: BaseModel, settings: Settings) -> dict[str, Value]:
+    """Every option as it holds, by its key.
+
+    Args:
+        options: of a model, a backend or the server.
+        settings: what was set.
+    """
     set_by = field_settings(type(options), settings)
     values = {}
     for name, info in type(options).model_fields.items():

@@ -203,6 +203,22 @@ def free_bytes_of(entries: Sequence[str]) -> list[int]:
     return found
 
 
+def driver_version() -> str:
+    """The version of the driver; empty where there is none."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # no library, or no driver
+        return ""
+    try:
+        version = nvml.nvmlSystemGetDriverVersion()
+    except nvml.NVMLError:
+        return ""
+    finally:
+        nvml.nvmlShutdown()
+    return version.decode() if isinstance(version, bytes) else str(version)
+
+
 def _asked(nvml: Any, function: str, device: Any) -> Any:
     """What one of NVML's functions says of a device; None where this device has no such thing."""
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from lmi.api.errors import NotFoundError, NotReadyError, RequestError
+from lmi.config import Settings
 from lmi.config.server import ServerOptions
 from lmi.container import Container
 from lmi.plugins import Plugins
@@ -30,14 +31,20 @@ class Context:
         plugins: for the hooks of extensions.
         options: what holds for all models.
         container: what SageMaker says of the container.
+        settings: where the options were set.
     """
 
     def __init__(
-        self, plugins: Plugins, options: ServerOptions | None = None, container: Container | None = None
+        self,
+        plugins: Plugins,
+        options: ServerOptions | None = None,
+        container: Container | None = None,
+        settings: Settings | None = None,
     ) -> None:
         hooks = plugins.extension_hooks
         self.options = options or ServerOptions()
         self.container = container or Container()
+        self.settings = settings or Settings()
         self.plugins = plugins
         self.models: dict[str, Model] = {}
         self.metrics = Metrics(self.models, _log_of(self.options, self.container))

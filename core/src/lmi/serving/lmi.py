@@ -34,6 +34,7 @@ from lmi.serving.beams import Beams, admit_beams
 from lmi.serving.bodies import decoded
 from lmi.serving.choices import Choices, admit_choices
 from lmi.serving.contents import Lines, as_json, data_of, is_json
+from lmi.serving.diagnostics import diagnosed
 from lmi.serving.embeddings import answer_vectors
 from lmi.serving.generation import Generation
 from lmi.serving.invocation import Invocation
@@ -77,6 +78,8 @@ class InvocationRoute(InferenceRoute):
     """``POST /invocations`` and ``POST /predictions/{model}``."""
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
+        if await diagnosed(self._context, exchange):
+            return
         named = scope.get("path_params", {})
         model = self._context.model(named.get("model") or self._context.wanted_model(exchange), named.get("version"))
         exchange.form, exchange.model_name = model.dialect.lines, model.name

@@ -91,7 +91,7 @@ class Server:
         self._socket_file = socket_file(address)
         self._managed_file = None if management is None else socket_file(management[0])
         self._url = address.url(listener)
-        self._context = Context(plugins, start.server, Container.of(start.environ))
+        self._context = Context(plugins, start.server, Container.of(start.environ), start.server_settings)
         self._app = build_app(self._context)
         self._registry = ModelRegistry(
             self._context, start, self._app, drain_s=drain_s, on_progress=self._moved, on_failed=self._model_failed

@@ -164,6 +164,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._is_started = False
+        self._peeked: bytes | None = None
         self.form = form
         self.arrived_s = time.monotonic()
         """When the whole body was there."""
@@ -200,10 +201,18 @@ class Exchange:
         return self.headers.get("accept", "")
 
     async def body(self, limit_bytes: int) -> bytes:
-        """The whole request body, as ``whole_body`` reads it."""
-        body = await whole_body(self._receive, limit_bytes)
-        self.arrived_s, self.n_bytes = time.monotonic(), len(body)
+        """The whole request body, as ``whole_body`` reads it; only once, so that nobody keeps it."""
+        body, self._peeked = self._peeked, None
+        if body is None:
+            body = await whole_body(self._receive, limit_bytes)
+            self.arrived_s, self.n_bytes = time.monotonic(), len(body)
+        refuse_too_large(len(body), limit_bytes)
         return body
+
+    async def peek(self, limit_bytes: int) -> bytes:
+        """The whole request body, which ``body`` gives once more."""
+        self._peeked = await self.body(limit_bytes)
+        return self._peeked
 
     def watch(self, on_gone: Callable[[LmiError], None]) -> None:
         """Call ``on_gone`` as soon as the client closes its connection."""
