@@ -32,8 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    """A container of a multi-model endpoint, without any model."""
-    with serve(environ={"SAGEMAKER_MULTI_MODEL": "true"}, is_ready=False) as process:
+    """A container of a multi-model endpoint, without any model; the backend that is named would miss no files."""
+    with serve(environ={"SAGEMAKER_MULTI_MODEL": "true", "OPTION_ROLLING_BATCH": "echo"}, is_ready=False) as process:
         eventually(lambda: process.url, 30)
         eventually(lambda: asked(process, "GET", "/ping").status_code == 200, 30)
         yield process
