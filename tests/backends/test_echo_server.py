@@ -25,7 +25,10 @@ def test_echo_takes_its_options_from_a_folder_with_nothing_but_a_configuration(t
     with serve(str(tmp_path)) as server:
         assert server.generate("abcd", max_new_tokens=8) == {"generated_text": "abcdabcd"}
         response = server.post({"inputs": "abcd", "parameters": {"max_new_tokens": 9}})
-    assert "prompt 4 tokens + max_new_tokens 9 = 13; this model takes 12" in response.json()["message"]
+    assert (
+        "prompt 4 tokens + max_new_tokens 9 = 13; this model's maximum context length is 12 "
+        in response.json()["message"]
+    )
 
 
 def test_echo_takes_its_options_from_the_environment() -> None:

@@ -119,7 +119,7 @@ def test_a_cache_too_small_for_all_preempts_and_recomputes_without_changing_a_to
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(server: ServerProcess) -> None:
     response = server.post({"inputs": "long " * 1000, "parameters": {"max_new_tokens": 5}})
     assert response.status_code == 400
-    assert "this model takes 512" in response.json()["message"]
+    assert "maximum context length is 512" in response.json()["message"]
     assert "request.too-long: prompt" in response.json()["message"]
 
 

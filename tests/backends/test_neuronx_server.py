@@ -58,7 +58,7 @@ def test_log_probabilities_are_left_out_and_refused_by_name(server: ServerProces
 def test_a_prompt_that_is_longer_than_what_was_compiled_is_refused(server: ServerProcess) -> None:
     refused = server.post({"inputs": "word " * 200, "parameters": {"max_new_tokens": 100}})
     assert (refused.status_code, "request.too-long" in refused.text) == (400, True)
-    assert "this model takes 256" in refused.text
+    assert "maximum context length is 256" in refused.text
 
 
 PROPERTIES = (

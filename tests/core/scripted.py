@@ -41,10 +41,12 @@ class Script:
         ids: its output; further sequences of a request write the same, begun one id later each. Where the request wants
             more of them, its deadline has come.
         cuts: after how many ids a chunk ends.
+        is_likely: whether each id is the likeliest in its place; else it is none of the likeliest.
     """
 
     ids: tuple[int, ...]
     cuts: frozenset[int] = frozenset()
+    is_likely: bool = True
 
     def chunks(self, request: GenerationRequest, place: int, eos_ids: tuple[int, ...]) -> Iterator[TokenChunk]:
         """What an engine sends of the sequence in this place of its group."""
@@ -67,7 +69,7 @@ class Script:
             is_last = end == len(ids) and finish.reason is not FinishReason.DEADLINE
             yield TokenChunk(
                 ids[begin:end],
-                _logprobs(ids[begin:end], sampling.n_logprobs),
+                _logprobs(ids[begin:end], sampling.n_logprobs, 0 if self.is_likely else 1),
                 None if begin else _prompt_logprobs(request),
                 finish if is_last else None,
             )
@@ -75,11 +77,12 @@ class Script:
             yield TokenChunk([], finish=finish)
 
 
-def _logprobs(ids: list[int], n: int | None) -> list[TokenLogprob] | None:
+def _logprobs(ids: list[int], n: int | None, first: int = 0) -> list[TokenLogprob] | None:
     if n is None:
         return None
+    places = range(first, first + n)
     return [
-        TokenLogprob(each, -(each % 8) / 8, 1, tuple((each + k, -k - each % 8 / 8) for k in range(n))) for each in ids
+        TokenLogprob(each, -(each % 8) / 8, 1, tuple((each + k, -k - each % 8 / 8) for k in places)) for each in ids
     ]
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from lmi.api import LmiError, ProblemsError, RequestError, errors
-from lmi.serving.errors import body_of, headers_of, lmi_status_of, status_of, tgi_body_of
+from lmi.serving.errors import body_of, headers_of, lmi_status_of, openai_body_of, status_of, tgi_body_of
 
 STATUS = {
     "RequestError": 400,
@@ -97,3 +97,22 @@ def test_the_body_has_status_slug_and_the_whole_text() -> None:
 def test_only_what_may_work_later_says_when_to_try_again(kind: type[LmiError]) -> None:
     names = [name for name, _ in headers_of(make(kind))]
     assert names == ([b"retry-after"] if kind.__name__ in ("OverloadedError", "NotReadyError") else [])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "param", "code"),
+    [
+        (errors.RequestError("request.too-long", "x"), "invalid_request_error", None, "context_length_exceeded"),
+        (errors.NotFoundError("model.not-found", "x"), "invalid_request_error", "model", "model_not_found"),
+        (errors.OverloadedError("queue.full", "x"), "requests", None, "rate_limit_exceeded"),
+        (errors.OverloadedError("queue.too-long", "x"), "requests", None, "rate_limit_exceeded"),
+        (errors.RequestError("request.invalid", "x"), "invalid_request_error", None, "request.invalid"),
+        (errors.EngineDeadError("engine.died", "x"), "server_error", None, "engine.died"),
+    ],
+)
+def test_openais_clients_find_the_codes_that_they_act_on(
+    error: LmiError, kind: str, param: str | None, code: str
+) -> None:
+    found = json.loads(openai_body_of(error, status_of(error)))["error"]
+    assert found == {"message": str(error), "type": kind, "param": param, "code": code}
+    assert found["message"].startswith(error.code)

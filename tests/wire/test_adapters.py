@@ -237,7 +237,7 @@ def test_an_adapter_is_a_model_where_several_are_served(
         assert answer("fr").json()["choices"][0]["text"] == "frfr"
         assert answer("one").json()["choices"][0]["text"] == answer("two").json()["choices"][0]["text"] != "frfr"
         for name in ("de", "it"):  # which of the two, and none
-            assert (answer(name).status_code, answer(name).json()["error"]["code"]) == (404, "model.not-found")
+            assert (answer(name).status_code, answer(name).json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_adapters_that_are_switched_off_are_not_loaded_and_not_answered_for(

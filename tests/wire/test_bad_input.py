@@ -293,7 +293,9 @@ def test_an_adapter_is_refused_where_the_backend_has_none(echo: ServerProcess) -
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_empty_prompt_is_refused(echo: ServerProcess, stream: bool) -> None:
-    assert "inputs=''" in refused(echo.post({"inputs": "", "stream": stream}), 400, "request.empty-prompt")
+    assert "the prompt has no tokens" in refused(
+        echo.post({"inputs": "", "stream": stream}), 400, "request.empty-prompt"
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,10 @@ def test_what_is_longer_than_the_context_is_refused_with_both_numbers(
 ) -> None:
     response = echo.post({"inputs": "a" * n_prompt, "parameters": {"max_new_tokens": n_new}})
     message = refused(response, 400, "request.too-long")
-    assert f"prompt {n_prompt} tokens + max_new_tokens {n_new} = {n_prompt + n_new}; this model takes 512" in message
+    said = (
+        f"prompt {n_prompt} tokens + max_new_tokens {n_new} = {n_prompt + n_new}; this model's maximum context length"
+    )
+    assert f"{said} is 512 tokens" in message
     assert f"by {over} tokens" in message
 
 

@@ -91,7 +91,6 @@ def test_the_prompt_is_repeated_where_it_is_asked_for(client: openai.OpenAI) -> 
         ({"extra_body": {"max_token": 3}}, "Did you mean 'max_tokens'?"),
         ({"stream_options": {"include_usage": True}}, "stream_options are of a stream"),
         ({"n": 2}, "2 answers were asked for and nothing is drawn"),
-        ({"max_tokens": 600}, "this model takes 512"),
         ({"best_of": 3, "stream": True, "temperature": 1}, "best_of=3 was asked of a stream"),
         ({"suffix": "end"}, "suffix"),
     ],
@@ -103,6 +102,15 @@ def test_what_is_wrong_is_said_as_openai_says_it(client: openai.OpenAI, more: di
     assert isinstance(caught.value.body, dict)
     assert caught.value.body["type"] == "invalid_request_error"
     assert caught.value.code is not None and caught.value.code.startswith("request.")
+
+
+def test_a_prompt_that_is_too_long_is_told_as_openais_clients_look_for_it(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, max_tokens=600)
+    assert (caught.value.code, caught.value.type) == ("context_length_exceeded", "invalid_request_error")
+    said = "prompt 3 tokens + max_tokens 600 = 603; this model's maximum context length is 512 tokens. Shorten"
+    assert said in caught.value.message and "or lower max_tokens." in caught.value.message
+    assert "request.too-long" in caught.value.message
 
 
 def test_a_body_that_is_too_large_is_refused(client: openai.OpenAI) -> None:
@@ -137,7 +145,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     assert client.models.retrieve("model") == model
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("other")
-    assert (caught.value.code, caught.value.type) == ("model.not-found", "invalid_request_error")
+    assert (caught.value.code, caught.value.type) == ("model_not_found", "invalid_request_error")
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_prefix_of_an_object_store_brings_its_configuration(bucket: Bucket) ->
     with serve("s3://bucket/models/echo", environ=bucket.environ) as server:
         assert server.post(BODY).status_code == 200
         long = {**BODY, "inputs": "one two three four five six seven eight nine ten"}
-        assert "this model takes 40" in server.post(long).text
+        assert "maximum context length is 40" in server.post(long).text
 
 
 def test_the_plain_keys_of_config_properties_hold_for_every_model(echo_folder, tmp_path) -> None:

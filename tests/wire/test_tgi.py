@@ -60,7 +60,7 @@ def test_its_client_may_say_that_it_wants_no_watermark(client: InferenceClient) 
 
 
 def test_its_client_is_told_what_is_wrong(client: InferenceClient) -> None:
-    with pytest.raises(ValidationError, match=r"request\.empty-prompt: inputs='' has no tokens"):
+    with pytest.raises(ValidationError, match=r"request\.empty-prompt: the prompt has no tokens"):
         client.text_generation("", max_new_tokens=1)
     with pytest.raises(ValidationError, match=r"request\.unsupported: .*'fr'"):
         client.text_generation("abc", adapter_id="fr")

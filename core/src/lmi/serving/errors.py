@@ -35,6 +35,8 @@ _LMI_STATUS_OF_CODE = {
 }
 _LMI_FAILED = 424
 _TGI_TYPES = {400: "validation", 413: "validation", 429: "overloaded", 503: "overloaded"}
+_NO_MODEL = "model_not_found"
+_OPENAI_CODES = {"request.too-long": "context_length_exceeded", "model.not-found": _NO_MODEL}
 _RETRY_AFTER_S = 1
 _SERVER_ERROR = 500
 
@@ -69,13 +71,19 @@ def body_of(error: LmiError, status: int | None = None) -> bytes:
 
 
 def openai_body_of(error: LmiError, status: int) -> bytes:
-    """The JSON body of an error as OpenAI's clients read it; ``code`` is LMI's slug.
+    """The JSON body of an error as OpenAI's clients read it.
+
+    ``code`` is OpenAI's where there is one that clients act on, else LMI's slug, with which the message begins.
 
     Source: OpenAI's API reference, errors.
     """
-    is_callers = status < _SERVER_ERROR
-    kind = "invalid_request_error" if is_callers else "server_error"
-    body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
+    kind = "invalid_request_error" if status < _SERVER_ERROR else "server_error"
+    code, param = _OPENAI_CODES.get(error.code, error.code), None
+    if isinstance(error, errors.OverloadedError):
+        kind, code = "requests", "rate_limit_exceeded"
+    elif code == _NO_MODEL:
+        param = "model"
+    body = {"error": {"message": str(error), "type": kind, "param": param, "code": code}}
     return json.dumps(body, ensure_ascii=False).encode()
 
 

@@ -180,8 +180,6 @@ class _Several:
             NotFoundError, EngineLoadError: an adapter has gone in the meantime.
         """
         generations = [place[0] for place in self._places if isinstance(place, tuple)]
-        for adapter in {each.request.adapter for each in generations}:
-            self._model.adapters.refuse_unknown(adapter)
         self._model.start(generations)
 
         def cancel(reason: LmiError) -> None:

@@ -239,7 +239,10 @@ class Model:
 
         Raises:
             NotReadyError, OverloadedError: it cannot be served now.
+            NotFoundError, EngineLoadError: an adapter has gone in the meantime.
         """
+        for request in {each.request.adapter: each.request for each in generations}.values():
+            self._refuse_without_adapter(request)
         asked = [generation.flight for generation in generations if generation.request.answer is None]
         if asked:
             self.pool.submit(asked)
@@ -283,13 +286,15 @@ class Model:
         refuse_undeclared(self.plan.info, request.sampling, request.adapter, self._backends, asked_as)
         await refuse_wrong(request.sampling.constraint, self.plan.info, asked_as)
         await self.adapters.prepare(request.adapter)
-        # Nothing waits between this and the start.
-        self.adapters.refuse_unknown(request.adapter, request.headers.get(ALIAS, ""))
+        self._refuse_without_adapter(request)
         if request.fills_context:
             n_left = max(1, limits.max_context_tokens - len(prompt_ids))
             request.sampling = msgspec.structs.replace(request.sampling, max_tokens=n_left)
-        _check_length(prompt_ids, request.sampling.max_tokens, limits.max_context_tokens)
+        _check_length(prompt_ids, request, limits.max_context_tokens, asked_as)
         return request, self._engine_request(request, prompt_ids)
+
+    def _refuse_without_adapter(self, request: TextRequest) -> None:
+        self.adapters.refuse_unknown(request.adapter, request.headers.get(ALIAS, ""))
 
     def _declared(self, sampling: SamplingParams, asked_as: Callable[[str, Any], str]) -> SamplingParams:
         declared, names = without_undeclared(self.plan.info, sampling)
@@ -349,15 +354,22 @@ def known_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
     return list(ids)
 
 
-def _check_length(prompt_ids: list[int], max_tokens: int, limit: int) -> None:
+def _check_length(prompt_ids: list[int], request: TextRequest, limit: int, asked_as: Callable[[str, Any], str]) -> None:
+    """Refuse a prompt that is empty, or so long that it leaves no room for its answer."""
     if not prompt_ids:
-        raise RequestError("request.empty-prompt", "inputs='' has no tokens", "Send at least one token of text")
-    n_prompt = len(prompt_ids)
+        raise RequestError("request.empty-prompt", "the prompt has no tokens", "Send at least one token of text")
+    n_prompt, max_tokens = len(prompt_ids), request.sampling.max_tokens
     over = n_prompt + max_tokens - limit
-    if over > 0:
-        raise RequestError(
-            "request.too-long",
-            f"prompt {n_prompt} tokens + max_new_tokens {max_tokens} = {n_prompt + max_tokens}; "
-            f"this model takes {limit}",
-            f"Shorten the prompt by {over} tokens or lower max_new_tokens",
-        )
+    if over <= 0:
+        return
+    # Many clients know a prompt that is too long by these words.
+    most = f"this model's maximum context length is {limit} tokens"
+    if request.fills_context:
+        shorten = f"Shorten the prompt by {over} tokens at least"
+        raise RequestError("request.too-long", f"the prompt has {n_prompt} tokens; {most}, answer included", shorten)
+    name = asked_as("max_tokens", max_tokens).partition("=")[0]
+    raise RequestError(
+        "request.too-long",
+        f"prompt {n_prompt} tokens + {name} {max_tokens} = {n_prompt + max_tokens}; {most}",
+        f"Shorten the prompt by {over} tokens or lower {name}",
+    )

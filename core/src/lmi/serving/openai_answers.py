@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -244,7 +244,7 @@ class Scores:
         ]
 
     def plain(self, tokens: Sequence[TextToken], offset: int) -> dict[str, Any]:
-        """Of the next tokens, as completions have them.
+        """Of the next tokens, as completions have them; the likeliest in a place, and the one that was taken.
 
         Args:
             tokens: the next ones.
@@ -254,7 +254,10 @@ class Scores:
         return {
             "tokens": [name(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{name(each): value for each, value in top} for top in self._tops(tokens)],
+            "top_logprobs": [
+                _named(top, token.id, token.logprob, name)
+                for token, top in zip(tokens, self._tops(tokens), strict=True)
+            ],
             "text_offset": [*accumulate((len(token.text) for token in tokens), initial=offset)][:-1],
         }
 
@@ -268,7 +271,7 @@ class Scores:
             "tokens": [name(token_id) for token_id in ids],
             "token_logprobs": [None if each is None else each.logprob for each in entries],
             "top_logprobs": [
-                None if each is None else {name(token_id): value for token_id, value in each.top} for each in entries
+                None if each is None else _named(each.top, each.id, each.logprob, name) for each in entries
             ],
             "text_offset": [*accumulate(map(len, pieces), initial=0)][:-1],
         }
@@ -296,3 +299,13 @@ class Scores:
             return data.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _named(
+    top: Sequence[tuple[int, float]], taken_id: int, logprob: float | None, name: Callable[[int], str]
+) -> dict[str, float]:
+    """The likeliest tokens of a place, and the one that stands there, which may be none of them."""
+    found = {name(token_id): value for token_id, value in top}
+    if logprob is not None and all(token_id != taken_id for token_id, _ in top):
+        found[name(taken_id)] = logprob
+    return found

@@ -272,6 +272,11 @@ class ChatBody(Asked):
             raise complete("tool_choice needs tools")
         return self
 
+    def asked_as(self, field: str, value: Any) -> str:
+        if field == "max_tokens" and self.max_completion_tokens is not None:
+            return f"max_completion_tokens={value}"
+        return super().asked_as(field, value)
+
     @property
     def most_tokens(self) -> int | None:
         """Tokens of an answer at most; None where nothing says."""

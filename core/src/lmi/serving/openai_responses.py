@@ -55,6 +55,8 @@ class Responses(TextAnswer[ResponsesBody]):
         body = self._body
         if field == "constraint" and self._chat.response_format is not None:
             return f"text.format={self._chat.response_format.type}"
+        if field == "max_tokens":
+            return f"max_output_tokens={value}"
         if field == "n_logprobs":
             return f"top_logprobs={body.top_logprobs}" if body.top_logprobs else f"include={body.include}"
         return self._chat.asked_as(field, value)

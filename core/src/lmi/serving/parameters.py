@@ -23,6 +23,7 @@ Word = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 _ASKED_AS = {
+    "max_tokens": ("max_new_tokens",),
     "min_tokens": ("min_new_tokens",),
     "ignore_eos": ("ignore_eos_token",),
     "n_logprobs": ("top_n_tokens", "best_of", "num_beams"),
