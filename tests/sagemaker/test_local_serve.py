@@ -52,6 +52,17 @@ def test_lmi_serve_keeps_the_contract(local: Emulator) -> None:
     assert not local.violations()
 
 
+def test_who_asks_is_told_the_times_of_a_request(local: Emulator) -> None:
+    whole = local.invoke(Body=body(5), ContentType="application/json", CustomAttributes="timings=true")
+    stream = local.stream(body(5, stream=True), CustomAttributes="timings=true")
+    assert text_of(stream) == "abcab"
+    found, begun = (dict(each.split("=") for each in told["CustomAttributes"].split(";")) for told in (whole, stream))
+    assert float(found["total_ms"]) >= float(found["ttft_ms"]) + 4 * 20
+    assert (found["output_tokens"], "output_tokens" in begun) == ("5", False)
+    assert float(begun["ttft_ms"]) >= 20
+    assert "CustomAttributes" not in local.invoke(Body=body(5), ContentType="application/json")
+
+
 def test_parts_are_as_long_as_wanted_and_not_longer(local: Emulator) -> None:
     events = list(local.stream(body(3, stream=True))["Body"])
     assert max(len(event["PayloadPart"]["Bytes"]) for event in events) == 7
