@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, from_json
 
 from lmi.api.errors import RequestError, sentences
@@ -116,6 +116,19 @@ def few_fields(name: str, value: dict[str, Any]) -> dict[str, Any]:
     if len(value) > _MOST_FIELDS:
         raise complete(f"{name} has {len(value)} fields; at most {_MOST_FIELDS} are read")
     return value
+
+
+class Part(BaseModel):
+    """An object within a body: it knows each of its names, and takes no number for a text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
+            raise ValueError(f"object should have at most {_MOST_FIELDS} fields, not {len(value)}")
+        return value
 
 
 def complete(message: str) -> PydanticCustomError:

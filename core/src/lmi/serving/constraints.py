@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lmi.api.backend import BackendInfo
 from lmi.api.errors import RequestError
 from lmi.api.requests import Constraint
 from lmi.grammars import STACK_BYTES, reason_against
+from lmi.serving.bodies import Part
 from lmi.threads import in_own_thread
 
 _MOST_CHARS = 65536
@@ -38,13 +39,11 @@ def _schema_text(value: Any) -> str:
 SchemaText = Annotated[str, BeforeValidator(_schema_text), Field(max_length=_MOST_CHARS)]
 Regex = Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
 GrammarText = Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
-ChoiceTexts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1024)]
+ChoiceTexts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1024, fail_fast=True)]
 
 
-class Grammar(BaseModel):
+class Grammar(Part):
     """``{"type": "json", "value": schema}``; ``regex`` takes a text, ``json_schema`` a schema under its name."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["json", "json_schema", "regex"]
     value: Any

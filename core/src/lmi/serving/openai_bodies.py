@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from lmi.api.requests import Constraint
-from lmi.serving.bodies import complete, object_of
+from lmi.serving.bodies import Part, complete, object_of
 from lmi.serving.constraints import ChoiceTexts, GrammarText, Regex, SchemaText, any_json
 from lmi.serving.parameters import LARGEST, MOST_SEQUENCES, Parameters, TokenId, TokenIdKey, Word
 from lmi.serving.tools.definitions import ToolChoice, Tools
@@ -22,9 +22,6 @@ N_PROMPTS = 128
 
 _MOST_ENTRIES = 1024
 """Of a table whose entries are judged."""
-
-CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""For what knows each of its names, and takes no number for a text."""
 
 _NAMES = {
     "max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "stop": "stop_sequences",
@@ -69,17 +66,15 @@ Prompt = Annotated[
 """The field ``prompt``; what is wrong in it is told of the kind that it begins with."""
 
 
-class StreamOptions(BaseModel):
-    model_config = CLOSED
-
+class StreamOptions(Part):
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class NamedSchema(BaseModel):
+class NamedSchema(Part):
     """``json_schema`` of a response format; ``strict`` is always so."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(populate_by_name=True, protected_namespaces=())
 
     name: str = ""
     description: str | None = None
@@ -87,10 +82,8 @@ class NamedSchema(BaseModel):
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Part):
     """The form of an answer; ``value`` is the schema where a client of text-generation-inference sends one."""
-
-    model_config = CLOSED
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
@@ -115,7 +108,7 @@ class ResponseFormat(BaseModel):
 class TextBody(BaseModel):
     """What every request for text takes; None is not asked for."""
 
-    model_config = CLOSED
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -141,8 +134,8 @@ class TextBody(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
-    bad_words: list[Word] | None = Field(None, max_length=128)
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=128)
+    bad_words: Annotated[list[Word], Field(max_length=128, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=128, fail_fast=True)] | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Tag, model_validator
 
 from lmi.api.errors import UnsupportedError
-from lmi.serving.bodies import complete
+from lmi.serving.bodies import Part, complete
 from lmi.serving.constraints import SchemaText
-from lmi.serving.openai_bodies import CLOSED, ChatBody, NamedSchema, ResponseFormat, TextBody
+from lmi.serving.openai_bodies import ChatBody, NamedSchema, ResponseFormat, TextBody
 from lmi.serving.openai_responses_input import messages_of
 from lmi.serving.tools.definitions import (
     MOST_TOOLS,
@@ -75,10 +75,8 @@ class FlatTool(Function):
         return Tool(type=self.type, function=function)
 
 
-class FlatNamedTool(BaseModel):
+class FlatNamedTool(Part):
     """``{"type": "function", "name": ...}``: this one must be called."""
-
-    model_config = CLOSED
 
     type: Literal["function"]
     name: str
@@ -89,10 +87,8 @@ class FlatNamedTool(BaseModel):
         return NamedTool(type=self.type, function=NamedFunction(name=self.name))
 
 
-class FlatAllowedTools(BaseModel):
+class FlatAllowedTools(Part):
     """``{"type": "allowed_tools", "mode": ..., "tools": [...]}``: these and no others."""
-
-    model_config = CLOSED
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
@@ -113,10 +109,10 @@ FlatChoice: TypeAlias = Annotated[
 ]
 
 
-class TextFormat(BaseModel):
+class TextFormat(Part):
     """``format`` of ``text``; ``strict`` is always so."""
 
-    model_config = {**CLOSED, "populate_by_name": True, "protected_namespaces": ()}
+    model_config = ConfigDict(populate_by_name=True, protected_namespaces=())
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -144,25 +140,19 @@ class TextFormat(BaseModel):
         return plain if self.content is None else {**plain, "schema": json.loads(self.content)}
 
 
-class TextConfig(BaseModel):
-    model_config = CLOSED
-
+class TextConfig(Part):
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
 
 
-class ReasoningConfig(BaseModel):
+class ReasoningConfig(Part):
     """``effort`` goes to the chat template; reasoning is given itself, so there is no summary of it."""
-
-    model_config = CLOSED
 
     effort: str | None = None
     summary: Literal["auto"] | None = None
 
 
-class ResponseStreamOptions(BaseModel):
-    model_config = CLOSED
-
+class ResponseStreamOptions(Part):
     include_obfuscation: Literal[False] | None = None
 
 

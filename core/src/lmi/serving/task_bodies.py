@@ -6,25 +6,23 @@ Source: HuggingFace's inference API; names and defaults are those of transformer
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lmi.api import ModelArtifacts, Task
-from lmi.serving.bodies import complete, decoded
-from lmi.serving.vector_bodies import CLOSED, N_INPUTS, Invocation, read_body
+from lmi.serving.bodies import Part, complete, decoded
+from lmi.serving.vector_bodies import N_INPUTS, Invocation, read_body
 
 _QUESTION_KEYS = ("question", "context")
 
 
-class TokenParameters(BaseModel):
+class TokenParameters(Part):
     """``parameters`` of a request for the labels of words."""
 
-    model_config = CLOSED
-
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "none"
-    ignore_labels: list[str] = ["O"]
+    ignore_labels: Annotated[list[str], Field(fail_fast=True)] = ["O"]
     stride: int | None = Field(None, ge=0)
 
     @field_validator("aggregation_strategy", mode="before")
@@ -42,13 +40,11 @@ class TokenParameters(BaseModel):
         return self
 
 
-class MaskParameters(BaseModel):
+class MaskParameters(Part):
     """``parameters`` of a request to fill masks."""
 
-    model_config = CLOSED
-
     top_k: int = Field(5, ge=1)
-    targets: list[str] | None = Field(None, min_length=1)
+    targets: Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -56,10 +52,8 @@ class MaskParameters(BaseModel):
         return [value] if isinstance(value, str) else value
 
 
-class QuestionParameters(BaseModel):
+class QuestionParameters(Part):
     """``parameters`` of a question about a text."""
-
-    model_config = CLOSED
 
     top_k: int = Field(1, ge=1)
     doc_stride: int | None = Field(None, ge=0)

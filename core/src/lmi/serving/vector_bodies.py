@@ -11,21 +11,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lmi.api import RequestError, Task
-from lmi.serving.bodies import Body, complete, explained, names_of, object_of
+from lmi.serving.bodies import Body, Part, complete, explained, names_of, object_of
 from lmi.serving.parameters import Parameters as GenerationParameters
 
 _LARGEST_ID = 2**31 - 1
 N_INPUTS = 2048
 """Most inputs of one request. Source: OpenAI's reference."""
-CLOSED = ConfigDict(extra="forbid", strict=True)
-"""For what knows each of its names, and takes no number for a text."""
 _OF_GENERATION = {"stream", "messages", "prompt", "max_tokens", *names_of(GenerationParameters)}
 
 
-class CutParameters(BaseModel):
+class CutParameters(Part):
     """What is done with an input that is longer than the model takes: cut where ``truncate`` says so, else refused."""
-
-    model_config = CLOSED
 
     truncate: bool = False
     truncation_direction: Literal["right", "left"] = "right"
@@ -52,7 +48,7 @@ class LabelParameters(CutParameters):
 class Invocation(BaseModel):
     """A body of ``inputs``, one or a list, and ``parameters``."""
 
-    model_config = CLOSED
+    model_config = ConfigDict(extra="forbid", strict=True)
     parameter_type: ClassVar[type[BaseModel]]
 
     inputs: list[Any]

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
 from lmi.api.errors import RequestError
 from lmi.config.names import did_you_mean
-from lmi.serving.bodies import complete
+from lmi.serving.bodies import Part, complete
 
 MOST_TOOLS = 128
 _MOST_SCHEMA_CHARS = 65536
@@ -32,13 +32,13 @@ def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-class Function(BaseModel):
+class Function(Part):
     """A function that a model may call.
 
     ``strict`` is taken and changes nothing: calls follow the schema wherever ``tool_choice`` asks for one.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     name: ToolName
     description: str | None = None
@@ -53,10 +53,10 @@ class Function(BaseModel):
         return {"type": "object", **self.parameters}
 
 
-class Tool(BaseModel):
+class Tool(Part):
     """One entry of ``tools``."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     type: Literal["function"]
     function: Function
@@ -77,40 +77,40 @@ def unique(tools: list[Named]) -> list[Named]:
     return tools
 
 
-Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS), AfterValidator(unique)]
+Tools = Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True), AfterValidator(unique)]
 """The field ``tools`` of a body."""
 
 
-class NamedFunction(BaseModel):
+class NamedFunction(Part):
     """The function that must be called."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     name: str
 
 
-class NamedTool(BaseModel):
+class NamedTool(Part):
     """``{"type": "function", "function": {"name": ...}}``: this one must be called."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class AllowedChoice(BaseModel):
+class AllowedChoice(Part):
     """Which tools are allowed, and whether one of them must be called."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1, max_length=MOST_TOOLS)
+    tools: list[NamedTool] = Field(min_length=1, max_length=MOST_TOOLS, fail_fast=True)
 
 
-class AllowedTools(BaseModel):
+class AllowedTools(Part):
     """``{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}``: these and no others."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedChoice
