@@ -29,6 +29,7 @@ from lmi.reading import Start
 from lmi.serving.address import Address, manages_here, socket_file, unbind
 from lmi.serving.app import build_app, build_management_app
 from lmi.serving.context import Context
+from lmi.serving.digest import failure_digest
 from lmi.serving.model_routes import management_routes, multi_model_routes
 from lmi.serving.models import Model
 from lmi.serving.progress import LoadProgress
@@ -139,7 +140,8 @@ class Server:
         uvloop.run(self._serve())
         if self._failure is None:
             return 0
-        print(failure_digest(self._failure, self._failed_worker), file=sys.stderr, flush=True)
+        is_hosted = self._context.container.is_sagemaker
+        print(failure_digest(self._failure, self._failed_worker, is_hosted=is_hosted), file=sys.stderr, flush=True)
         return 2 if isinstance(self._failure, (ProblemsError, PluginError)) else 1
 
     async def _serve(self) -> None:
@@ -313,15 +315,3 @@ def ready_text(model: Model, url: str, *, is_only: bool) -> str:
     if model.plan.is_custom:
         sent = "--data-binary @FILE"
     return f"model {model.name!r} is ready: {where}\ntry: curl -s {call} {sent}"
-
-
-def failure_digest(error: LmiError, worker: Worker | None) -> str:
-    """The last lines of a start that failed: cause, evidence, remedy."""
-    lines = ["", "LMI could not start", f"  cause:    {error.without_hint()}"]
-    if worker is not None and worker.exit is not None:
-        lines.append(f"  evidence: worker {worker.label} {worker.reason}, in stage {worker.stage!r}; its last lines:")
-        lines += [f"            {line}" for line in worker.exit.last_lines]
-    remedy = error.hint or ("Read the worker's lines above" if worker is not None else "")
-    if remedy:
-        lines.append(f"  remedy:   {remedy}")
-    return "\n".join(lines)

@@ -231,7 +231,7 @@ class Exchange:
     def unwatch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-            # A task keeps the frames that its cancellation went through: the request in them, and the whole body in that.
+            # A task keeps the frames that its cancellation went through, and with them the request and its body.
             self._watch = None
 
     async def start(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LOG = logging.getLogger("lmi.worker")
-_CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
+CGROUP_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+"""Where the kernel counts them: cgroup v2, and v1."""
 _N_LAST_LINES = 30
 _LINE_LIMIT_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
@@ -48,13 +49,15 @@ class Exit:
         return f"exited with code {self.code}"
 
 
-def _n_oom_kills() -> int:
-    """How often the out-of-memory killer struck in this container (cgroup v2); 0 where it cannot be read."""
-    try:
-        fields = dict(line.split() for line in _CGROUP_EVENTS.read_text().splitlines())
-    except (OSError, ValueError):
-        return 0
-    return int(fields.get("oom_kill", 0))
+def n_oom_kills() -> int:
+    """How often the out-of-memory killer struck in this container; 0 where it cannot be read."""
+    for file in CGROUP_EVENTS:
+        try:
+            fields = dict(line.split() for line in file.read_text().splitlines())
+            return int(fields["oom_kill"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
 
 
 def signal_name(number: int) -> str:
@@ -84,7 +87,7 @@ class Process:
         self._label = label
         self._is_asked_to_end = is_asked_to_end
         self._last_lines: deque[str] = deque(maxlen=_N_LAST_LINES)
-        self._n_oom_kills = _n_oom_kills()
+        self._n_oom_kills = n_oom_kills()
         self._relay = asyncio.create_task(self._relay_lines())
 
     @classmethod
@@ -139,7 +142,7 @@ class Process:
         lines = tuple(self._last_lines)
         # What started others tells of a child's death by a signal as shells do.
         was_killed = code in (-signal.SIGKILL, _SHELLS_SIGNAL + signal.SIGKILL)
-        struck = was_killed and _n_oom_kills() > self._n_oom_kills
+        struck = was_killed and n_oom_kills() > self._n_oom_kills
         if code >= 0:
             name = signal_name(signal.SIGKILL) if struck else ""
             return Exit(code=code, signal_name=name, is_out_of_memory=struck, last_lines=lines)
