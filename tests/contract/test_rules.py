@@ -101,6 +101,8 @@ OF_REQUESTS = [f"K-{each.value}" for each in capabilities.SAMPLING_CAPABILITIES]
         ("tempered", "K-n_logprobs", "when greedy"),
         ("made up", "K-n_logprobs", "when greedy"),
         ("adapters from nowhere", "K-adapters", "loaded from a folder that is not there"),
+        ("pins from nowhere", "K-adapters", "an adapter was pinned that is not loaded"),
+        ("forgets what it lets go", "K-adapters", "adapter.not-found"),
         ("any length", "K-embedding", "normalize gave a vector of length"),
         ("all dimensions", "K-embedding", "vectors of 1 numbers were asked for"),
         ("no finish", "G1", "the tokens ended after 1 without a finish reason"),

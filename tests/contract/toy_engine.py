@@ -227,6 +227,12 @@ class ToyEngine(Engine):
     async def list_adapters(self) -> list[str]:
         return sorted(self._adapters)
 
+    async def pin_adapter(self, name: str, is_pinned: bool) -> None:
+        if name not in self._adapters and self._fault != "pins from nowhere":
+            raise NotFoundError("adapter.unknown", f"adapter {name!r} is not loaded")
+        if self._fault == "forgets what it lets go" and not is_pinned:
+            self._adapters.pop(name, None)
+
     async def embed(
         self, prompts: list[list[int]], normalize: bool = True, n_dimensions: int | None = None
     ) -> list[list[float]]:

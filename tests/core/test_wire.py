@@ -255,7 +255,7 @@ def with_worker(
 
 def test_a_call_reaches_the_ability_and_its_result_comes_back(tmp_path: Path, faulty_path: Path) -> None:
     async def scenario(worker: Worker) -> None:
-        assert worker.abilities == ["adapters"]
+        assert worker.abilities == ["adapters", "pinned-adapters"]
         assert await worker.call("adapters", "list_adapters") == []
         for name in ("french", "german"):
             assert await worker.call("adapters", "load_adapter", name, str(tmp_path)) is None

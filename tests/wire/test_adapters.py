@@ -127,6 +127,9 @@ def test_an_adapter_with_mistakes_is_refused_before_the_engine_sees_it(
         (str(tmp_path / "file"), "adapter.bad-source", f"'{tmp_path}/file' is not a folder"),
         ("/no/such", "adapter.bad-source", "there is no folder '/no/such'"),
         ("", "adapter.bad-source", "src='' names no place"),
+        ("a/" + "x" * 5000, "adapter.bad-source", "src has 5002 characters and names no place"),
+        ("/" + "x" * 4000, "adapter.bad-source", "there is no folder"),
+        ("x\0y", "adapter.bad-source", "names no place"),
         (5, "adapter.bad-source", "src=5 names no place"),
     ]
     for src, code, said in cases:

@@ -11,9 +11,12 @@ from lmi.api import ArtifactError, LmiError, ModelArtifacts, NotReadyError, Prog
 from lmi.api.adapters import CONFIG, WEIGHTS
 from lmi.artifacts.places.files import ModelFiles
 from lmi.artifacts.places.finding import fetched, place_of
+from lmi.artifacts.places.location import exists
 from lmi.config.names import shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_LONGEST = 4096
+_PLACES = "Give the folder of the adapter, its URL, or ORG/NAME"
 _NOT_NOW = ("model.unreachable", "model.rate-limited")
 """Codes of places that may answer another time."""
 
@@ -42,13 +45,15 @@ class AdapterSource:
             RequestError: it names no place, or one that is not allowed.
         """
         if not isinstance(src, str) or not src.strip() or "\0" in src:
-            raise _bad(f"src={src!r} names no place", "Give the folder of the adapter, its URL, or ORG/NAME")
+            raise _bad(f"src={src!r} names no place", _PLACES)
         text = src.strip()
+        if len(text) > _LONGEST:
+            raise _bad(f"src has {len(text)} characters and names no place", _PLACES)
         if text.lower().startswith("file:"):
             return cls(text)
         if "://" not in text:
             path = Path(model.folder) / text
-            if path.is_absolute() and (path.exists() or not _HUB_ID.fullmatch(text)):
+            if path.is_absolute() and (exists(path) or not _HUB_ID.fullmatch(text)):
                 return cls(str(path))
             if not _HUB_ID.fullmatch(text):
                 hint = "Give an absolute path"

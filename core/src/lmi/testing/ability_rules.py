@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 
 from lmi.api import (
@@ -16,6 +17,7 @@ from lmi.api import (
     SupportsAdapters,
     SupportsClassification,
     SupportsEmbedding,
+    SupportsPinnedAdapters,
     Task,
     UnsupportedError,
 )
@@ -59,6 +61,8 @@ class AbilityRules:
         for number, answer in enumerate(answers[4:]):
             kit.check_same(answer, number, "beside requests of an adapter")
         _refuses_to_load(kit, engine, kit.scratch / "no-such-adapter")
+        if isinstance(engine, SupportsPinnedAdapters):
+            _pins(kit, engine)
         kit.engine.call(lambda: engine.unload_adapter("a"), _CALL_S)
         assert kit.engine.call(engine.list_adapters, _CALL_S) == [], "an unloaded adapter is still listed"
         for name in ("a", "never-loaded"):
@@ -160,6 +164,24 @@ def _refuses_to_load(kit: Kit, engine: SupportsAdapters, path: Path) -> None:
     requests = [kit.request(kit.prompt(0), adapter="a"), kit.request(kit.prompt(0))]
     _, without = (answer.whole() for answer in kit.engine.answers(requests))
     kit.check_same(without, 0, "after an adapter could not be loaded")
+
+
+def _pins(kit: Kit, engine: SupportsPinnedAdapters) -> None:
+    """What holds already may be asked for again, adapters that are not loaded are refused, and all answer as before."""
+    before = kit.engine.answers([kit.request(kit.prompt(0), adapter="a")])[0].whole().ids
+    for is_pinned in (True, True, False, False):
+        kit.engine.call(partial(engine.pin_adapter, "a", is_pinned), kit.case.load_s)
+        requests = [kit.request(kit.prompt(0), adapter="a"), kit.request(kit.prompt(0))]
+        adapted, plain = (answer.whole() for answer in kit.engine.answers(requests))
+        what = "pinned" if is_pinned else "let go"
+        assert adapted.ids == before, f"adapter a was {what}, and answers otherwise"
+        kit.check_same(plain, 0, f"beside an adapter that was {what}")
+    try:
+        kit.engine.call(lambda: engine.pin_adapter("never-loaded", True), _CALL_S)
+    except RequestError as error:
+        assert "never-loaded" in str(error), f"the refusal does not name the adapter: {error}"
+    else:
+        raise AssertionError("an adapter was pinned that is not loaded")
 
 
 def _are_of_length_1(vectors: list[list[float]], plain: list[list[float]]) -> None:
