@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lmi.api import Accelerator
-from lmi.devices.cuda import all_gpus
+from lmi.devices.cuda import all_gpus, driver_version
 from lmi.target import detect_target, devices_of, loaded_on, visible_problems
 from tests.core.test_target import settings
 
@@ -34,6 +34,11 @@ class FakeNvml:
 
     def nvmlShutdown(self):
         self.n_open -= 1
+
+    def nvmlSystemGetDriverVersion(self):
+        if not self.gpus:
+            raise NvmlError("unknown error")
+        return "580.95.05"
 
     def nvmlDeviceGetCount(self):
         return len(self.gpus)
@@ -195,6 +200,17 @@ def test_the_device_option_beats_what_is_there(machine, tmp_path):
 def test_a_driver_without_its_library_is_a_container_without_gpus(machine, tmp_path):
     machine(gpu(0), fails=True)
     assert detect_target({}, root=tmp_path).accelerator is Accelerator.CPU
+
+
+def test_the_version_of_the_driver_is_told_where_there_is_one(machine, monkeypatch):
+    nvml = machine(gpu(0))
+    assert (driver_version(), nvml.n_open) == ("580.95.05", 0)
+    nvml.gpus = []
+    assert (driver_version(), nvml.n_open) == ("", 0)
+    nvml.fails = True
+    assert driver_version() == ""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert driver_version() == ""
 
 
 def test_without_a_driver_the_binding_is_not_imported(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from lmi.serving.context import Context
 from lmi.serving.emf import EmfLog
 from lmi.serving.histogram import Histogram
 from lmi.serving.metrics import Metrics
-from lmi.serving.timings import Target
+from lmi.serving.timings import Subject
 from tests.emf_documents import document, metrics_of
 
 
@@ -28,7 +28,7 @@ class Answered:
     """A request that began 1 s after it came, had its first token after 3 s, its last after 5 s, and 9 tokens."""
 
     arrived_s: float
-    request: Target = field(default_factory=lambda: Target("llama"))
+    request: Subject = field(default_factory=lambda: Subject("llama"))
     n_prompt_tokens: int = 4
     n_output_tokens: int = 9
     n_longest: int = 9
@@ -59,7 +59,7 @@ def model(**changes: Any) -> Any:
 
 
 def test_times_count_from_the_arrival() -> None:
-    metrics, now_s = Metrics({}), time.monotonic()
+    metrics, now_s = Metrics({"llama": model()}), time.monotonic()
     metrics.count(Answered(now_s - 10), "ok", now_s - 10)
     found = samples_of(metrics)
     assert found["lmi_queue_seconds_sum/llama"] == pytest.approx(1)
@@ -72,7 +72,7 @@ def test_times_count_from_the_arrival() -> None:
 
 
 def test_a_token_that_is_alone_took_no_time_after_the_first() -> None:
-    metrics, now_s = Metrics({}), time.monotonic()
+    metrics, now_s = Metrics({"llama": model()}), time.monotonic()
     answered = Answered(now_s)
     answered.n_longest = 1
     metrics.count(answered, "ok", now_s)
@@ -80,7 +80,7 @@ def test_a_token_that_is_alone_took_no_time_after_the_first() -> None:
 
 
 def test_a_request_that_never_began_waited_until_its_end() -> None:
-    metrics, now_s = Metrics({}), time.monotonic()
+    metrics, now_s = Metrics({"llama": model()}), time.monotonic()
     answered = Answered(now_s - 7)
     answered.begun_s = answered.first_token_s = answered.last_token_s = 0.0
     metrics.count(answered, "cancelled", now_s - 7)
@@ -91,7 +91,7 @@ def test_a_request_that_never_began_waited_until_its_end() -> None:
 
 def test_what_an_adapter_answers_counts_for_the_model_too() -> None:
     metrics, now_s = Metrics({"llama": model()}), time.monotonic()
-    for target in (Target("llama"), Target("llama", "fr")):
+    for target in (Subject("llama"), Subject("llama", "fr")):
         metrics.count(Answered(now_s, request=target), "ok", now_s)
     found = samples_of(metrics)
     assert found["lmi_requests_total/llama/ok"] == 2
@@ -106,7 +106,7 @@ def test_what_was_counted_of_an_adapter_goes_with_it_and_is_told_before() -> Non
     models = {"llama": model()}
     metrics, now_s = Metrics(models, EmfLog("LMI", write=lines.append)), time.monotonic()
     for adapter in ("fr", "de", ""):
-        metrics.count(Answered(now_s, request=Target("llama", adapter)), "ok", now_s)
+        metrics.count(Answered(now_s, request=Subject("llama", adapter)), "ok", now_s)
     models["llama"].adapters.remove("fr")
     metrics.sample()
     [told] = lines
@@ -119,13 +119,27 @@ def test_what_was_counted_of_an_adapter_goes_with_it_and_is_told_before() -> Non
 
 
 def test_refused_requests_are_counted_by_their_error() -> None:
-    metrics = Metrics({})
+    metrics = Metrics({"llama": model()})
     metrics.refuse("llama", "queue.full")
     metrics.refuse("llama", "queue.full")
     metrics.refuse("", "request.no-model")
     found = samples_of(metrics)
     assert found["lmi_refused_requests_total/queue.full/llama"] == 2
     assert found["lmi_refused_requests_total/request.no-model/"] == 1
+
+
+def test_what_was_counted_of_a_model_goes_with_it() -> None:
+    lines: list[bytes] = []
+    models = {"llama": model(workers=[{"n_running": 3}], n_requests=3)}
+    metrics, now_s = Metrics(models, EmfLog("LMI", write=lines.append)), time.monotonic()
+    metrics.sample()
+    metrics.refuse("llama", "queue.full")
+    metrics.count(Answered(now_s, request=Subject("llama", "fr")), "ok", now_s)
+    assert any("llama" in name for name in samples_of(metrics))
+    del models["llama"]
+    assert not any("llama" in name for name in samples_of(metrics))
+    metrics.close()
+    assert [document(line).get("Adapter") for line in lines] == [None, "fr"], "the log is told of it before, once"
 
 
 def test_batches_are_looked_at_while_there_are_any() -> None:
@@ -145,7 +159,7 @@ def test_the_log_is_told_the_same() -> None:
     workers = [{"n_running": 2, "kv_used_tokens": 10, "kv_total_tokens": 100}, {"kv_total_tokens": 100}]
     metrics = Metrics({"llama": model(workers=workers, n_requests=5, n_waiting=3)}, EmfLog("LMI", write=lines.append))
     now_s = time.monotonic()
-    metrics.count(Answered(now_s - 10, request=Target("llama", "fr")), "ok", now_s - 10)
+    metrics.count(Answered(now_s - 10, request=Subject("llama", "fr")), "ok", now_s - 10)
     metrics.refuse("llama", "queue.full")
     metrics.sample()
     metrics.close()

@@ -11,14 +11,14 @@ import pytest
 
 from lmi.serving.attributes import HEADER, attribute
 from lmi.serving.streaming import with_attributes
-from lmi.serving.timings import LONGEST, Target, are_asked, told
+from lmi.serving.timings import LONGEST, Subject, are_asked, told
 
 MOST_SECONDS = 100.0
 
 
 def measured(arrived_s: float, **changes: Any) -> Any:
     said = {
-        "request": Target("llama"), "begun_s": arrived_s + 0.5, "first_token_s": arrived_s + 0.75,
+        "request": Subject("llama"), "begun_s": arrived_s + 0.5, "first_token_s": arrived_s + 0.75,
         "n_prompt_tokens": 3, "n_output_tokens": 8,
     }  # fmt: skip
     return SimpleNamespace(**{**said, **changes})
@@ -63,7 +63,7 @@ def test_what_makes_no_tokens_has_no_first_one() -> None:
 @pytest.mark.parametrize("name", ["größe;total_ms=1", "a=b;c", "\u2028" * 400, "x" * 5000])
 def test_no_name_breaks_the_header(name: str) -> None:
     arrived_s = time.monotonic()
-    one = measured(arrived_s, request=Target(name))
+    one = measured(arrived_s, request=Subject(name))
     text = told([one], arrived_s, name, is_whole=True)
     assert text.isascii()
     assert text.isprintable()

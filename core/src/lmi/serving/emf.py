@@ -161,10 +161,14 @@ class EmfLog:
             self._series[model, adapter] = Series(dimensions, self._tell)
         return self._series[model, adapter]
 
-    def forget(self, model: str, adapter: str) -> None:
-        """Write what there is of an adapter, and nothing more."""
-        if series := self._series.pop((model, adapter), None):
-            self._tell(series)
+    def keep(self, is_there: Callable[[str, str], bool]) -> None:
+        """Write what there is of models and adapters that are gone, and nothing more.
+
+        Args:
+            is_there: whether a model is, or one of its adapters.
+        """
+        for key in [key for key in self._series if not is_there(*key)]:
+            self._tell(self._series.pop(key))
 
     def look(self) -> None:
         """Write what there is, if an interval has ended; called every second or so."""

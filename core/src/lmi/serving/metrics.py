@@ -132,13 +132,18 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _forget_removed(self) -> None:
-        """Drop what was counted of adapters that are gone, or whose model is: names come and go without end."""
-        of_adapters = [key for key in self._tallies if key[1]]
-        for model, adapter in of_adapters:
-            if model not in self._models or adapter not in self._models[model].adapters:
-                del self._tallies[model, adapter]
-                if self._log is not None:
-                    self._log.forget(model, adapter)
+        """Drop what was counted of models and adapters that are gone: names come and go without end."""
+        for key in [key for key in self._tallies if not self._is_there(*key)]:
+            del self._tallies[key]
+        for refused in [key for key in self._refused if key[0] and key[0] not in self._models]:
+            del self._refused[refused]
+        for name in self._batches.keys() - self._models.keys():
+            del self._batches[name]
+        if self._log is not None:
+            self._log.keep(self._is_there)
+
+    def _is_there(self, model: str, adapter: str) -> bool:
+        return model in self._models and (not adapter or adapter in self._models[model].adapters)
 
     def _tally(self, model: str, adapter: str) -> Tally:
         tally = self._tallies.get((model, adapter))

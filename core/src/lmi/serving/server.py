@@ -260,7 +260,10 @@ class Server:
                     model.pool.tend()
                 except Exception:
                     _LOG.exception("the workers of model %r could not be looked after", model.name)
-            self._context.metrics.sample()
+            try:
+                self._context.metrics.sample()
+            except Exception:
+                _LOG.exception("metrics could not be noted")
 
     def _moved(self, model: Model, worker: Worker) -> None:
         if worker.state is not WorkerState.DEAD:
@@ -291,9 +294,10 @@ def ready_line(context: Context) -> str:
     """How long the start took and what for: the server's own stages, then those of the worker that was last."""
     stages, total_s = context.timeline.stages, context.timeline.seconds
     starts = [each.history.slowest for each in context.models.values()]
-    last = max((each for each in starts if each is not None), key=lambda each: each.began_s + each.seconds)
     stages.pop(LOADING, None)
-    return f"ready after {total_s:.1f} s: {in_words({**stages, **last.stages})}"
+    for last in sorted(filter(None, starts), key=lambda each: each.began_s + each.seconds)[-1:]:
+        stages |= last.stages
+    return f"ready after {total_s:.1f} s: {in_words(stages)}"
 
 
 def ready_text(model: Model, url: str, *, is_only: bool) -> str:

@@ -25,7 +25,7 @@ _LONGEST_NAME = 256
 
 
 class Named(Protocol):
-    """What was asked of."""
+    """What was asked."""
 
     @property
     def model(self) -> str: ...
@@ -66,8 +66,8 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True)
-class Target:
-    """What was asked of.
+class Subject:
+    """What was asked.
 
     Args:
         model, adapter: their names.
@@ -91,7 +91,7 @@ class Called:
     n_output_tokens = n_longest = 0
 
     def __init__(self, model: str, flight: Flight, n_prompt_tokens: int = 0) -> None:
-        self.request = Target(model)
+        self.request = Subject(model)
         self.n_prompt_tokens = n_prompt_tokens
         self._flight = flight
 
