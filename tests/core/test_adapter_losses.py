@@ -186,7 +186,8 @@ def test_a_copy_tries_again_to_load_what_it_lost_once_in_a_while(
         rig.pool.tend()
         await rig.until(lambda: worker.adapters.hold({"fr"}))
         assert rig.journal.describe("fr") == {
-            "name": "fr", "src": str(rig.folder / "fr"), "preload": True, "pin": False, "state": "loaded", "requests": 0,
+            "name": "fr", "src": str(rig.folder / "fr"), "preload": True, "pin": False, "state": "loaded",
+            "requests": 0,
         }  # fmt: skip
         assert await rig.submit("fr", 4) == "frfr"
 

@@ -79,6 +79,8 @@ def test_an_adapter_comes_and_goes_while_the_model_runs(server: ServerProcess, f
     assert (text_of(server, adapters="it"), text_of(server)) == ("ititit", "abcabc")
     again = asked(server, "POST", "/adapters", json={"name": "it", "src": src})
     assert f"has an adapter 'it' already: {src}, loaded" in refused(again, 409, "adapter.exists")
+    own = asked(server, "POST", "/adapters", json={"name": "model", "src": src})
+    assert "the model itself is called 'model'" in refused(own, 409, "adapter.exists")
     removed = asked(server, "DELETE", "/models/model/adapters/it")
     assert (removed.status_code, removed.json()["status"]) == (200, "Adapter it unregistered")
     assert [each["name"] for each in removed.json()["adapters"]] == names(server) == ["de", "fr"]

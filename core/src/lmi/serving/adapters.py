@@ -130,8 +130,7 @@ class AdapterJournal:
         Args:
             name: of any; nothing is done for one that is there, or is not.
         Raises:
-            EngineLoadError: a worker could not load it, now or a moment ago.
-            DeadlineError: it took longer than a model may load.
+            EngineLoadError: a worker could not load it, or not in time, now or a moment ago.
             EngineDeadError, OutOfMemoryError: a worker did not survive it.
         """
         entry = self._entries.get(name)
@@ -234,7 +233,7 @@ class AdapterJournal:
             wish: its name is not taken yet.
             bring: gives its folder on this machine, or raises what is wrong with its files; runs in a thread.
         Raises:
-            ExistsError: the name is taken.
+            ExistsError: the name is taken, by another adapter or the model.
             RequestError: a worker could not load it; none has it now.
             DeadlineError: it took longer than a model may load; the workers are about to give it up.
             NotReadyError: no worker is ready.
@@ -249,6 +248,8 @@ class AdapterJournal:
                 f"model {self._plan.name!r} has an {taken.title} already: {taken.wish.src}, {taken.state.value}",
                 "Take another name, or remove it first (DELETE)",
             )
+        if wish.name == self._plan.name:
+            raise ExistsError("adapter.exists", f"the model itself is called {wish.name!r}", "Take another name")
         if wish.is_pinned:
             self._refuse_unpinnable(wish.name)
         self._entries[wish.name] = entry = AdapterEntry(wish, AdapterState.LOADING)
