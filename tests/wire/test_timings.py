@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.servers import ServerProcess, in_threads
+from tests.servers import ServerProcess, in_threads, serve
 from tests.wire.conftest import serve_echo
 from tests.wire.test_openai_chat import TEMPLATE
 
@@ -96,3 +97,14 @@ def test_a_request_that_was_never_admitted_has_no_times(server: ServerProcess) -
 def test_beside_a_deadline_they_are_told_as_well(server: ServerProcess) -> None:
     found = timings(server.post(OWN, headers={ATTRIBUTES: "deadline_s=30;timings=true"}))
     assert found["output_tokens"] == "5"
+
+
+def test_a_function_of_the_models_own_is_told_of_as_well_behind_what_it_says_itself(tmp_path: Path) -> None:
+    lines = ["from djl_python import Output", "", "def handle(inputs):", "    answer = Output().add('done')"]
+    lines += [f"    answer.add_property({ATTRIBUTES!r}, 'shard=7')", "    return answer", ""]
+    (tmp_path / "model.py").write_text("\n".join(lines))
+    with serve(str(tmp_path)) as server:
+        found = timings(server.post({}, headers=ASKING))
+        assert server.post({}).headers[ATTRIBUTES] == "shard=7"
+    assert list(found) == ["shard", *(name for name in WHOLE if name != "ttft_ms")]
+    assert 0 <= float(found["queue_ms"]) <= float(found["total_ms"])
