@@ -66,7 +66,7 @@ def play(tmp_path, monkeypatch):
         async def main():
             states = asyncio.Queue()
             pool = WorkerPool(made, on_state=states.put_nowait, on_failed=lambda error, worker: None)
-            pool.start()
+            pool.fill()
             try:
                 await asyncio.wait_for(scenario(Machine(pool, states)), limit_s(40))
             finally:
