@@ -105,3 +105,82 @@ def test_of_very_many_faults_one_is_told(kind: Any, body: dict[str, Any]) -> Non
     message = refused(kind, body)
     assert ";" not in message.replace("fields; at most", "")
     assert len(message) < 300
+
+
+# ---------------------------------------------------------------------------------------- what other servers have, too
+
+
+@pytest.mark.parametrize("body", [CHAT, COMPLETION])
+@pytest.mark.parametrize(
+    ("given", "guide"),
+    [
+        ({"json": SCHEMA}, {"guided_json": SCHEMA}),
+        ({"json": json.dumps(SCHEMA)}, {"guided_json": SCHEMA}),
+        ({"json_object": True}, {"guided_json": {"type": "object"}}),
+        ({"regex": "a+"}, {"guided_regex": "a+"}),
+        ({"choice": ["a", "b"]}, {"guided_choice": ["a", "b"]}),
+        ({"grammar": "start: /a/"}, {"guided_grammar": "start: /a/"}),
+    ],
+)
+def test_structured_outputs_are_the_guided_parameters(
+    body: dict[str, Any], given: dict[str, Any], guide: dict[str, Any]
+) -> None:
+    found = read({**body, "structured_outputs": given})
+    expected = read({**body, **guide}).parameters(draws=True).constraint
+    assert expected is not None
+    assert found.parameters(draws=True).constraint == expected
+    assert found.asked_as("constraint", expected).startswith("structured_outputs=")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"structured_outputs": {}}, "structured_outputs takes one of json, regex, choice, grammar and json_object"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "not regex and choice"),
+        ({"structured_outputs": {"json_object": False}}, "not none"),
+        ({"structured_outputs": {"json": 7}}, "structured_outputs.json=7: input should be a JSON schema"),
+        ({"structured_outputs": {"regex": "a"}, "guided_json": {}}, "structured_outputs and guided_json exclude"),
+        ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs.structural_tag is not a parameter"),
+    ],
+)
+def test_wrong_structured_outputs_are_refused(given: dict[str, Any], said: str) -> None:
+    assert said in refused(ChatBody, {**CHAT, **given})
+
+
+def test_names_that_may_stand_there_are_those_that_may() -> None:
+    with pytest.raises(RequestError) as caught:
+        validated(ChatBody, {**CHAT, "structured_outputs": {"regx": "a"}})
+    assert caught.value.hint == "Did you mean 'regex'?"
+    with pytest.raises(RequestError) as caught:
+        validated(ChatBody, {**CHAT, "structured_outputs": {"zzzzzzzz": "a"}})
+    assert caught.value.hint == "Known: json, regex, choice, grammar, json_object."
+
+
+@pytest.mark.parametrize("body", [CHAT, COMPLETION])
+@pytest.mark.parametrize("given", [{"store": True}, {"service_tier": "flex"}, {"service_tier": "priority"}])
+def test_what_is_said_to_the_service_changes_no_answer(body: dict[str, Any], given: dict[str, Any]) -> None:
+    assert read({**body, **given}).parameters(draws=True) == read(body).parameters(draws=True)
+
+
+def test_a_prediction_changes_no_answer() -> None:
+    found = read({**CHAT, "prediction": {"type": "content", "content": "Once"}})
+    assert found.parameters(draws=True) == read(CHAT).parameters(draws=True)
+
+
+def test_a_completion_follows_its_response_format() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+    found = read({**COMPLETION, "response_format": form})
+    assert (
+        found.parameters(draws=True).constraint
+        == read({**COMPLETION, "guided_json": SCHEMA}).parameters(draws=True).constraint
+    )
+    assert found.asked_as("constraint", None) == "response_format=json_schema"
+    assert read({**COMPLETION, "response_format": {"type": "text"}}).parameters(draws=True).constraint is None
+    twice = {**COMPLETION, "response_format": form, "guided_regex": "a"}
+    assert "response_format and guided_regex exclude each other" in refused(CompletionBody, twice)
+
+
+def test_no_tokens_are_asked_for_where_the_prompt_is_repeated_only() -> None:
+    assert "max_tokens=0 asks for the prompt alone" in refused(CompletionBody, {**COMPLETION, "max_tokens": 0})
+    assert read({**COMPLETION, "max_tokens": 0, "echo": True}).max_tokens == 0
+    assert "max_tokens=0" in refused(ChatBody, {**CHAT, "max_tokens": 0})

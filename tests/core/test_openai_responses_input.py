@@ -146,7 +146,7 @@ def test_whatever_openais_client_knows_may_be_null():
         ({"include": ["web_search_call.results"]}, "include.0='web_search_call.results': input should be"),
         ({"top_logprobs": 2}, "top_logprobs=2 needs include=['message.output_text.logprobs']"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format needs schema with type='json_schema'"),
-        ({"text": {"verbosity": "low"}}, "text.verbosity='low': input should be 'medium'"),
+        ({"text": {"verbosity": "huge"}}, "text.verbosity='huge': input should be 'low', 'medium' or 'high'"),
         ({"reasoning": {"summary": "detailed"}}, "reasoning.summary='detailed': input should be 'auto'"),
         ({"input": []}, "input=[]: input should be a text, or a list of at least one item"),
         ({"input": [{"role": "user", "content": "x"}, 3]}, "input[1]=3: an item should be an object"),

@@ -53,6 +53,14 @@ def test_a_conversation_is_answered(client: openai.OpenAI) -> None:
     assert answer.system_fingerprint == ask(client, "other").system_fingerprint
 
 
+def test_what_asks_the_service_for_something_is_taken_and_changes_nothing(client: openai.OpenAI) -> None:
+    prediction: Any = {"type": "content", "content": "hello"}
+    answer = ask(client, store=True, service_tier="flex", verbosity="low", prediction=prediction, metadata={"a": "b"})
+    assert answer.choices[0].message.content == "hello"
+    with pytest.raises(openai.APIStatusError):  # there is nothing to be had again
+        client.chat.completions.retrieve(answer.id)
+
+
 def test_without_a_limit_the_context_is_one(client: openai.OpenAI) -> None:
     assert ask(client, "x" * 600, max_completion_tokens=None).usage.completion_tokens == 400
 

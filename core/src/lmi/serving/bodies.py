@@ -101,7 +101,9 @@ def explained(error: ValidationError, kind: type[BaseModel], beside: Iterable[st
 def names_of(kind: type[BaseModel]) -> list[str]:
     """Every name that an object of this class may have, other names of its fields included."""
     fields = {name: field for name, field in kind.model_fields.items() if not field.exclude}
-    return [each for name, field in fields.items() for each in (name, field.alias) if each]
+    takes_both = kind.model_config.get("populate_by_name", False)
+    names = ((name, field.alias) if takes_both else (field.alias or name,) for name, field in fields.items())
+    return [each for both in names for each in both if each]
 
 
 def object_of(data: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lmi.api.requests import ReasoningMarks, SamplingParams
 from lmi.loading import LoadPlan
 from lmi.serving.chat_messages import given_kwargs
 from lmi.serving.chat_template import ChatTemplate, load_chat_template
-from lmi.serving.openai_bodies import ChatBody
+from lmi.serving.openai_bodies import GUIDES, ChatBody
 from lmi.serving.reasoning import MARKERS, new_reasoning_parser, reasoning_for
 from lmi.serving.tokenizer import Tokenizer
 from lmi.serving.tools.choice import PARSERS, new_call_id, new_parser, parser_for
@@ -26,9 +26,6 @@ from lmi.serving.tools.reply import ReplyParser
 
 _FORCED = "json"
 """The format of calls that a constraint asks for."""
-
-_GUIDES = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
-"""Parameters that are a constraint on the answer."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +121,9 @@ class Conversation:
         tools, self._choice = offered(body.tools or [], body.tool_choice)
         self._names = [tool.name for tool in tools]
         kwargs = given_kwargs(body.chat_template_kwargs)
-        if body.reasoning_effort is not None:
-            kwargs.setdefault("reasoning_effort", body.reasoning_effort)
+        for name in ("reasoning_effort", "verbosity"):
+            if (value := getattr(body, name)) is not None:
+                kwargs.setdefault(name, value)
         self.prompt = speech.template.render(
             body.messages,
             tools=[tool.model_dump(exclude_none=True) for tool in tools] or None,
@@ -146,7 +144,7 @@ class Conversation:
             )  # fmt: skip
         self._constraint = calls or asked
         self._marks, self._reasoning = None, speech.reasoning
-        if self._constraint is not None or any(getattr(body, name) is not None for name in _GUIDES):
+        if self._constraint is not None or any(getattr(body, name) is not None for name in GUIDES):
             self._marks = speech.marks_before(self.prompt, goes_on=bool(body.continue_final_message))
             if self._marks is None:  # nothing comes before what the constraint holds for
                 self._reasoning = "none"
@@ -175,8 +173,8 @@ class Conversation:
         """
         if None not in (self._constraint, sampling.constraint):
             raise RequestError(
-                "request.invalid", f"{self._form_name} or tool_choice, and a guided_ parameter, exclude each other",
-                "Keep one of them",
+                "request.invalid", f"{self._form_name} or tool_choice, and a guided_ parameter or "
+                "structured_outputs, exclude each other", "Keep one of them",
             )  # fmt: skip
         constraint = self._constraint or sampling.constraint
         if constraint is None:

@@ -18,7 +18,7 @@ from lmi.api.backend import BackendInfo
 from lmi.api.errors import RequestError
 from lmi.api.requests import Constraint
 from lmi.grammars import STACK_BYTES, reason_against
-from lmi.serving.bodies import Part
+from lmi.serving.bodies import Part, complete
 from lmi.threads import in_own_thread
 
 _MOST_CHARS = 65536
@@ -67,6 +67,37 @@ class Grammar(Part):
         if self.type == "regex":
             return Constraint(kind="regex", source=self.value)
         return Constraint(kind="json_schema", source=_schema_text(self._schema))
+
+
+class StructuredOutputs(Part):
+    """One of the constraints, as vLLM has them in one place: the same as the ``guided_`` parameter of that name."""
+
+    schema_text: SchemaText | None = Field(None, alias="json")
+    regex: Regex | None = None
+    choice: ChoiceTexts | None = None
+    grammar: GrammarText | None = None
+    json_object: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> StructuredOutputs:
+        if len(self._given) != 1:
+            asked = " and ".join(self._given) or "none"
+            raise complete(f"structured_outputs takes one of json, regex, choice, grammar and json_object, not {asked}")
+        return self
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        given = {
+            "json": self.schema_text, "regex": self.regex, "choice": self.choice, "grammar": self.grammar,
+            "json_object": self.json_object or None,
+        }  # fmt: skip
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def guide(self) -> tuple[str, Any]:
+        """The ``guided_`` parameter that it stands for, and its value."""
+        [(name, value)] = self._given.items()
+        return ("guided_json", any_json().source) if name == "json_object" else (f"guided_{name}", value)
 
 
 def choice(texts: list[str]) -> Constraint:

@@ -184,6 +184,10 @@ class ChoicesAnswer(TextAnswer[Completion]):
     def _growing(self, index: int, generation: Generation) -> Growing:
         """One choice of a stream."""
 
+    def _usage(self, group: Group) -> dict[str, int]:
+        """Tokens of the whole answer."""
+        return usage_of(group.choices)
+
     def _head(self, kind: str) -> dict[str, Any]:
         """What each object of an answer begins with."""
         return {
@@ -198,7 +202,7 @@ class ChoicesAnswer(TextAnswer[Completion]):
         """See ``TextAnswer``."""
         found = [each for choices in group.choices for each in await choices.result()]
         choices = [self._choice(index, choice) for index, choice in enumerate(found)]
-        answer = {**self._head(self.whole_kind), "choices": choices, "usage": usage_of(group.choices)}
+        answer = {**self._head(self.whole_kind), "choices": choices, "usage": self._usage(group)}
         await self._exchange.answer(encoder.encode(answer))
 
     async def stream(self, group: Group) -> None:
@@ -217,7 +221,7 @@ class ChoicesAnswer(TextAnswer[Completion]):
             written = [encoder.encode({**head, "choices": [each], **usage}) for each in pieces]
             await exchange.write(b"".join(map(form.framed, written)))
         if wants_usage:
-            await exchange.write(form.framed(encoder.encode({**head, "choices": [], "usage": usage_of(group.choices)})))
+            await exchange.write(form.framed(encoder.encode({**head, "choices": [], "usage": self._usage(group)})))
         await exchange.write(form.last, is_last=True)
 
 

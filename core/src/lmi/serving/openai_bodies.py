@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from lmi.api.requests import Constraint
 from lmi.serving.bodies import Part, complete, object_of
-from lmi.serving.constraints import ChoiceTexts, GrammarText, Regex, SchemaText, any_json
+from lmi.serving.constraints import ChoiceTexts, GrammarText, Regex, SchemaText, StructuredOutputs, any_json
 from lmi.serving.parameters import LARGEST, MOST_SEQUENCES, Parameters, TokenId, TokenIdKey, Word
 from lmi.serving.tools.definitions import ToolChoice, Tools
 
@@ -29,10 +29,13 @@ _NAMES = {
 }  # fmt: skip
 """Name here -> name in LMI's schema, where they differ."""
 
+GUIDES = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+"""Parameters that are a constraint on the answer."""
+
 _SAME = (
     "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "logit_bias", "bad_words", "n", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens",
-    "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+    *GUIDES,
 )  # fmt: skip
 
 
@@ -122,7 +125,7 @@ class TextBody(BaseModel):
     # Said of the caller or the service; they change no answer.
     user: str | None = None
     metadata: Annotated[dict[str, str], BeforeValidator(_bounded)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
@@ -143,6 +146,7 @@ class TextBody(BaseModel):
     guided_regex: Regex | None = None
     guided_choice: ChoiceTexts | None = None
     guided_grammar: GrammarText | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +154,14 @@ class TextBody(BaseModel):
         """The fields that ask for something: clients write others as null, those that nobody knows here among them."""
         data = object_of(data)
         return {name: value for name, value in data.items() if value is not None} if None in data.values() else data
+
+    @model_validator(mode="after")
+    def _has_its_guide(self) -> TextBody:
+        if self.structured_outputs is not None:
+            if given := [name for name in GUIDES if getattr(self, name) is not None]:
+                raise complete(f"structured_outputs and {' and '.join(given)} exclude each other: keep one of them")
+            setattr(self, *self.structured_outputs.guide)
+        return self
 
 
 class Asked(TextBody):
@@ -159,7 +171,7 @@ class Asked(TextBody):
     n: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    store: Literal[False] | None = None
+    store: bool | None = None  # nothing is, and there is no route to what would have been
 
     @model_validator(mode="after")
     def _streams_if_it_says_how(self) -> Asked:
@@ -196,6 +208,8 @@ class Asked(TextBody):
         """How the caller asked for a field of SamplingParams."""
         if field == "constraint" and self.response_format is not None:
             return f"response_format={self.response_format.type}"
+        if field == "constraint" and self.structured_outputs is not None:
+            return f"structured_outputs={self.structured_outputs.guide[0].removeprefix('guided_')}"
         if field == "n_logprobs":
             asking = ("top_logprobs", "logprobs", "best_of")
             name = next((each for each in asking if getattr(self, each, None)), asking[0])
@@ -209,6 +223,7 @@ class CompletionBody(Asked):
     """The body of ``POST /v1/completions``."""
 
     prompt: Prompt
+    max_tokens: int | None = Field(None, ge=0)
     best_of: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
@@ -231,6 +246,25 @@ class CompletionBody(Asked):
             raise complete(f"prompt has {n if self.prompt else 0} texts; there must be 1 to {N_PROMPTS}")
         return self
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> CompletionBody:
+        if self.max_tokens == 0 and not self.echo:
+            raise complete("max_tokens=0 asks for the prompt alone, which is repeated with echo=true only")
+        if self._schema is not None and (given := [name for name in GUIDES if getattr(self, name) is not None]):
+            raise complete(f"response_format and {' and '.join(given)} exclude each other: keep one of them")
+        return self
+
+    @property
+    def _schema(self) -> str | None:
+        constraint = self.response_format.constraint if self.response_format is not None else None
+        return None if constraint is None else constraint.source
+
+    def parameters(self, *, draws: bool, **more: Any) -> Parameters:
+        """See ``Asked``; a text follows its ``response_format`` from its beginning on."""
+        return super().parameters(
+            draws=draws, **more, **({} if self._schema is None else {"guided_json": self._schema})
+        )
+
 
 class ChatBody(Asked):
     """The body of ``POST /v1/chat/completions``."""
@@ -243,6 +277,8 @@ class ChatBody(Asked):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    prediction: dict[str, Any] | None = None  # of the answer: elsewhere it makes it faster, and nowhere another one
     modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     # Of other servers, for the template.
     chat_template_kwargs: dict[str, Any] | None = None

@@ -46,11 +46,17 @@ class Completions(ChoicesAnswer[CompletionBody]):
                 "Leave out stream or best_of",
             )
 
+    @property
+    def _is_prompt_alone(self) -> bool:
+        """Whether the prompt is all that is wanted; the one token that every engine makes is left out."""
+        return self._body.max_tokens == 0
+
     async def start(self) -> Group:
         body, model = self._body, self.model
+        n_new = _N_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
         n_tops = body.logprobs
         parameters = body.parameters(
-            draws=model.draws, max_new_tokens=body.max_tokens or _N_TOKENS, best_of=body.best_of,
+            draws=model.draws, max_new_tokens=n_new, best_of=body.best_of,
             top_n_tokens=n_tops, prompt_logprobs=n_tops if body.echo else None,
         )  # fmt: skip
         choices = []
@@ -77,23 +83,33 @@ class Completions(ChoicesAnswer[CompletionBody]):
             sampling=parameters.sampling(shows_logprobs=self._body.logprobs is not None),
         )
 
+    def _usage(self, group: Group) -> dict[str, int]:
+        usage = super()._usage(group)
+        if self._is_prompt_alone:
+            usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
+        return usage
+
     def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        tokens, text = choice.result.tokens, choice.result.text
+        if self._is_prompt_alone:
+            tokens, text = [], ""
         before = choice.generation.request.prompt if self._body.echo else ""
         logprobs = None
         if self._body.logprobs is not None:
             scores = Scores(choice.generation)
-            logprobs = scores.plain(choice.result.tokens, len(before))
+            logprobs = scores.plain(tokens, len(before))
             logprobs = _behind_prompt(scores, logprobs) if self._body.echo else logprobs
         return {
             "index": index,
-            "text": before + choice.result.text,
+            "text": before + text,
             "logprobs": logprobs,
-            "finish_reason": finish_reason_of(choice.generation),
+            "finish_reason": "length" if self._is_prompt_alone else finish_reason_of(choice.generation),
         }
 
     def _growing(self, index: int, generation: Generation) -> Growing:
         scores = None if self._body.logprobs is None else Scores(generation)
-        return _GrowingText(index, generation, scores, before=generation.request.prompt if self._body.echo else None)
+        before = generation.request.prompt if self._body.echo else None
+        return _GrowingText(index, generation, scores, before=before, is_prompt_alone=self._is_prompt_alone)
 
 
 class _GrowingText:
@@ -104,15 +120,21 @@ class _GrowingText:
         generation: which writes it.
         scores: of its tokens; None where nobody asked for them.
         before: the prompt, where it begins with that.
+        is_prompt_alone: nothing comes behind it.
     """
 
-    def __init__(self, index: int, generation: Generation, scores: Scores | None, *, before: str | None) -> None:
+    def __init__(
+        self, index: int, generation: Generation, scores: Scores | None, *, before: str | None, is_prompt_alone: bool
+    ) -> None:
         self._index, self._generation, self._scores, self._before = index, generation, scores, before
+        self._is_prompt_alone = is_prompt_alone
         self._n_chars = 0
 
     def pieces(self, tokens: Sequence[TextToken]) -> list[dict[str, Any]]:
         """See ``Growing``."""
         before, self._before = self._before, None
+        if self._is_prompt_alone:
+            tokens = []
         text = "".join(token.text for token in tokens)
         logprobs = None
         if self._scores is not None:
@@ -122,6 +144,8 @@ class _GrowingText:
             logprobs = logprobs if before is None else _behind_prompt(self._scores, logprobs)
         text = (before or "") + text
         reason = finish_reason_of(self._generation) if self._generation.finish_reason else None
+        if reason and self._is_prompt_alone:
+            reason = "length"
         return [{"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}]
 
 

@@ -142,7 +142,7 @@ class TextFormat(Part):
 
 class TextConfig(Part):
     format: TextFormat | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ReasoningConfig(Part):
@@ -226,6 +226,7 @@ class ResponsesBody(TextBody):
             logprobs=self.wants_logprobs,
             top_logprobs=self.top_logprobs,
             reasoning_effort=self.reasoning.effort if self.reasoning is not None else None,
+            verbosity=self.text.verbosity if self.text is not None else None,
             chat_template_kwargs=self.chat_template_kwargs,
             documents=self.documents,
         )
@@ -246,7 +247,10 @@ class ResponsesBody(TextBody):
             "safety_identifier": self.safety_identifier,
             "service_tier": "default",
             "store": False,
-            "text": {"format": form.shown() if form is not None else {"type": "text"}, "verbosity": "medium"},
+            "text": {
+                "format": form.shown() if form is not None else {"type": "text"},
+                "verbosity": (self.text.verbosity if self.text is not None else None) or "medium",
+            },
             "tool_choice": chosen if isinstance(chosen, str) else chosen.model_dump(),
             "tools": [tool.model_dump() for tool in self.tools or ()],
             "top_logprobs": self.top_logprobs or 0,
