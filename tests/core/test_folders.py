@@ -16,6 +16,7 @@ DOCUMENTS = (
 OTHERS = (
     "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
     "lmi-manifest.json", "serving.properties", "README.md", "weights.pt", "rank0.engine",
+    ".lmi-complete.json",
 )  # fmt: skip
 
 

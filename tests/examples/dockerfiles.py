@@ -138,7 +138,7 @@ class Build:
             pairs = dict(part.split("=") for part in option.removeprefix("--mount=").split(","))
             assert pairs["type"] == "bind"
             mounts.append((self._roots[pairs["from"]] / pairs["source"].lstrip("/"), pairs["target"]))
-        command = within(root, ["sh", "-c", f"cd {place} && {value}"], environ, [*mounts, *_of_pip()])
+        command = within(root, ["sh", "-c", f"cd {place} && {value}"], environ, [*mounts, *of_pip()])
         subprocess.run(command, check=True)
 
     def _copy(self, root: Path, value: str, place: str) -> None:
@@ -190,7 +190,7 @@ def within(
     return ["unshare", *spaces, "sh", "-c", script]
 
 
-def _of_pip() -> list[tuple[Path, str]]:
+def of_pip() -> list[tuple[Path, str]]:
     """What pip needs to find what it finds on this machine: name servers, certificates, indexes on disk."""
     places = [Path(each) for each in re.findall(r"(?:file://)?(/[\w./-]+)", "\n".join(_pip_config().values()))]
     folders = sorted({each.parent if each.name == "simple" else each for each in places if each.is_dir()})

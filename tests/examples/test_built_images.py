@@ -23,7 +23,7 @@ import pytest
 from lmi.testing import write_tiny
 from tests.backends.neuron_standin import variables, write_machine
 from tests.backends.trtllm_standin import write_gpus, write_site
-from tests.examples.dockerfiles import PATH, ROOT, Build, Dockerfile, within
+from tests.examples.dockerfiles import PATH, ROOT, Build, Dockerfile, of_pip, pip_environ, within
 from tests.limits import limit_s
 
 FOLDER = ROOT / "examples" / "sagemaker"
@@ -47,14 +47,17 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine_base(debian: Path) -> Path:
-    """What the images of engines that come in a container of their own start from: a Python with pip."""
+    """What the images of engines that come in a container of their own start from: a Python with torch, and pip."""
     root = debian.with_name("engine-base")
     subprocess.run(["cp", "-a", debian, root], check=True)
-    install = (
-        "apt-get update && apt-get install -y --no-install-recommends python3-pip python-is-python3 ca-certificates"
-    )
-    resolved = [(Path("/etc/resolv.conf").resolve(), "/etc/resolv.conf")]
-    subprocess.run(within(root, ["sh", "-c", install], {"PATH": PATH}, resolved), check=True)
+    torch = os.environ.get("LMI_TEST_TORCH", "torch==2.13.0")
+    steps = [
+        "apt-get update",
+        "apt-get install -y --no-install-recommends python3-pip python-is-python3 ca-certificates",
+        f"python3 -m pip install --break-system-packages --no-cache-dir {torch} transformers regex",
+    ]
+    environ = {"PATH": PATH, **pip_environ()}
+    subprocess.run(within(root, ["sh", "-c", " && ".join(steps)], environ, of_pip()), check=True)
     return root
 
 

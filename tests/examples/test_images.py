@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.pages import Page
 from tests.examples.dockerfiles import ROOT, Dockerfile
 from tests.limits import limit_s
 
@@ -107,3 +108,13 @@ def test_every_command_that_builds_an_image_names_a_file_and_arguments_of_it() -
         assert words[-1] == "."
 
 
+def test_the_template_is_one_that_cloudformation_takes() -> None:
+    linter = Path(sys.executable).with_name("cfn-lint")
+    words = [linter, FOLDER / "endpoint.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s(120), check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_pages_know_the_same_images() -> None:
+    rows = "".join(cell for row in Page("deploy/2-backend.md").rows("2. Backend") for cell in row)
+    assert all(f"`lmi-{image}`" in rows for image in IMAGES)

@@ -17,18 +17,25 @@ def main() -> None:
     parser.add_argument("--adapter", help="the LoRA adapter that answers")
     parser.add_argument("--component", help="the inference component that answers")
     parser.add_argument("--model", help="the model of a multi-model endpoint: NAME.tar.gz")
+    parser.add_argument("--session", help="the id of a session; NEW_SESSION opens one, whose id is printed first")
     given = parser.parse_args()
 
     body = {"inputs": given.prompt, "parameters": {"max_new_tokens": given.max_new_tokens}}
     if given.adapter is not None:
         body["adapters"] = given.adapter
-    members = {"InferenceComponentName": given.component, "TargetModel": given.model}
+    members = {
+        "InferenceComponentName": given.component,
+        "TargetModel": given.model,
+        "SessionId": given.session,
+    }
     answer = boto3.client("sagemaker-runtime").invoke_endpoint(
         EndpointName=given.name,
         ContentType="application/json",
         Body=json.dumps(body),
         **{key: value for key, value in members.items() if value is not None},
     )
+    if "NewSessionId" in answer:
+        print(answer["NewSessionId"])
     print(json.loads(answer["Body"].read())["generated_text"])
 
 

@@ -41,7 +41,7 @@ def cache_root(environ: Mapping[str, str]) -> Path:
 def copy_documents(source: Path, target: Path, *, but: Collection[str] = ()) -> None:
     """Copy what makes a model of weights: its configuration, tokenizer, templates and code, but no weights.
 
-    Files of the same names are replaced; folders below the source are left alone.
+    Files of the same names are replaced; folders below the source, and names that begin with a dot, are left alone.
 
     Args:
         source: a model's folder.
@@ -51,6 +51,6 @@ def copy_documents(source: Path, target: Path, *, but: Collection[str] = ()) -> 
         What LMI's partition script copies (json, txt and model), and the code and templates of newer models.
     """
     for path in sorted(source.iterdir()):
-        is_left = path.name in but or path.name in _OF_THE_FOLDER or path.name.endswith(".index.json")
+        is_left = path.name in (*but, *_OF_THE_FOLDER) or path.name.startswith(".") or path.name.endswith(".index.json")
         if path.name.endswith(_DOCUMENTS) and not is_left and path.is_file():
             shutil.copyfile(path, target / path.name)
