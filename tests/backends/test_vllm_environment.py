@@ -230,6 +230,14 @@ def test_nothing_is_sent_home_and_children_are_spawned(processor):
     assert [os.environ[name] for name in names] == ["spawn", "1", "1"]
 
 
+def test_ports_are_looked_for_in_the_safe_range_where_there_is_one(processor):
+    prepare(VLLMConfig(), model())
+    assert "VLLM_PORT" not in os.environ
+    os.environ["SAGEMAKER_SAFE_PORT_RANGE"] = "20100-20199"
+    prepare(VLLMConfig(), model())
+    assert os.environ["VLLM_PORT"] == "20100"
+
+
 def test_what_somebody_has_set_is_kept(processor):
     given = {
         "VLLM_WORKER_MULTIPROC_METHOD": "fork", "VLLM_NO_USAGE_STATS": "0", "TORCH_COMPILE_DISABLE": "0",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from lmi.api.errors import EngineLoadError
 from lmi.workers.mpi.launch import MpiProgram, find_mpirun
+from lmi.workers.mpi.variables import free_port
 from lmi.workers.process import Exit
 
 SOCKET = Path("/run/lmi-x/1.sock")
@@ -69,6 +71,32 @@ def test_root_may_start_it_and_its_files_lie_in_the_workers_folder(tmp_path: Pat
     environ = MpiProgram("python", 2).environ({"A": "b", "TMPDIR": "/large"}, tmp_path)
     assert environ["OMPI_ALLOW_RUN_AS_ROOT"] == environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
     assert (environ["A"], environ["TMPDIR"], environ["LMI_TMPDIR"]) == ("b", str(tmp_path), "/large")
+
+
+def test_it_listens_within_the_safe_range_where_there_is_one(tmp_path: Path) -> None:
+    given = {"SAGEMAKER_SAFE_PORT_RANGE": "20100-20199"}
+    environ = MpiProgram("python", 2).environ(given, tmp_path)
+    for prefix in ("PRTE_MCA", "OMPI_MCA"):
+        ports = {int(environ[f"{prefix}_oob_tcp_dynamic_ip{family}_ports"]) for family in ("v4", "v6")}
+        assert len(ports) == 2
+        assert all(20100 <= port <= 20199 for port in ports)
+    assert environ["OMPI_MCA_btl_tcp_port_min_v4"] == environ["OMPI_MCA_btl_tcp_port_min_v6"] == "20100"
+    assert environ["OMPI_MCA_btl_tcp_port_range_v4"] == "100"
+    own = MpiProgram("python", 2).environ({**given, "OMPI_MCA_btl_tcp_port_min_v4": "5"}, tmp_path)
+    assert own["OMPI_MCA_btl_tcp_port_min_v4"] == "5"
+    assert not [name for name in MpiProgram("python", 2).environ({}, tmp_path) if "port" in name]
+
+
+def test_a_port_is_free_and_of_the_range_or_the_range_is_told() -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = (
+            rf"worker.no-port: of SAGEMAKER_SAFE_PORT_RANGE={port}-{port} only 0 can be listened on, and 1 are needed"
+        )
+        with pytest.raises(EngineLoadError, match=told):
+            free_port((port, port))
+    assert free_port((port, port)) == port
+    assert free_port() > 0
 
 
 NOTICED = "mpirun noticed that process rank 1 with PID 0 on node box exited on signal 9 (Killed)."

@@ -133,3 +133,40 @@ def test_no_pickle_is_loaded_with_more_than_its_weights():
     sources = [*(ROOT / "core/src").rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]
     lines = [line for path in sources for line in path.read_text().splitlines() if call.search(line)]
     assert [line for line in lines if "weights_only=True" not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("option.mpi_arguments", "-x LD_PRELOAD=/opt/ml/model/evil.so", "option.mpi_arguments is set"),
+        ("option.env", "A=b,LD_PRELOAD=/x.so,PATH=/x", "option.env sets LD_PRELOAD, PATH"),
+        ("option.env", '{"SAGEMAKER_SECURE_MODE": "false"}', "option.env sets SAGEMAKER_SECURE_MODE"),
+        ("option.pythonExecutable", "{folder}/bin/python", "option.pythonExecutable={folder}/bin/python is a file"),
+        ("option.tool_parser_plugin", "{folder}/tools.py", "option.tool_parser_plugin={folder}/tools.py is a file"),
+        ("option.tool_parser_plugin", "{channel}/tools.py", "option.tool_parser_plugin={channel}/tools.py is a file"),
+    ],
+)
+def test_where_scripts_are_forbidden_so_are_options_that_bring_code_along(tmp_path, key, value, told):
+    folder, channel = write_model(tmp_path / "model"), tmp_path / "channel"
+    channel.mkdir()
+    value, told = (each.replace("{folder}", str(folder)).replace("{channel}", str(channel)) for each in (value, told))
+    environ = {**secure("DISALLOW_CUSTOM_INFERENCE_SCRIPTS"), "SAGEMAKER_UNTRUSTED_CHANNELS": str(channel)}
+    settings = Settings([Setting(key, value, "serving.properties:3")])
+    (problem,) = secure_problems(detect(folder), folder, settings, environ)
+    assert problem.message.startswith(told)
+    assert (problem.code, problem.source) == ("model.forbidden", "serving.properties:3")
+    assert secure_problems(detect(folder), folder, settings, secure("DISALLOW_PICKLE_FILES")) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("option.env", "OMP_NUM_THREADS=1"),
+        ("option.pythonExecutable", "/opt/venv/bin/python"),
+        ("option.tool_parser_plugin", "/opt/plugins/tools.py"),
+    ],
+)
+def test_options_that_name_what_the_image_has_are_none_of_those(tmp_path, key, value):
+    folder = write_model(tmp_path / "model")
+    settings = Settings([Setting(key, value, "serving.properties:3")])
+    assert secure_problems(detect(folder), folder, settings, secure("DISALLOW_CUSTOM_INFERENCE_SCRIPTS")) == []

@@ -152,6 +152,19 @@ def test_a_rank_that_is_killed_ends_the_others_and_nothing_is_lost(serve_ranked:
         assert {rank.pid for rank in ranks_of(server)}.isdisjoint(rank.pid for rank in old)
 
 
+def test_ranks_listen_on_loopback_or_within_the_safe_range(serve_ranked: RankedServer) -> None:
+    with serve_ranked(2, SAGEMAKER_SAFE_PORT_RANGE="20200-20299") as server:
+        [mpirun] = server.worker_pids()
+        listening = [
+            each.laddr
+            for process in with_descendants(psutil.Process(mpirun))
+            for each in process.net_connections("inet")
+            if each.status == psutil.CONN_LISTEN
+        ]
+    assert any(20200 <= each.port <= 20299 for each in listening)
+    assert not [each for each in listening if not (each.ip.startswith("127.") or 20200 <= each.port <= 20299)]
+
+
 def test_a_killed_rank_is_noticed_within_five_seconds(serve_ranked: RankedServer) -> None:
     with serve_ranked(2) as server:
         [worker] = server.worker_pids()

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmi.api import ModelArtifacts, Problem
-from lmi.config.coerce import is_true
-from lmi.config.settings import Settings
+from lmi.config.coerce import coerce, is_true
+from lmi.config.settings import Setting, Settings
 from lmi.custom.source import FILE_NAME
 
 MODE = "SAGEMAKER_SECURE_MODE"
@@ -29,6 +29,9 @@ NO_REQUIREMENTS = "DISALLOW_REQUIREMENTS_TXT"
 
 _TRUST = "option.trust_remote_code"
 _CHAT_TEMPLATE = "option.chat_template"
+_PYTHON, _ENV, _MPI_ARGUMENTS = "option.pythonExecutable", "option.env", "option.mpi_arguments"
+_OF_LOADERS = ("LD_", "PYTHON", "SAGEMAKER_")
+"""What variables begin with that say where code is loaded from, or what is forbidden."""
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _REQUIREMENTS = "requirements.txt"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -43,7 +46,7 @@ def is_forbidden(control: str, environ: Mapping[str, str]) -> bool:
 
 
 def script_problems(scripts: set[Path], folder: Path | None, environ: Mapping[str, str]) -> list[Problem]:
-    """A problem for each script where scripts are forbidden.
+    """A problem for each script where scripts are forbidden; what else brings code along is in ``secure_problems``.
 
     Args:
         scripts: what the configuration would run.
@@ -87,6 +90,8 @@ def secure_problems(
     if trust is not None and is_true(trust.value) and is_forbidden(NO_REMOTE_CODE, environ):
         message = f"{_TRUST}={trust.value}"
         problems.append(_problem(message, NO_REMOTE_CODE, f"Unset {_TRUST}, or use a model without code", trust.source))
+    if is_forbidden(NO_SCRIPTS, environ):
+        problems += _of_code(settings, [*([] if folder is None else [folder]), *_channels(environ)])
     template = settings.get(_CHAT_TEMPLATE)
     if template is not None and template.value and is_forbidden(NO_CHAT_TEMPLATE, environ):
         hint = f"Unset {_CHAT_TEMPLATE}, and send prompts instead of messages"
@@ -97,6 +102,35 @@ def secure_problems(
             for problem in _of_file(place, name, environ):
                 found.setdefault(f"{problem.path} {problem.message}", problem)
     return [*problems, *found.values()]
+
+
+def _of_code(settings: Settings, untrusted: list[Path]) -> Iterator[Problem]:
+    """Options that make a process run, or import, what the model brings along or its configuration says."""
+    for setting in settings.values():
+        if setting.key == _MPI_ARGUMENTS and setting.value:
+            yield _problem(f"{setting.key} is set", NO_SCRIPTS, f"Unset {setting.key}", setting.source)
+        elif setting.key == _ENV and (names := _loading(setting.value)):
+            hint = f"Leave them out of {setting.key}"
+            yield _problem(f"{setting.key} sets {', '.join(names)}", NO_SCRIPTS, hint, setting.source)
+        elif _is_code(setting, untrusted):
+            hint = f"Unset {setting.key}, or name a file of the image"
+            yield _problem(f"{setting.key}={setting.value} is a file of the model", NO_SCRIPTS, hint, setting.source)
+
+
+def _loading(text: str) -> list[str]:
+    """The variables of ``option.env`` by which a process finds its code."""
+    variables = coerce(text, dict[str, str])
+    names = variables if isinstance(variables, dict) else {}
+    return [name for name in names if name.startswith(_OF_LOADERS) or name == "PATH"]
+
+
+def _is_code(setting: Setting, untrusted: list[Path]) -> bool:
+    """Whether it names an interpreter, or a file of Python, that is not the image's own."""
+    if setting.key != _PYTHON and not setting.value.endswith(".py"):
+        return False
+    path = Path(setting.value)
+    places = (path.absolute(), path.resolve())
+    return any(place.is_relative_to(each.resolve()) for each in untrusted for place in places)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from lmi_vllm.threads import choose_threads
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 NO_COMPILATION = "TORCH_COMPILE_DISABLE"
 
+_SAFE_PORTS, _FIRST_PORT = "SAGEMAKER_SAFE_PORT_RANGE", "VLLM_PORT"
+"""Where a container may listen, as FIRST-LAST; and from where on vLLM looks for ports that are free."""
+
 _ALWAYS = {
     # The worker has threads and an event loop, which a forked child would inherit half alive.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -48,6 +51,8 @@ def prepare(config: VLLMConfig, artifacts: ModelArtifacts) -> Prepared:
         OutOfMemoryError: the weights do not fit into memory.
     """
     _set_unset(_ALWAYS)
+    if safe_ports := os.environ.get(_SAFE_PORTS, "").strip():
+        _set_unset({_FIRST_PORT: safe_ports.partition("-")[0].strip()})
     variables, line = choose_compile_cache(config.compile_cache, os.environ)
     os.environ.update(variables)
     if config.lmcache_config_file:

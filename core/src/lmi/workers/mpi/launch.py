@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lmi.api.errors import EngineLoadError
+from lmi.container import Container
+from lmi.workers.mpi.variables import port_variables
 from lmi.workers.process import Exit, signal_name
 from lmi.workers.program import Program
 
@@ -72,7 +74,9 @@ class MpiProgram(Program):
 
     def environ(self, given: Mapping[str, str], folder: Path) -> dict[str, str]:
         """See Program."""
+        safe_ports = Container.of(given).safe_ports
         return {
+            **({} if safe_ports is None else port_variables(safe_ports)),
             **given,
             **_AS_ROOT,
             **dict.fromkeys(_SHARED_MEMORY, str(folder)),

@@ -22,6 +22,7 @@ from lmi.api.answering import Answerer, AnswererLimits
 from lmi.api.backend import Progress
 from lmi.api.engine import Engine, Stepper, StepperLimits
 from lmi.api.errors import EngineLoadError, PluginError
+from lmi.container import Container
 from lmi.garbage import settle
 from lmi.loading import load_backend, scheduled
 from lmi.plugins import Plugins
@@ -91,7 +92,7 @@ class FirstRank(WorkerMain):
             address="127.0.0.1" if group.is_on_one_machine else group.hosts[0],
             link_port=port,
             token=watch.token,
-            engine_port=free_port(),
+            engine_port=free_port(Container.of(os.environ).safe_ports),
         )
         group.broadcast(msgspec.msgpack.encode(setup))
         group.set_variables(setup.address, setup.engine_port)
