@@ -70,7 +70,7 @@ class Grammar(Part):
 
 
 class StructuredOutputs(Part):
-    """One of the constraints, as other servers have them in one place: the same as the ``guided_`` parameter of that name."""
+    """One of the constraints, as others have them in one place: the same as the ``guided_`` parameter of its name."""
 
     schema_text: SchemaText | None = Field(None, alias="json")
     regex: Regex | None = None
