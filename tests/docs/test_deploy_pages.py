@@ -80,6 +80,7 @@ def test_an_endpoint_is_measured_through_the_runtimes_route(here: World) -> None
     assert (here.folder / "measured" / "report.html").is_file()
 
 
+@pytest.mark.long
 def test_what_the_last_chapter_shows_runs(here: World) -> None:
     here.run("aws s3 cp model s3://my-bucket/llama/ --recursive")
     lines = of("6-advanced.md")

@@ -39,10 +39,18 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("debian") / "root"
     subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root], check=True, timeout=limit_s(600))
-    return root
+    yield root
+    shutil.rmtree(root.parent)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_kept(tmp_path: Path) -> Iterator[None]:
+    """The file systems are gigabytes; what was mounted into them is no longer there."""
+    yield
+    shutil.rmtree(tmp_path)
 
 
 @pytest.fixture(scope="module")

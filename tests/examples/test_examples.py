@@ -41,6 +41,7 @@ def test_a_model_is_checked_for_its_machine(here: World, name: str) -> None:
     assert all("model: would be served by vllm" in text for text in checked)
 
 
+@pytest.mark.long
 def test_engines_are_built_uploaded_and_checked(here: World, tmp_path: Path) -> None:
     building, *lines = (line for line in of("compiled_trtllm") if line != "mkdir -p engines")
     judge(building)
@@ -60,6 +61,7 @@ def test_engines_are_built_uploaded_and_checked(here: World, tmp_path: Path) -> 
     assert "would be served by trtllm" in checked
 
 
+@pytest.mark.long
 def test_graphs_are_compiled_uploaded_and_checked(here: World, tmp_path: Path) -> None:
     building, *lines = (line for line in of("compiled_neuron") if line != "mkdir -p compiled")
     judge(building)

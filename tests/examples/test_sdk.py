@@ -57,7 +57,7 @@ def test_the_sdk_deploys_asks_and_removes_an_archive(python: Path, tmp_path: Pat
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer, told = done.stdout.splitlines()[-2:]
-    assert answer == "{'generated_text': 'The capital of F'}"
+    assert answer.lstrip("-*!") == "{'generated_text': 'The capital of F'}"  # behind the SDK's signs of waiting
     made, left = json.loads(told)["made"], json.loads(told)["left"]
     assert made["CreateModel"]["PrimaryContainer"]["Image"] == "IMAGE"
     [archive] = left.pop("objects")
