@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -105,16 +106,29 @@ def test_a_server_that_is_killed_ends_its_container_with_the_signals_number() ->
 # -------------------------------------------------------------------------------------------------- starts and stops
 
 
-def test_connections_are_accepted_before_plugins_are_imported(tmp_path: Path) -> None:
+def test_a_server_that_is_still_imported_says_so(tmp_path: Path) -> None:
     Distributions(tmp_path).install("lmi-slow", "lmi.extensions", "slow", f"import time; time.sleep({limit_s(2)})")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     port = free_port()
     address = ("--host", "127.0.0.1", "--port", str(port))
-    with serve(*ECHO, environ={"PYTHONPATH": path}, address=address, is_ready=False) as server:
+    with (
+        serve(*ECHO, environ={"PYTHONPATH": path}, address=address, is_ready=False) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=limit_s(5), trust_env=False) as client,
+    ):
         eventually(lambda: is_accepted(port), 2)
+        for method in ("GET", "POST", "HEAD"):
+            ping = client.request(method, "/ping")
+            assert (ping.status_code, ping.headers["content-type"]) == (503, "application/json")
+            assert ping.content == (b"" if method == "HEAD" else b'{"stage": "start server"}')
+        early = client.post("/invocations", content=b"x" * 60_000)
+        assert (early.status_code, early.json()["error"], early.headers["retry-after"]) == (503, "model.loading", "1")
+        with socket.create_connection(("127.0.0.1", port)):  # a client that says nothing holds nobody up for long
+            assert client.get("/ping").status_code == 503
         assert "extensions: slow" not in server.output
         server.wait_until_ready()
         assert "extensions: slow" in server.output
+        assert client.get("/ping").status_code == 200
+        assert client.post("/invocations", json={"inputs": "a"}).status_code == 200
 
 
 def is_accepted(port: int) -> bool:

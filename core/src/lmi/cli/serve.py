@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
     """
     from lmi.container import Container
     from lmi.serving.address import bind, management_address, wanted_address
+    from lmi.serving.early import answered_early
 
     log_to_stderr(log_level)
     start = Asked(**asked).read(os.environ)
@@ -36,12 +38,13 @@ def serve(host: str | None, port: int | None, drain_timeout: float, log_level: s
     listener = bind(address)
     management = None if managed is None else (managed, bind(managed))
 
-    # From here on connections are accepted, and wait; what follows is most of what there is to import.
-    from lmi.plugins import Plugins
-    from lmi.serving.server import Server
+    with answered_early(listener) if address.certificate_file is None else contextlib.nullcontext():
+        # Most of what there is to import.
+        from lmi.plugins import Plugins
+        from lmi.serving.server import Server
 
-    plugins = Plugins.discover()
-    if plugins.extensions:
-        logging.getLogger(__name__).info("extensions: %s", ", ".join(plugins.extensions))
-    server = Server(start, plugins, listener, address, drain_s=drain_timeout, management=management)
+        plugins = Plugins.discover()
+        if plugins.extensions:
+            logging.getLogger(__name__).info("extensions: %s", ", ".join(plugins.extensions))
+        server = Server(start, plugins, listener, address, drain_s=drain_timeout, management=management)
     sys.exit(server.run())
