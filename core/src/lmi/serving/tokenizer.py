@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 MANY_IDS = 16384
 """More of them take half a millisecond or more to become a text: others should not wait for it."""
 _CONVERT_LIMIT_S = 600
-_CONVERTER_VERSION = "1"
+_CONVERTER_VERSION = "2"
 """Part of the cache's key; raised when conversion changes."""
 _VOCABULARY_PATTERNS = ("*.model", "*.tiktoken", "vocab*", "merges.txt", "tekken.json", "tokenizer*", "*token*.py")
 _SETTING_FILES = ("config.json", "special_tokens_map.json", "added_tokens.json")
