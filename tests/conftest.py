@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from examples import demo_model as recipe
 
+from examples import demo_model as recipe
 from lmi.workers.mpi.launch import find_mpirun
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from examples import demo_model
 from tokenizers import Tokenizer
 
+from examples import demo_model
 from tests.limits import limit_s
 
 PROGRAM = Path(demo_model.__file__)

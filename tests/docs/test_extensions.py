@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.extensions import guardrail
 from hypothesis import given, settings, strategies as st
 
+from examples.extensions import guardrail
 from lmi.api import SamplingParams, TextRequest
 from tests.docs.conftest import FOLDER, Serve, streamed
 from tests.servers import ServerProcess, eventually, serve

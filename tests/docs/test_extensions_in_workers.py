@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from examples.extensions import response_cache
 
+from examples.extensions import response_cache
 from lmi.api import Finish, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
 from tests.docs.conftest import Serve, streamed
 from tests.limits import limit_s

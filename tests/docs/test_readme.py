@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import demo_model
 
+from examples import demo_model
 from lmi.cli.main import COMMANDS
 from lmi.cli.serve import serve as serve_command
 from lmi.serving.bodies import decoded, validated
