@@ -116,6 +116,12 @@ def test_a_body_that_is_one_request_is_answered_as_ever(job: ServerProcess) -> N
     assert job.post({"inputs": 7}).status_code == 400
 
 
+@pytest.mark.parametrize("body", [b"", b"\n \n"])
+def test_a_body_without_a_record_is_refused(job: ServerProcess, body: bytes) -> None:
+    answer = job.post(body, headers={"content-type": LINES})
+    assert answer.status_code == 400, answer.text
+
+
 def test_a_text_is_one_record_where_bodies_have_one() -> None:
     with serve_echo(environ=JOB) as server:
         answer = server.post(b"ab\nc", headers={"content-type": TEXT})

@@ -118,3 +118,9 @@ def test_a_whole_answer_has_the_form_that_its_caller_takes(echo: ServerProcess, 
     response = echo.post(ASKED, headers={"accept": accept})
     assert response.headers["content-type"] == form
     assert response.text == '{"generated_text":"abc"}' + "\n" * (form != "application/json")
+
+
+def test_lines_that_are_all_empty_are_told(echo: ServerProcess) -> None:
+    answer = post(echo, b"\n \n", "application/jsonlines")
+    assert (answer.status_code, answer.json()["error"]) == (400, "request.empty-prompt")
+    assert "all lines of the body are empty" in answer.json()["message"]

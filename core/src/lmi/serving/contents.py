@@ -50,7 +50,10 @@ def data_of(body: bytes, content_type: str) -> Any:
         return decoded(body)
     kind = _kind_of(content_type)
     if kind in _LINES:
-        return Lines(_line(line) for line in body.splitlines() if line.strip())
+        lines = Lines(_line(line) for line in body.splitlines() if line.strip())
+        if not lines:
+            raise RequestError("request.empty-prompt", "all lines of the body are empty", "Send a request a line")
+        return lines
     read = _READERS.get(kind)
     if read is None:
         shown = content_type if len(content_type) <= _MOST_SHOWN_CHARS else content_type[:_MOST_SHOWN_CHARS] + "..."

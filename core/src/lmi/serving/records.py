@@ -85,7 +85,7 @@ class RecordsRoute:
             records = None
             if not model.plan.is_custom:  # what those take, their own file says
                 records = records_of(body, content_type, takes_several=self._takes_several)
-            if records is None:
+            if not records:
                 await self._inference(scope, _heard_again(body, receive), send)
             else:
                 await self._answer(records, exchange, scope, receive)
