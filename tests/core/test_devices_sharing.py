@@ -9,7 +9,8 @@ from lmi.devices.cuda import Gpu
 from lmi.devices.sharing import shared_devices
 from lmi.plugins import Plugins
 from lmi.reading import read_start
-from lmi.starting import plan_all, untold
+from lmi.starting import plan_all
+from tests.core.progress import untold
 
 
 def placed(devices, degree=1, **more):

@@ -11,8 +11,9 @@ import pytest
 from lmi.api import ArtifactError, ConfigError
 from lmi.plugins import Plugins
 from lmi.reading import read_start
-from lmi.starting import plan_all, untold
+from lmi.starting import plan_all
 from lmi.testing.checkpoints import write_tiny
+from tests.core.progress import untold
 
 
 @pytest.fixture(scope="module")
