@@ -75,7 +75,7 @@ def check_answer(server: ServerProcess, task: str, whole: Any) -> Any:
 @pytest.mark.parametrize(
     ("task", "others"),
     [
-        ("text-classification", [("hf", 1)]),
+        pytest.param("text-classification", [("hf", 1)], marks=pytest.mark.long),
         pytest.param("token-classification", [("deepspeed", 1)], marks=pytest.mark.long),
         ("fill-mask", []),
         # first, since transformers has no pipeline to compare with

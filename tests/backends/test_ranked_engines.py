@@ -82,7 +82,7 @@ def drawn(llama: Path) -> list[list[int]]:
         return together(server, **DRAWN)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("lmi-dist", marks=pytest.mark.long), "deepspeed"])
 def test_a_model_split_over_two_ranks_gives_the_tokens_of_a_whole_one_and_goes_on_after_a_death(
     llama: Path, expected: list[list[int]], drawn: list[list[int]], backend: str
 ) -> None:
@@ -170,7 +170,7 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "options",
     [
-        ("tensor_parallel_degree=1",),
+        pytest.param(("tensor_parallel_degree=1",), marks=pytest.mark.long),
         pytest.param(("draft_model_tp_size=1",), marks=pytest.mark.long),
         ("draft_model_tp_size=2",),
     ],

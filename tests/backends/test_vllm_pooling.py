@@ -176,6 +176,7 @@ def test_a_request_survives_the_death_of_its_worker(vectors: ServerProcess, fold
     assert vectors.worker_pids() != [pid]
 
 
+@pytest.mark.long
 def test_labels_and_their_probabilities_are_those_of_transformers(folders: dict[str, Path], vllm_python: str) -> None:
     tokenizer = load_tokenizer(detect(folders["labels"]))
     expected = probabilities(folders["labels"], [tokenizer.encode(text) for text in TEXTS])

@@ -46,7 +46,7 @@ def test_a_signal_is_named(name: str) -> None:
 
 def test_a_childs_death_for_lack_of_memory_is_told_from_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     n_kills = iter([0, 1])
-    monkeypatch.setattr("lmi.workers.process._n_oom_kills", lambda: next(n_kills))
+    monkeypatch.setattr("lmi.workers.process.n_oom_kills", lambda: next(n_kills))
     exit_ = run("raise SystemExit(137)")  # as mpirun and shells tell of a child that SIGKILL ended
     assert (exit_.code, exit_.signal_name, exit_.is_out_of_memory) == (137, "SIGKILL", True)
 
