@@ -119,19 +119,19 @@ def _wishes(asked: dict[str, Any]) -> Wishes:
     from lmi.conformance.bodies import Body
     from lmi.conformance.subject import Wishes
 
-    url, file, text, content_type = (asked.pop(name) for name in ("url", "body_file", "body", "content_type"))
+    file, text, content_type = (asked[name] for name in ("body_file", "body", "content_type"))
+    url, of_the_call = asked["url"], {"url", "body", "body_file", "content_type", "models"}
     if bool(url) == bool(asked["command"]):
         raise click.UsageError("Give one of --url and --command: the server that runs, or what starts it.")
     if file is not None and text is not None:
         raise click.UsageError("Give one of --body and --body-file.")
     content = file.read_bytes() if file is not None else None if text is None else text.encode()
-    asked["body"] = None if content is None else Body(content, content_type)
+    body = None if content is None else Body(content, content_type)
     target = target_of(url) if url else None
     if target is not None and target.socket_path:
         raise click.UsageError("The platform speaks TCP: give an http:// URL.")
-    models = asked.pop("models") or ()
-    asked["url"] = url
-    return Wishes(target=target, models=models, **{key: value for key, value in asked.items() if key != "url"})
+    others = {name: value for name, value in asked.items() if name not in of_the_call}
+    return Wishes(target=target, models=asked["models"] or (), body=body, **others)
 
 
 def _shown(rules: Sequence[Rule]) -> AbstractContextManager[Callable[[Outcome | Rule], None]]:

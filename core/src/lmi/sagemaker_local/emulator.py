@@ -4,30 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 
+from lmi.http_server import HttpServer
 from lmi.sagemaker_local.asynchronous import Asynchronous
 from lmi.sagemaker_local.container import Container
 from lmi.sagemaker_local.endpoint import Endpoint
 
 _LOG = logging.getLogger(__name__)
 _LAST_ANSWERS_S = 2
-
-
-class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its signal handling: containers are stopped before it."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Emulator:
@@ -53,20 +44,7 @@ class Emulator:
         self._listener, self._url = listener, url
         self._is_stopping = False
         self._stop = asyncio.Event()
-        self._uvicorn = _Uvicorn(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                log_level="warning",
-                ws="none",
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_LAST_ANSWERS_S,
-            )
-        )
+        self._uvicorn = HttpServer(app, last_answers_s=_LAST_ANSWERS_S)
 
     async def run(self) -> bool:
         """Serve until told to stop, or until every endpoint has failed; whether they all have."""

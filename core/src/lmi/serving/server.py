@@ -12,16 +12,16 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import quote
 
-import uvicorn
 from fastapi import FastAPI
 
 from lmi.api.errors import LmiError, NotReadyError, PluginError, ProblemsError
 from lmi.container import Container
 from lmi.garbage import settle
+from lmi.http_server import HttpServer
 from lmi.loading import LoadPlan
 from lmi.planning.estimates import memory_line
 from lmi.plugins import Plugins
@@ -53,14 +53,6 @@ _AT_ONCE_S = 1.0
 """The same for those that are told twice."""
 _HANGS_S = 0.5
 """How much longer than all this the process may take to end by itself."""
-
-
-class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its signal handling: LMI drains its models first and exits with 0."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Server:
@@ -109,29 +101,20 @@ class Server:
         if manages_here(start.server):
             self._app.include_router(management_routes(self._context, self._registry))
         self._uvicorn = self._listening(self._app, address)
-        self._managing: _Uvicorn | None = None
+        self._managing: HttpServer | None = None
         if management is not None:
             app = build_management_app(self._context, management_routes(self._context, self._registry))
             self._managing = self._listening(app, management[0])
 
-    def _listening(self, app: FastAPI, address: Address) -> _Uvicorn:
-        config = uvicorn.Config(
+    def _listening(self, app: FastAPI, address: Address) -> HttpServer:
+        return HttpServer(
             app,
-            http="httptools",
+            last_answers_s=round(self._drain_s + _LAST_ANSWERS_S),
             loop="uvloop",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            log_level="warning",
-            ws="none",
-            server_header=False,
-            proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(self._drain_s + _LAST_ANSWERS_S),
             ssl_keyfile=address.private_key_file,
             ssl_certfile=address.certificate_file,
         )
-        return _Uvicorn(config)
 
     def run(self) -> int:
         """Serve until told to stop; the exit code."""

@@ -142,7 +142,6 @@ def _load(load: Load, progress: Progress) -> tuple[Plugins, Stepper | Answerer]:
     if isinstance(loaded, Engine):
         message = f"lmi_load_engine of {load.backend} gave {loaded!r}, neither a Stepper nor an Answerer"
         raise PluginError("plugin.hook-failed", message)
-    settle()
     return plugins, loaded
 
 
@@ -202,6 +201,7 @@ def run_other(group: RankGroup) -> None:
     try:
         group.set_variables(setup.address, setup.engine_port)
         _, model = _load(setup.load, _untold)
+        settle()  # the first rank does it as every worker does
         group.gather(_said(model))
         draft = model.draft.stepper if isinstance(model, Stepper) and model.draft is not None else None
         if isinstance(model, Answerer):
