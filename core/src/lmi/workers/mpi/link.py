@@ -27,6 +27,8 @@ _BEAT_S = 1.0
 _SILENT_S = 15.0
 _LATE_S = 0.5
 """What rank 0 gets to fail by itself, in words of its own, before a failure of another rank ends it."""
+_MPIRUN_S = 2.0
+"""What mpirun gets to see that rank 0 ended, and to end the others, before they end themselves."""
 _CONNECT_S = 30.0
 
 
@@ -164,4 +166,5 @@ class RankLink:
             except OSError:
                 break
         if not self._is_closing:
+            time.sleep(_MPIRUN_S)  # mpirun tells of the rank that it saw end first: let that be rank 0, not this one
             os.killpg(0, signal.SIGKILL)  # nobody can be answered any more
