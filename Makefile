@@ -35,7 +35,7 @@ PYTEST := $(ONE_THREAD) LMI_TEST_TORCH='$(TORCH)' $(BIN)/python -m pytest -n $(W
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-long bench-config bench-chat bench-fetch bench-ranks bench-quantize bench-compile bench-constraints clean
+.PHONY: help serve demo-model vllm test test-all check docs format bench bench-hf bench-vllm bench-face bench-long bench-config bench-adapters bench-chat bench-fetch bench-ranks bench-quantize bench-compile bench-constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ bench: bench-config bench-face bench-hf ## run the benchmarks
 
 bench-config: $(VENV)/.tools ## how long resolving a configuration takes
 	@$(BIN)/python benchmarks/config.py
+
+bench-adapters: $(VENV)/.tools ## what LoRA adapters cost a step of hf, beside steps without any
+	@$(BIN)/python benchmarks/adapters.py $(ARGS)
 
 bench-chat: $(VENV)/.tools ## what reading and rendering a chat costs, beside transformers and beside the encoding
 	@$(BIN)/python benchmarks/chat.py $(ARGS)

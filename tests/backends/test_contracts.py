@@ -12,18 +12,23 @@ from lmi_hf.contract import CASE as HF
 SMOKE = ("A1", "G1", "G3", "G4", "G5", "G7", "G11", "K-n_logprobs")
 """Rules that an architecture can break on its own."""
 
+PEFTS = "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+"""peft 0.21 asks transformers 5.23 for it."""
+
 
 class TestEcho(BackendContract):
     case = ECHO
 
 
+@pytest.mark.filterwarnings(PEFTS)
 class TestHfOnLlama(BackendContract):
     case = HF
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings(PEFTS)
 class TestHfOnLlamaInBfloat16(BackendContract):
-    case = BackendCase(backend="hf", settings={"dtype": "bf16"}, model="llama", is_exact=False)
+    case = BackendCase(backend="hf", settings={"dtype": "bf16", "enable_lora": True}, model="llama", is_exact=False)
 
 
 @pytest.mark.long

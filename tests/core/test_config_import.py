@@ -264,12 +264,12 @@ def test_options_of_another_backend_are_left_out(imported):
 
 def test_another_backend_may_be_asked_for_and_its_options_are_known_by_the_librarys_names(imported):
     found = imported(
-        "vllm", "hf", SM_VLLM_TENSOR_PARALLEL_SIZE="2", SM_VLLM_ENABLE_LORA="true", SM_VLLM_DTYPE="float16"
+        "vllm", "hf", SM_VLLM_TENSOR_PARALLEL_SIZE="2", SM_VLLM_ENFORCE_EAGER="true", SM_VLLM_DTYPE="float16"
     )
     assert written(found) == {
         "option.rolling_batch": "hf", "option.tensor_parallel_degree": "2", "option.dtype": "float16",
     }  # fmt: skip
-    assert fate(found, "SM_VLLM_ENABLE_LORA") is Fate.CHANGES
+    assert fate(found, "SM_VLLM_ENFORCE_EAGER") is Fate.CHANGES
     assert found.problems == []
 
 

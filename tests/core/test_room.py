@@ -50,9 +50,9 @@ def test_models_that_are_being_loaded_count(made):
 
 def test_what_is_reserved_stays_free(made):
     reserving = made(reserved_memory_mb="7")
-    needed = needed_bytes(reserving) + 7 * 10**6
+    needed = needed_bytes(reserving) + 7 * 2**20
     refuse_without_room(reserving, free_bytes=needed)
-    with pytest.raises(OutOfMemoryError, match="reserved_memory_mb keeps 7 MB"):
+    with pytest.raises(OutOfMemoryError, match=r"reserved_memory_mb keeps 7\.34 MB"):
         refuse_without_room(reserving, free_bytes=needed - 1)
 
 

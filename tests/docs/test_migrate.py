@@ -123,7 +123,7 @@ def test_what_selects_a_backend_selects_this_one(tmp_path: Path, row: list[str])
     assert f'name = "{record.distribution}"' in project
 
 
-@pytest.mark.parametrize("option", ["gpu_memory_utilization=0.8", "enable_chunked_prefill=true", "enable_lora=true"])
+@pytest.mark.parametrize("option", ["gpu_memory_utilization=0.8", "enable_chunked_prefill=true", "enforce_eager=true"])
 def test_auto_takes_what_loads_and_options_of_others_are_warnings(tmp_path: Path, option: str) -> None:
     found = resolved(tmp_path, "option.rolling_batch=auto", f"option.{option}")
     assert found.choice is not None

@@ -33,6 +33,7 @@ from lmi.api import (
     Problem,
     Progress,
     Stepper,
+    StepsAdapters,
     Target,
     Task,
     refuse_engine,
@@ -295,6 +296,7 @@ def scheduled(
         plugins, backend_name, artifacts, options: as ``load_backend`` has them.
         stepper: what it gave, or what stands for it.
     """
+    from lmi.scheduling.adapters import AdapterStepperEngine
     from lmi.scheduling.engine import StepperEngine
 
     config = plugins.config_type(backend_name).model_validate(options)
@@ -305,7 +307,8 @@ def scheduled(
         # What the server converted is kept, and found again.
         return definition_of(artifacts, trust_remote_code=config.trust_remote_code)
 
-    return StepperEngine(
+    engine = AdapterStepperEngine if isinstance(stepper, StepsAdapters) else StepperEngine
+    return engine(
         stepper,
         artifacts.eos_token_ids,
         max_batch_size=config.max_rolling_batch_size,

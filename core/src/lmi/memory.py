@@ -10,7 +10,8 @@ from lmi.config import ModelOptions
 from lmi.config.rules import sources
 from lmi.config.settings import Settings
 
-_MB = 1024 * 1024
+MB = 1024 * 1024
+"""Bytes in a unit of the options that end in ``_mb``."""
 
 
 def too_little_memory(
@@ -38,7 +39,7 @@ def too_little_memory(
 
 
 def _missing(required_mb: int, reserved_mb: int, n_bytes: int, settings: Settings, prefix: str) -> list[Problem]:
-    has_mb = n_bytes // _MB
+    has_mb = n_bytes // MB
     if has_mb >= required_mb + reserved_mb:
         return []
     where = "each GPU has" if prefix else "the host has free"

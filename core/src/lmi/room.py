@@ -11,6 +11,7 @@ from lmi.api import Accelerator
 from lmi.api.errors import OutOfMemoryError
 from lmi.devices.cuda import free_bytes_of
 from lmi.loading import LoadPlan
+from lmi.memory import MB
 from lmi.planning.estimates import estimate, why_unknown
 from lmi.planning.units import shown_bytes
 from lmi.planning.weights import stored_bytes
@@ -37,7 +38,7 @@ def refuse_without_room(made: LoadPlan, coming: Sequence[LoadPlan] = (), *, free
     if not needed or free is None:
         return
     spoken_for = sum(needed_bytes(each) for each in coming if _share_memory(each, made))
-    reserved = made.options.reserved_memory_mb * 10**6 if _is_on_cpu(made) else 0
+    reserved = made.options.reserved_memory_mb * MB if _is_on_cpu(made) else 0
     if needed + spoken_for + reserved > free:
         parts = [f"model {made.name!r} takes about {shown_bytes(needed)}", f"{shown_bytes(free)} are free"]
         if spoken_for:

@@ -4,6 +4,7 @@
 # fmt: off
 from lmi.api.abilities import (
     ABILITIES,
+    StepsAdapters,
     SupportsAdapters,
     SupportsClassification,
     SupportsEmbedding,
@@ -93,11 +94,11 @@ __all__ = [
     "NotReadyError", "OldValue", "OutOfMemoryError", "OverloadedError", "PluginError", "Prefill", "Problem",
     "ProblemsError", "Progress", "Ranks", "ReasoningMarks", "RefusedError", "RequestError", "Resume",
     "STEPPER_CAPABILITIES", "SamplingParams", "Severity", "StepBatch", "StepOutput", "Stepper", "StepperLimits",
-    "SupportsAdapters", "SupportsClassification", "SupportsEmbedding", "SupportsPinnedAdapters", "SupportsTasks",
-    "Symbol", "TASK_NAMES", "Target", "Task", "TaskPart", "TaskRequest", "TaskRunner", "TextRequest", "TextResult",
-    "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError", "UnsupportedError", "Usage", "adapter_problem",
-    "adapter_problems", "adapters_of", "context_problems", "copy_of", "degree_problems", "dtype_name",
-    "free_memory_bytes", "hookimpl", "lacks_of", "memory_share_bytes", "merging_problems", "n_cores",
+    "StepsAdapters", "SupportsAdapters", "SupportsClassification", "SupportsEmbedding", "SupportsPinnedAdapters",
+    "SupportsTasks", "Symbol", "TASK_NAMES", "Target", "Task", "TaskPart", "TaskRequest", "TaskRunner", "TextRequest",
+    "TextResult", "TextToken", "TokenChunk", "TokenLogprob", "TooLargeError", "UnsupportedError", "Usage",
+    "adapter_problem", "adapter_problems", "adapters_of", "context_problems", "copy_of", "degree_problems",
+    "dtype_name", "free_memory_bytes", "hookimpl", "lacks_of", "memory_share_bytes", "merging_problems", "n_cores",
     "n_quota_cores", "option", "quantization_of", "ranks_of", "refuse_engine", "shape_of", "task_named", "task_of",
     "task_of_model", "unserved_adapters",
 ]

@@ -56,6 +56,25 @@ class SupportsAdapters(Protocol):
 
 
 @runtime_checkable
+class StepsAdapters(Protocol):
+    """LoRA adapters of a Stepper, which entries of its batches name; the core's engine has SupportsAdapters then."""
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make one ready. Called in a thread of its own, while steps go on, never twice at a time.
+
+        Args:
+            name: not in use, and in no batch before this has returned.
+            path: its folder.
+        Raises:
+            RequestError: it cannot be loaded; nothing of it is left.
+            OutOfMemoryError: it does not fit.
+        """
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget one, in the thread of the steps, when no batch names it any more."""
+
+
+@runtime_checkable
 class SupportsPinnedAdapters(Protocol):
     """Adapters that stay where requests need them, however many others are in use; beside ``SupportsAdapters``."""
 

@@ -101,6 +101,7 @@ class StepperLimits(msgspec.Struct, frozen=True, kw_only=True):
         n_logits_per_slot: most positions of one sequence that can return logits in a step (speculation, prompt
             log probabilities); 0 for no limit.
         samples_on_device: the stepper returns ids instead of logits and honours no sampling parameter of its own.
+        max_adapters_per_step: adapters that the entries of one batch name; 0 for no limit.
     """
 
     max_slots: int
@@ -112,6 +113,7 @@ class StepperLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_prefills_per_step: int = 1
     n_logits_per_slot: int = 0
     samples_on_device: bool = False
+    max_adapters_per_step: int = 0
 
     def __post_init__(self) -> None:
         if self.prefill_chunk_tokens is None and self.prefill_tokens_beside_decodes is not None:

@@ -30,6 +30,14 @@ def _pairs(context: click.Context, parameter: click.Parameter, given: tuple[str,
     return {name: value for name, _, value in (text.partition("=") for text in given)}
 
 
+def _adapters(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Folders are meant from here: a container has a folder of its own to begin at."""
+    return {
+        name: str(Path(src).resolve()) if Path(src).exists() else src
+        for name, src in _pairs(context, parameter, given).items()
+    }
+
+
 def _seconds(text: str) -> float:
     """A number; 0 where it is none."""
     try:
@@ -63,7 +71,7 @@ def _times(context: click.Context, parameter: click.Parameter, given: tuple[str,
               help="How many containers an endpoint has.")  # fmt: skip
 @click.option("-e", "--env", "environ", multiple=True, metavar="NAME=VALUE", callback=_pairs,
               help="Environment of the containers, as in the endpoint's definition.")  # fmt: skip
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=SRC", callback=_pairs,
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME=SRC", callback=_adapters,
               help="An inference component that is an adapter.")  # fmt: skip
 @click.option("--multi-model", default="", metavar="FOLDER", help="Folder or s3:// prefix of archives: TargetModel.")
 @click.option("--unpack-to", type=click.Path(file_okay=False, path_type=Path), default=None,

@@ -44,6 +44,11 @@ class ActiveRequest(Generic[Owner]):
         self._stop_ids = frozenset(sampling.stop_token_ids)
 
     @property
+    def adapter(self) -> str:
+        """The adapter that answers it; empty for the model itself."""
+        return self.request.adapter
+
+    @property
     def ending_ids(self) -> frozenset[int]:
         """Ids that end this request."""
         return self._eos_ids | self._stop_ids

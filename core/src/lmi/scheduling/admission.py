@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from lmi.api import (
     GenerationRequest,
+    NotFoundError,
     RequestError,
     SamplingParams,
     StepperLimits,
     TooLargeError,
     UnsupportedError,
 )
+
+_OFFERED = "Leave it out, or use a backend that offers it: lmi plugins"
 
 MAX_SEED = 2**64 - 1
 _MOST_BIAS = 2.0**127
@@ -23,20 +26,29 @@ _DEVICE_SAMPLED = ("max_tokens", "stop_token_ids", "ignore_eos", "seed")
 """All that can be honoured when the stepper returns ids: what is judged after the token is chosen."""
 
 
-def check_request(request: GenerationRequest, limits: StepperLimits, *, takes_constraints: bool = False) -> None:
+def check_request(
+    request: GenerationRequest,
+    limits: StepperLimits,
+    *,
+    takes_constraints: bool = False,
+    adapters: Collection[str] | None = None,
+) -> None:
     """Refuse what these limits cannot serve.
 
     Args:
         request: the request as it arrived.
         limits: of the stepper that would run it.
         takes_constraints: whether there is something that compiles them.
+        adapters: those that are loaded; None where there cannot be any.
     Raises:
+        NotFoundError: it names an adapter that is not loaded.
         UnsupportedError: it asks for something steppers do not offer.
         TooLargeError: it can never fit; the text has both numbers.
         RequestError: anything else that is wrong; several faults are reported together.
     """
     faults = [
         *_unsupported(request, limits, takes_constraints),
+        *_adapter_faults(request.adapter, adapters),
         *_shape_faults(request),
         *_size_faults(request, limits),
         *_vocabulary_faults(request, limits.vocab_size),
@@ -52,9 +64,7 @@ def check_request(request: GenerationRequest, limits: StepperLimits, *, takes_co
 
 def _unsupported(request: GenerationRequest, limits: StepperLimits, takes_constraints: bool) -> Iterator[RequestError]:
     sampling = request.sampling
-    hint = "Leave it out, or use a backend that offers it: lmi plugins"
-    if request.adapter:
-        yield UnsupportedError("request.unsupported", f"adapter {request.adapter!r} was asked for", hint)
+    hint = _OFFERED
     if request.media:
         yield UnsupportedError("request.unsupported", f"{len(request.media)} media inputs were sent", hint)
     if sampling.constraint is not None and not takes_constraints:
@@ -74,6 +84,26 @@ def _unsupported(request: GenerationRequest, limits: StepperLimits, takes_constr
                 f"{limits.n_logits_per_slot} a prompt"
             )
             yield UnsupportedError("request.unsupported", text, "Leave n_prompt_logprobs out or shorten the prompt.")
+
+
+def _adapter_faults(adapter: str, adapters: Collection[str] | None) -> Iterator[RequestError]:
+    if adapter and adapters is None:
+        yield UnsupportedError("request.unsupported", f"adapter {adapter!r} was asked for", _OFFERED)
+    elif adapter and adapters is not None and (fault := adapter_fault(adapter, adapters)) is not None:
+        yield fault
+
+
+def adapter_fault(name: str, adapters: Collection[str]) -> RequestError | None:
+    """What says that an adapter is not there; None where it is.
+
+    Args:
+        name: of the adapter.
+        adapters: those that are loaded.
+    """
+    if name in adapters:
+        return None
+    known = ", ".join(sorted(adapters)) or "none"
+    return NotFoundError("adapter.unknown", f"adapter {name!r} is not loaded", f"Loaded: {known}")
 
 
 def _never_cuts(limits: StepperLimits) -> bool:

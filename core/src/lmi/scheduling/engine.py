@@ -7,7 +7,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
 
 import msgspec
 
@@ -67,10 +68,12 @@ class StepperEngine(Engine):
             vocab_size=stepper.limits.vocab_size,
             reasons_first=self._guides is not None,
         )
+        self._adapters: Collection[str] | None = None  # names that requests may use; None where they may use none
         self._chooser = Chooser(stepper.limits, self._guides)
         self._speculation = Speculation(stepper.draft, stepper.limits) if stepper.draft is not None else None
         # (stream, True) arrives, (stream, False) leaves. Appending to a deque needs no lock; the event ends a sleep.
         self._inbox: deque[tuple[Stream, bool]] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._wake = threading.Event()
         self._is_closing = False
         self._death: BaseException | None = None
@@ -79,7 +82,8 @@ class StepperEngine(Engine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         self._refuse_if_ended()
-        check_request(request, self.stepper.limits, takes_constraints=self._guides is not None)
+        takes_constraints = self._guides is not None
+        check_request(request, self.stepper.limits, takes_constraints=takes_constraints, adapters=self._adapters)
         stream = Stream(request, self._eos_token_ids, self.limits.vocab_size, asyncio.get_running_loop())
         finish = stream.active.finish_on_arrival()
         if finish is not None:
@@ -123,6 +127,18 @@ class StepperEngine(Engine):
         self._inbox.append((stream, is_arrival))
         self._wake.set()
 
+    async def _between_steps(self, call: Callable[[], None]) -> None:
+        """Call something in the thread of the steps, when requests that have ended by now have left their slots.
+
+        Raises:
+            EngineDeadError: the engine ended before.
+        """
+        done: Future[None] = Future()
+        self._calls.append((call, done))
+        self._wake.set()
+        self._refuse_if_ended()  # as in generate
+        await asyncio.wrap_future(done)
+
     def _refuse_if_ended(self) -> None:
         end = self._describe_end()
         if end is not None:
@@ -152,6 +168,8 @@ class StepperEngine(Engine):
         self._take_inbox()
         streams = [active.owner for active in (*self._scheduler.running, *self._scheduler.waiting)]
         deliver([(stream, self._describe_end() or _closed()) for stream in streams])
+        while self._calls:
+            self._calls.popleft()[1].set_exception(self._describe_end() or _closed())
 
     def _turn(self) -> None:
         """One step, or a sleep until there is something to do."""
@@ -163,6 +181,7 @@ class StepperEngine(Engine):
             self.stepper.release(slot)
         if self._speculation is not None:
             self._speculation.release(released)
+        self._make_calls()
         if plan is not None:
             self._step(plan)
         elif self._scheduler.has_work:
@@ -170,6 +189,16 @@ class StepperEngine(Engine):
             raise RuntimeError(f"the scheduler found nothing to do for {stats}")
         elif not self._is_closing:
             self._wake.wait()
+
+    def _make_calls(self) -> None:
+        while self._calls:
+            call, done = self._calls.popleft()
+            try:
+                call()
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
     def _take_inbox(self) -> None:
         while self._inbox:

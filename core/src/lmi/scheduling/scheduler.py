@@ -58,7 +58,9 @@ class Plan(Generic[Owner]):
         del self.sampled[len(self.sampled) - n_decodes :]
         for place, active in enumerate(self.decodes):
             ids = [active.ids[-1], *guesses.get(active.slot, ())]
-            self.batch.decodes[place] = Decode(slot=active.slot, ids=ids, start=active.n_cached, n_logits=len(ids))
+            self.batch.decodes[place] = Decode(
+                slot=active.slot, ids=ids, start=active.n_cached, n_logits=len(ids), adapter=active.adapter
+            )
             self.sampled.append((self.n_rows, active))
             self.n_rows += len(ids)
 
@@ -167,13 +169,33 @@ class Scheduler(Generic[Owner]):
         if not self.waiting or not self._free:
             return
         reserved = sum(active.reserved_tokens(self._headroom_tokens) for active in self.running)
+        adapters = {active.adapter for active in self.running if active.adapter}
+        passed: list[ActiveRequest[Owner]] = []
         while self.waiting and self._free:
-            reserved += self.waiting[0].reserved_tokens(self._headroom_tokens)
+            active = self.waiting[0]
+            if not self._has_place(active.adapter, adapters, passed):
+                passed.append(self.waiting.popleft())
+                continue
+            reserved += active.reserved_tokens(self._headroom_tokens)
             if self.running and reserved > self._limits.kv_capacity_tokens:
-                return
-            active = self.waiting.popleft()
+                break
+            self.waiting.popleft()
             active.slot = heapq.heappop(self._free)
             self.running.append(active)
+            if active.adapter:
+                adapters.add(active.adapter)
+        self.waiting.extendleft(reversed(passed))
+
+    def _has_place(self, adapter: str, adapters: set[str], passed: list[ActiveRequest[Owner]]) -> bool:
+        """Whether a request's adapter may be in the next batches: first come first served among those that name one,
+        so that none waits for ever; requests that name none pass them.
+
+        Args:
+            adapters: those of running requests.
+            passed: requests that wait for such a place, before this one.
+        """
+        most = self._limits.max_adapters_per_step
+        return not adapter or not most or (not passed and (adapter in adapters or len(adapters) < most))
 
     def _choose_chunks(self, n_decodes: int) -> list[tuple[ActiveRequest[Owner], int]]:
         is_pause, self._n_pauses = self._n_pauses > 0, max(0, self._n_pauses - 1)
@@ -215,12 +237,17 @@ def _lay_out(chunks: list[tuple[ActiveRequest[Owner], int]], decodes: list[Activ
             n_scored = min(n_logits, active.n_unscored)
             if n_scored > 0:
                 plan.scored.append((plan.n_rows, n_scored, active))
-        batch.prefills.append(Prefill(slot=active.slot, ids=active.ids[start:end], start=start, n_logits=n_logits))
+        ids = active.ids[start:end]
+        batch.prefills.append(
+            Prefill(slot=active.slot, ids=ids, start=start, n_logits=n_logits, adapter=active.adapter)
+        )
         plan.n_rows += n_logits
         if end == len(active.ids):
             plan.sampled.append((plan.n_rows - 1, active))
     for active in decodes:
-        batch.decodes.append(Decode(slot=active.slot, ids=active.ids[-1:], start=active.n_cached))
+        batch.decodes.append(
+            Decode(slot=active.slot, ids=active.ids[-1:], start=active.n_cached, adapter=active.adapter)
+        )
         plan.sampled.append((plan.n_rows, active))
         plan.n_rows += 1
     return plan

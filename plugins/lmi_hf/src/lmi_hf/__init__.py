@@ -9,6 +9,7 @@ from lmi.api import (
     Answerer,
     BackendConfig,
     BackendInfo,
+    Capability,
     EngineLibrary,
     ModelArtifacts,
     Problem,
@@ -37,7 +38,7 @@ def lmi_describe_backend() -> BackendInfo:
         tasks=TASKS,
         takes_encoders=False,
         quantizations=("bitsandbytes4", "bitsandbytes8", "gptq", "awq"),
-        capabilities=STEPPER_CAPABILITIES,
+        capabilities=STEPPER_CAPABILITIES | {Capability.ADAPTERS},
         resume=Resume.EXACT,
         engine_libraries=(
             EngineLibrary(distribution="torch", versions=">=2.6,<3"),

@@ -15,12 +15,12 @@ from lmi.api import (
     merging_problems,
     quantization_of,
     task_of,
-    unserved_adapters,
 )
 from lmi_hf import library
+from lmi_hf.adapters import check_adapters
 from lmi_hf.architectures import check_code, check_task
 from lmi_hf.config import DEVICE_MAPS, HFConfig
-from lmi_hf.needs import check_merging, check_method
+from lmi_hf.needs import check_method, check_peft
 from lmi_hf.tasks.checks import HEADS, check_decoder, check_head
 
 
@@ -108,12 +108,10 @@ def _check_adapter(artifacts: ModelArtifacts, config: HFConfig) -> Iterator[Prob
             path=artifacts.folder,
             fields=("is_peft_model",),
         )
-    if not is_adapter:
-        hint = "Merge one into the model (peft: merge_and_unload), or use a backend that has option.enable_lora"
-        yield from unserved_adapters(artifacts, "hf serves one model as it is", hint)
-        return
-    yield from check_merging()
-    yield from merging_problems(artifacts)
+    if is_adapter:
+        yield from check_peft("an adapter")
+        yield from merging_problems(artifacts)
+    yield from check_adapters(artifacts, config)
 
 
 def _check_method(artifacts: ModelArtifacts, found: str) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -21,6 +21,8 @@ _BitsAndBytes = Annotated[str, Field(pattern=r"^bitsandbytes$")]
 
 class HFConfig(BackendConfig):
     """Options of the hf backend."""
+
+    adapters_switch: ClassVar[str] = "enable_lora"
 
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto",
@@ -97,6 +99,22 @@ class HFConfig(BackendConfig):
     load_in_4bit: bool = option(False, description="Old form of quantize=bitsandbytes4.")
     is_peft_model: bool | None = option(
         None, description="Whether the folder holds an adapter for another model; found by its files when unset."
+    )
+    enable_lora: bool = option(
+        False,
+        description="Serve LoRA adapters that requests name. Turn on only where there are some: it needs peft.",
+    )
+    max_loras: int | None = option(
+        None,
+        description=(
+            "Different adapters that the requests of one step name; requests for others wait. Unset: no limit. Each "
+            "takes calls of its own; all that are loaded stay in the memory of the device."
+        ),
+        unit="adapters",
+        ge=1,
+    )
+    max_lora_rank: int | None = option(
+        None, description="Largest rank of an adapter that is taken. Unset: any.", unit="rank", ge=1
     )
     low_cpu_mem_usage: bool = option(True, description="Load weights without a second copy; always so.")
     disable_flash_attn: bool = option(

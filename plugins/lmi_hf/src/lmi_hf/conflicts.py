@@ -27,6 +27,16 @@ def conflicts_of(config: HFConfig) -> Iterator[Conflict]:
     """Errors first, then what is old or without effect."""
     yield from _contradictions(config)
     yield from _old_forms(config)
+    for name in () if config.enable_lora else ("max_loras", "max_lora_rank"):
+        value = getattr(config, name)
+        if value is not None:
+            yield Conflict(
+                fields=(name, "enable_lora"),
+                message=f"{name}={value} changes nothing: enable_lora is false",
+                hint=f"Remove option.{name}, or set option.enable_lora=true",
+                severity=Severity.WARNING,
+                code="config.no-effect",
+            )
     for name, reason in _IDLE.items():
         value = getattr(config, name)
         if value != type(config).model_fields[name].default:

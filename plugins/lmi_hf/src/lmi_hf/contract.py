@@ -3,4 +3,4 @@
 
 from lmi.testing import BackendCase
 
-CASE = BackendCase(backend="hf", settings={"dtype": "fp32"}, model="llama")
+CASE = BackendCase(backend="hf", settings={"dtype": "fp32", "enable_lora": True}, model="llama")

@@ -70,6 +70,8 @@ def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, pr
             chunk_tokens=config.max_rolling_batch_prefill_tokens,
             tokens_beside=config.prefill_tokens_beside_decodes,
             cache_bytes=config.kv_cache_memory_bytes,
+            takes_adapters=config.enable_lora,
+            max_adapters_per_step=config.max_loras or 0,
         ),
         n_threads,
         progress,
@@ -89,6 +91,8 @@ class Wishes:
         memory_share: of a CUDA device, for weights and cache together.
         token_bytes_beside: what a token takes in the cache of another model, which is to hold as many.
         rounds_activations: whether layers round what they read to few bits.
+        takes_adapters: requests may name LoRA adapters.
+        max_adapters_per_step: different ones in a step.
     """
 
     max_slots: int
@@ -99,6 +103,8 @@ class Wishes:
     memory_share: float = 0.0
     token_bytes_beside: int = 0
     rounds_activations: bool = False
+    takes_adapters: bool = False
+    max_adapters_per_step: int = 0
 
 
 def stepper_of(
@@ -175,6 +181,8 @@ def _sizes(model: Any, artifacts: ModelArtifacts, wishes: Wishes) -> dict[str, A
         "memory_share": wishes.memory_share,
         "token_bytes_beside": wishes.token_bytes_beside,
         "rounds_activations": wishes.rounds_activations,
+        "takes_adapters": wishes.takes_adapters,
+        "max_adapters_per_step": wishes.max_adapters_per_step,
         "prefill_chunk_tokens": chunk,
         "prefill_tokens_beside_decodes": min(beside, chunk),
     }

@@ -35,10 +35,15 @@ def check_method(method: str, *fields: str) -> Iterator[Problem]:
         yield _missing(f"quantization {method}", absent, wanted, *fields)
 
 
-def check_merging() -> Iterator[Problem]:
-    """The same for merging an adapter into its base model."""
+def check_peft(what: str, *fields: str) -> Iterator[Problem]:
+    """The same for what reads adapters.
+
+    Args:
+        what: needs it.
+        fields: options it is about.
+    """
     if library.knows_engine() and not library.is_installed("peft"):
-        yield _missing("an adapter", ["peft"], "'lmi-hf[peft]'")
+        yield _missing(what, ["peft"], "'lmi-hf[peft]'", *fields)
 
 
 def _missing(what: str, modules: list[str], wanted: str, *fields: str) -> Problem:

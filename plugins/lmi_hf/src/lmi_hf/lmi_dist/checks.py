@@ -21,7 +21,7 @@ from lmi.api import (
 )
 from lmi_hf.architectures import check_code, other_heads, other_task
 from lmi_hf.lmi_dist.config import DistConfig
-from lmi_hf.needs import check_merging, check_method
+from lmi_hf.needs import check_method, check_peft
 
 _SAFETENSORS, _PICKLES = ".safetensors", ".bin"
 
@@ -66,7 +66,7 @@ def _check_encoder(artifacts: ModelArtifacts) -> Iterator[Problem]:
 def _check_adapters(artifacts: ModelArtifacts) -> list[Problem]:
     """An adapter that is served as the model is merged into its base; those beside a model are left alone."""
     if artifacts.format is ArtifactFormat.ADAPTER:
-        return [*check_merging(), *merging_problems(artifacts)]
+        return [*check_peft("an adapter"), *merging_problems(artifacts)]
     hint = "Use option.rolling_batch=vllm with option.enable_lora=true, or serve an adapter's own folder"
     return unserved_adapters(artifacts, "lmi-dist serves one model as it is", hint)
 

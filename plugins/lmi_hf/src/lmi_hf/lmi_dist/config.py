@@ -84,7 +84,7 @@ class DistConfig(BackendConfig):
 
     # adapters
     enable_lora: bool = option(
-        False, description="Take LoRA adapters that requests name; only false is offered here, vllm has it."
+        False, description="Take LoRA adapters that requests name; only false is offered here, vllm and hf have it."
     )
     max_loras: int = option(
         4, description="Adapters that one batch may use; each takes device memory.", unit="adapters", ge=1

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from lmi.api import OutOfMemoryError, Progress, Stepper, StepperLimits, memory_share_bytes
+from lmi_hf.stepping.adapters import AdapterStepper
 from lmi_hf.stepping.arena import Arena, LayerShape
 from lmi_hf.stepping.decoder import LlamaLoop
+from lmi_hf.stepping.lora import HookedLayers
 from lmi_hf.stepping.packed import Forward, ModelForward, PackedStepper, out_of_memory_named, probe_shapes
 from lmi_hf.stepping.selfcheck import Reference, distance, is_close, make_reference
 from lmi_hf.stepping.serial import SerialStepper
@@ -40,6 +42,8 @@ class StepperOptions:
         prefill_tokens_beside_decodes: the same for a step that also decodes.
         rounds_activations: whether layers round what they read to few bits, which makes much of a small difference.
         packs_weights: lay weights out for the processor; off where something else still uses the model.
+        takes_adapters: requests may name LoRA adapters; the stepper has ``StepsAdapters`` then. It needs peft.
+        max_adapters_per_step: in one step; 0 for no limit.
     """
 
     max_slots: int
@@ -51,6 +55,8 @@ class StepperOptions:
     prefill_tokens_beside_decodes: int = 16
     rounds_activations: bool = False
     packs_weights: bool = True
+    takes_adapters: bool = False
+    max_adapters_per_step: int = 0
 
     def checked_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """By what number type a stepper's logits are judged, for a model of some type."""
@@ -91,13 +97,13 @@ def build_stepper(model: Any, options: StepperOptions, progress: Progress | None
 
 
 def _try(
-    attempt: Callable[[Any, StepperOptions, Reference, torch.device], PackedStepper | str],
+    attempt: Callable[[Any, StepperOptions, Reference, torch.device], Stepper | str],
     model: Any,
     options: StepperOptions,
     reference: Reference,
     device: torch.device,
     reasons: list[str],
-) -> PackedStepper | None:
+) -> Stepper | None:
     """Run an attempt; what it fails on, whatever it is, becomes a reason to try the next."""
     try:
         outcome = attempt(model, options, reference, device)
@@ -106,13 +112,13 @@ def _try(
     except Exception as error:  # foreign model code may raise anything
         log.debug("%s failed", attempt.__name__, exc_info=True)
         outcome = f"{type(error).__name__}: {error}"
-    if isinstance(outcome, PackedStepper):
-        return outcome
-    reasons.append(outcome)
-    return None
+    if isinstance(outcome, str):
+        reasons.append(outcome)
+        return None
+    return outcome
 
 
-def _with_loop(model: Any, options: StepperOptions, reference: Reference, device: torch.device) -> PackedStepper | str:
+def _with_loop(model: Any, options: StepperOptions, reference: Reference, device: torch.device) -> Stepper | str:
     if not _has_fixed_positions(model) or not LlamaLoop.follows(model):
         return ""
     loop = LlamaLoop(model)
@@ -124,25 +130,26 @@ def _with_loop(model: Any, options: StepperOptions, reference: Reference, device
         return f"the decoder loop's logits are {found:.2g} away"
     if options.packs_weights:
         loop.pack()
-    return stepper
+    return AdapterStepper(stepper, model, loop.adaptable()) if options.takes_adapters else stepper
 
 
 def _with_model_forward(
     model: Any, options: StepperOptions, reference: Reference, device: torch.device
-) -> PackedStepper | str:
+) -> Stepper | str:
     if not _has_fixed_positions(model):
         return "positions depend on the length"
     if not getattr(model, "_supports_attention_backend", False):
         return "it does not call attention through the interface"
     shapes = probe_shapes(model, device)
-    forward = ModelForward(model)
+    hooked = HookedLayers(model) if options.takes_adapters else None
+    forward = ModelForward(model, hooked)
     stepper = None
     try:
         stepper = _packed_stepper(forward, shapes, model, options, device)
         dtype = options.checked_dtype(shapes[0].dtype)
         found = distance(stepper, reference, dtype)
         if is_close(found, dtype):
-            return stepper
+            return stepper if hooked is None else AdapterStepper(stepper, model, hooked.settle())
         reason = f"packed rows give logits {found:.2g} away"
     except Exception:
         forward.undo()
@@ -152,12 +159,12 @@ def _with_model_forward(
     return reason
 
 
-def _with_model_cache(model: Any, options: StepperOptions, reference: Reference, device: torch.device) -> SerialStepper:
+def _with_model_cache(model: Any, options: StepperOptions, reference: Reference, device: torch.device) -> Stepper:
     affordable = _cache_bytes(options, device) // (_guessed_token_bytes(model) + options.token_bytes_beside)
     capacity = min(affordable, options.max_slots * options.max_context_tokens)
-    stepper = SerialStepper(
-        model, _limits(model, options, options.max_slots, options.max_context_tokens, capacity), device
-    )
+    limits = _limits(model, options, options.max_slots, options.max_context_tokens, capacity)
+    hooked = HookedLayers(model) if options.takes_adapters else None
+    stepper = SerialStepper(model, limits, device, hooked)
     dtype = options.checked_dtype(model.dtype)
     found = distance(stepper, reference, dtype)
     if not is_close(found, dtype):
@@ -166,7 +173,7 @@ def _with_model_cache(model: Any, options: StepperOptions, reference: Reference,
             type(model).__name__,
             found,
         )
-    return stepper
+    return stepper if hooked is None else AdapterStepper(stepper, model, hooked.settle())
 
 
 def _packed_stepper(
@@ -209,6 +216,7 @@ def _limits(model: Any, options: StepperOptions, slots: int, context: int, capac
         prefill_chunk_tokens=options.prefill_chunk_tokens,
         prefill_tokens_beside_decodes=options.prefill_tokens_beside_decodes,
         max_prefills_per_step=slots,
+        max_adapters_per_step=options.max_adapters_per_step,
     )
 
 

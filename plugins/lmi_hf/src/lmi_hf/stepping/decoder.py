@@ -14,6 +14,7 @@ from torch.nn.functional import embedding, rms_norm, silu
 
 from lmi_hf.stepping.arena import LayerRows, LayerShape
 from lmi_hf.stepping.attention import attend
+from lmi_hf.stepping.lora import AdapterRows, Layers, LoraLayer, joined
 from lmi_hf.stepping.plan import Plan
 from lmi_hf.stepping.weights import Projection, can_pack
 
@@ -51,7 +52,7 @@ class _Layer:
         self, x: torch.Tensor, rows: LayerRows, plan: Plan, cos: torch.Tensor, sin: torch.Tensor
     ) -> torch.Tensor:
         n, n_rotated, size = len(x), self.n_heads + self.n_kv_heads, self.head_size
-        qkv = self.qkv(rms_norm(x, *self.norm_before))
+        qkv = self.qkv(rms_norm(x, *self.norm_before), plan.adapters)
         heads = qkv[:, : n_rotated * size].view(n, n_rotated, size)
         if self.head_norms is not None:
             heads[:, : self.n_heads] = rms_norm(heads[:, : self.n_heads], *self.head_norms[0])
@@ -63,9 +64,25 @@ class _Layer:
         rows.rows.index_copy_(0, plan.index, qkv[:, self.n_heads * size :])
         return attend(heads[:, : self.n_heads], rows, plan, self.scale, self.window)
 
-    def feed(self, x: torch.Tensor) -> torch.Tensor:
-        inner = self.gate_up(rms_norm(x, *self.norm_after))
-        return self.down(silu(inner[:, : self.n_inner]).mul_(inner[:, self.n_inner :]))
+    def feed(self, x: torch.Tensor, adapters: AdapterRows | None) -> torch.Tensor:
+        inner = self.gate_up(rms_norm(x, *self.norm_after), adapters)
+        return self.down(silu(inner[:, : self.n_inner]).mul_(inner[:, self.n_inner :]), adapters)
+
+    def adaptable(self, prefix: str) -> Layers:
+        """Its matrices, for adapters.
+
+        Args:
+            prefix: of the layer's name in the model, with a dot at the end.
+        """
+        found: dict[str, tuple[LoraLayer, int]] = {}
+        for names, product in (
+            (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), self.qkv),
+            (("self_attn.o_proj",), self.out),
+            (("mlp.gate_proj", "mlp.up_proj"), self.gate_up),
+            (("mlp.down_proj",), self.down),
+        ):
+            found |= joined(prefix, product.lora, dict(zip(names, product.widths, strict=True)))
+        return found
 
 
 class LlamaLoop:
@@ -108,17 +125,25 @@ class LlamaLoop:
             for x in self.layers
         ]
 
+    def adaptable(self) -> Layers:
+        """What adapters can change."""
+        found: dict[str, tuple[LoraLayer, int]] = {}
+        for number, layer in enumerate(self.layers):
+            found |= layer.adaptable(f"model.layers.{number}.")
+        return found
+
     def forward(self, plan: Plan, rows: list[LayerRows]) -> torch.Tensor:
         """Write the step's keys and values and return the logits [sum of n_logits, vocab_size]."""
         x = embedding(plan.ids, self.embedding)
         cos, sin = self._rotation(x, plan.positions)
-        last = len(self.layers) - 1
+        last, adapters = len(self.layers) - 1, plan.adapters
         for number, (layer, layer_rows) in enumerate(zip(self.layers, rows, strict=True)):
             attended = layer.attend(x, layer_rows, plan, cos, sin)
             if number == last:  # from here on only the wanted rows matter
                 attended, x = attended.index_select(0, plan.logit_rows), x.index_select(0, plan.logit_rows)
-            x = x.add_(layer.out(attended))
-            x = x.add_(layer.feed(x))
+                adapters = plan.logit_adapters
+            x = x.add_(layer.out(attended, adapters))
+            x = x.add_(layer.feed(x, adapters))
         return self.head(rms_norm(x, *self.norm))
 
     def pack(self) -> None:

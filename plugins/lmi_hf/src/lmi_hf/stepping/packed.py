@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from lmi.api import OutOfMemoryError, StepBatch, StepOutput, Stepper, StepperLimits
 from lmi_hf.stepping.arena import Arena, LayerRows, LayerShape
 from lmi_hf.stepping.attention import NAME, SlotCache
+from lmi_hf.stepping.lora import HookedLayers
 from lmi_hf.stepping.plan import Plan, make_plan
 
 Forward = Callable[[Plan, list[LayerRows]], torch.Tensor]
@@ -56,17 +57,23 @@ class ModelForward:
 
     Args:
         model: a causal language model; its attention implementation is switched.
+        hooked: its layers, for adapters; None for none.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, hooked: HookedLayers | None = None) -> None:
         self.model = model
+        self._hooked = hooked
         self._usual = model.config._attn_implementation
         model.set_attn_implementation(NAME)
 
     def undo(self) -> None:
+        if self._hooked is not None:
+            self._hooked.undo()
         self.model.set_attn_implementation(self._usual)
 
     def __call__(self, plan: Plan, rows: list[LayerRows]) -> torch.Tensor:
+        if self._hooked is not None:
+            self._hooked.begin(plan.n_rows, plan.adapters)
         out = self.model(
             input_ids=plan.ids[None],
             position_ids=plan.positions[None],

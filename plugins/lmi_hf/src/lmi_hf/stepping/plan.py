@@ -10,6 +10,7 @@ import torch
 
 from lmi.api import Decode, Prefill, StepBatch
 from lmi_hf.stepping.arena import Arena
+from lmi_hf.stepping.lora import AdapterRows
 
 # What one more attention call costs, in tokens of cache read by a call that exists anyway. Measured on 2 CPU cores:
 # 15 to 25 us a call and layer against 0.03 to 0.05 us a token.
@@ -65,6 +66,8 @@ class Plan:
         index: rows of the arena that the step writes, int64 [n_rows].
         logit_rows: rows whose logits are wanted, in the order of the batch, int64 [sum of n_logits].
         chunks, runs: how the rows attend.
+        adapters: rows that have one; None where none has.
+        logit_adapters: the same of ``logit_rows``.
     """
 
     ids: torch.Tensor
@@ -73,6 +76,8 @@ class Plan:
     logit_rows: torch.Tensor
     chunks: list[Chunk]
     runs: list[Run]
+    adapters: AdapterRows | None = None
+    logit_adapters: AdapterRows | None = None
     _masks: dict[tuple[object, ...], torch.Tensor | None] = field(default_factory=dict)
     _moved: dict[torch.device, torch.Tensor] = field(default_factory=dict)
 
@@ -178,9 +183,14 @@ def make_plan(batch: StepBatch, arena: Arena, device: torch.device) -> Plan:
     runs = group_slots([(entry.slot, entry.start + 1) for entry in single], n_chunk_rows)
     on_device = torch.tensor([ids, positions, index], device=device)
     wanted = torch.tensor(logit_rows, dtype=torch.long, device=device)
-    return Plan(
+    plan = Plan(
         ids=on_device[0], positions=on_device[1], index=on_device[2], logit_rows=wanted, chunks=chunks, runs=runs
     )
+    if any(entry.adapter for entry in entries):
+        plan.adapters = AdapterRows([entry.adapter for entry in [*many, *single] for _ in entry.ids], device)
+        of_logits = [entry.adapter for entry in entries for _ in range(entry.n_logits)]
+        plan.logit_adapters = AdapterRows(of_logits, device)
+    return plan
 
 
 def group_slots(slots: Sequence[tuple[int, int]], first_row: int) -> list[Run]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lmi.api import Decode, Prefill, StepBatch, StepOutput, Stepper, StepperLimits
+from lmi_hf.stepping.lora import AdapterRows, HookedLayers
 from lmi_hf.stepping.packed import out_of_memory_named
 
 
@@ -20,10 +21,14 @@ class SerialStepper(Stepper):
         model: a causal language model.
         limits: what is promised to the scheduler.
         device: where ids go.
+        hooked: the model's layers, for adapters; None for none.
     """
 
-    def __init__(self, model: Any, limits: StepperLimits, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, limits: StepperLimits, device: torch.device, hooked: HookedLayers | None = None
+    ) -> None:
         self._model = model
+        self._hooked = hooked
         self._device = device
         self._caches: dict[int, Any] = {}
         self._ids: dict[int, list[int]] = {}
@@ -61,6 +66,9 @@ class SerialStepper(Stepper):
         first = len(held) - len(again)
         positions = torch.arange(first, first + ids.shape[1], device=self._device)[None]
         self._forget_scaling()
+        if self._hooked is not None:
+            n_rows = ids.shape[1]
+            self._hooked.begin(n_rows, AdapterRows([entry.adapter] * n_rows, self._device) if entry.adapter else None)
         out = self._forward(ids, positions, cache, entry.n_logits)
         held.extend(entry.ids)
         self._caches[entry.slot] = _cache_of(out)

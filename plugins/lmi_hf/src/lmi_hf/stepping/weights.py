@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import linear
 
+from lmi_hf.stepping.lora import AdapterRows, LoraLayer
+
 
 class Projection:
     """One matrix product, possibly of several linear layers with the same input.
@@ -35,14 +37,19 @@ class Projection:
         biases = [layer.bias for layer in layers if layer.bias is not None]
         self.bias = torch.cat([bias.detach() for bias in biases]) if biases else None
         self._packed: torch.Tensor | None = None
+        self.widths = [layer.out_features for layer in layers]
+        self.lora = LoraLayer(first.device, first.dtype)
         if not keeps_layout:
             self._share()
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [n_rows, in] times the transposed weight: [n_rows, sum of out]."""
+    def __call__(self, x: torch.Tensor, adapters: AdapterRows | None = None) -> torch.Tensor:
+        """x [n_rows, in] times the transposed weight: [n_rows, sum of out]; with what adapters add to their rows."""
         if self._packed is None:
-            return linear(x, self.weight, self.bias)
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+            product = linear(x, self.weight, self.bias)
+        else:
+            product = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        if adapters is not None:
+            self.lora.add_to(product, x, adapters)
         return product
 
     def pack(self) -> bool:

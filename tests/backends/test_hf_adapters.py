@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA adapters on the backend hf: what transformers computes with PEFT, over HTTP, in one batch, and after a death."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import peft
+import psutil
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+from lmi.api import Accelerator, Decode, Prefill, RequestError, Severity, StepBatch, Target
+from lmi.artifacts import detect
+from lmi.testing import write_tiny, write_tiny_adapter
+from lmi_hf import lmi_validate_artifacts
+from lmi_hf.config import HFConfig
+from lmi_hf.stepping import StepperOptions, build_stepper
+from tests.backends.llama_answers import greedy_ids, write_merged
+from tests.servers import ServerProcess, eventually, in_threads, serve
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft asks for it
+    pytest.mark.filterwarnings("ignore:.*meta parameter:UserWarning"),
+]
+
+PROMPTS = ("What is deep learning?", "How many ways can I peel an orange", "Water boils at", "Once upon a time")
+N_TOKENS = 32
+SEEDS = {"fr": 1, "de": 2, "it": 3}
+"""Adapter -> seed of its weights; ``it`` does not lie beside the model."""
+
+LAYERS = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "qwen2": ["k_proj", "down_proj"],
+    "mixtral": ["q_proj", "o_proj"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "bloom": ["query_key_value", "dense"],
+    "gptj": ["q_proj", "v_proj", "fc_in"],
+}
+"""Architectures by the three ways they are stepped, and layers that an adapter of the test changes."""
+
+
+# ----------------------------------------------------------------------------------------------------- what is computed
+
+
+def write_adapter(model: Any, folder: Path, layers: list[str], seed: int, **settings: Any) -> Any:
+    """An adapter with random matrices, as PEFT writes it; returns the model with it, as PEFT runs it."""
+    torch.manual_seed(seed)
+    is_conv = type(model).__name__.startswith("GPT2")
+    config = peft.LoraConfig(
+        r=4, lora_alpha=16, target_modules=layers, init_lora_weights=False, task_type="CAUSAL_LM",
+        fan_in_fan_out=is_conv, **settings,
+    )  # fmt: skip
+    adapted = peft.get_peft_model(copy.deepcopy(model), config)
+    adapted.save_pretrained(str(folder))
+    return adapted.eval()
+
+
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0]
+    return found
+
+
+def loaded(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def adapter_stepper(model: Any, **options: Any) -> Any:
+    sizes = {"max_slots": 5, "max_context_tokens": 64, "cache_bytes": 1 << 24, "takes_adapters": True, **options}
+    return build_stepper(model, StepperOptions(**sizes))
+
+
+@pytest.mark.parametrize("architecture", LAYERS)
+def test_rows_of_several_adapters_and_of_none_are_what_peft_computes_for_each(
+    architecture: str, tmp_path: Path
+) -> None:
+    folder = write_tiny(architecture, tmp_path / "model")
+    model, layers = loaded(folder), LAYERS[architecture]
+    models = {
+        "": loaded(folder),
+        "a": write_adapter(model, tmp_path / "a", layers, 1),
+        "b": write_adapter(model, tmp_path / "b", layers[:1], 2, use_rslora=True, rank_pattern={layers[0]: 8}),
+    }
+    stepper = adapter_stepper(model)
+    for name in ("a", "b"):
+        stepper.load_adapter(name, str(tmp_path / name))
+    generator = torch.Generator().manual_seed(3)
+    sequences = [torch.randint(3, 250, (n,), generator=generator).tolist() for n in (9, 5, 12, 7, 6)]
+    names = ["a", "", "b", "a", ""]
+    wanted = [logits_of(models[name], ids) for name, ids in zip(names, sequences, strict=True)]
+    assert min(float((wanted[0] - logits_of(models[name], sequences[0])).norm()) for name in ("", "b")) > 0.1
+
+    cuts = [4, 3, 12, 6, 1]  # some are read in two pieces, some decode while others are read
+    first = [
+        Prefill(slot=slot, ids=ids[:cut], start=0, n_logits=cut, adapter=name)
+        for slot, (ids, cut, name) in enumerate(zip(sequences, cuts, names, strict=True))
+    ]
+    found = [[part] for part in stepper.step(StepBatch(prefills=first)).logits.split(cuts)]
+    for step in range(5):
+        prefills, decodes = [], []
+        for slot, (ids, cut, name) in enumerate(zip(sequences, cuts, names, strict=True)):
+            start = cut if step == 0 else cut + step
+            if slot == 0:  # its rest at once
+                if step == 0:
+                    prefills = [Prefill(slot=0, ids=ids[cut:], start=cut, n_logits=len(ids) - cut, adapter=name)]
+            elif cut + step < len(ids):
+                decodes.append(Decode(slot=slot, ids=[ids[cut + step]], start=start, adapter=name))
+        if not prefills and not decodes:
+            break
+        batch = StepBatch(prefills=prefills, decodes=decodes)
+        parts = stepper.step(batch).logits.split([each.n_logits for each in (*prefills, *decodes)])
+        for entry, part in zip((*prefills, *decodes), parts, strict=True):
+            found[entry.slot].append(part)
+    for parts, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(torch.cat(parts), right[: sum(map(len, parts))], rtol=1e-3, atol=1e-4)
+
+
+def test_an_adapter_that_was_unloaded_may_come_again_with_other_weights(tmp_path: Path) -> None:
+    model = loaded(write_tiny("llama", tmp_path / "model"))
+    stepper = adapter_stepper(model)
+    plain = copy.deepcopy(loaded(tmp_path / "model"))
+    ids = [5, 6, 7, 8]
+    for seed in (1, 2):
+        adapted = write_adapter(plain, tmp_path / f"{seed}", LAYERS["llama"], seed)
+        stepper.load_adapter("a", str(tmp_path / f"{seed}"))
+        out = stepper.step(StepBatch(prefills=[Prefill(slot=0, ids=ids, start=0, n_logits=4, adapter="a")]))
+        torch.testing.assert_close(out.logits, logits_of(adapted, ids), rtol=1e-3, atol=1e-4)
+        stepper.release(0)
+        stepper.unload_adapter("a")
+    out = stepper.step(StepBatch(prefills=[Prefill(slot=0, ids=ids, start=0, n_logits=4)]))
+    torch.testing.assert_close(out.logits, logits_of(plain, ids), rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_weights_packed_for_the_processor_take_adapters_too(tmp_path: Path) -> None:
+    folder = write_tiny("llama-wide", tmp_path / "model")
+    adapted = write_adapter(loaded(folder), tmp_path / "a", LAYERS["llama"], 1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    stepper = adapter_stepper(model)
+    stepper.load_adapter("a", str(tmp_path / "a"))
+    ids = list(range(5, 25))
+    out = stepper.step(StepBatch(prefills=[Prefill(slot=0, ids=ids, start=0, n_logits=20, adapter="a")])).logits
+    right = logits_of(adapted, ids)
+    assert float((out.float() - right).norm() / right.norm()) < 0.05
+    assert float((out.float() - logits_of(loaded(folder), ids)).norm() / right.norm()) > 0.3
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft, which writes it
+@pytest.mark.parametrize("setting", ["use_dora", "lora_bias"])
+def test_what_is_more_than_plain_lora_is_not_loaded(setting: str, tmp_path: Path) -> None:
+    model = loaded(write_tiny("llama", tmp_path / "model"))
+    write_adapter(model, tmp_path / "a", ["q_proj"], 1, **{setting: True})
+    with pytest.raises(RequestError, match="more than plain LoRA") as caught:
+        adapter_stepper(model).load_adapter("a", str(tmp_path / "a"))
+    assert str(tmp_path / "a") in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft, which writes it
+def test_a_layer_that_steps_cannot_reach_is_named(tmp_path: Path) -> None:
+    model = loaded(write_tiny("llama", tmp_path / "model"))
+    write_adapter(model, tmp_path / "a", ["lm_head"], 1)
+    with pytest.raises(RequestError, match="it changes lm_head"):
+        adapter_stepper(model).load_adapter("a", str(tmp_path / "a"))
+
+
+# ------------------------------------------------------------------------------------------------ before it is loaded
+
+
+def problems(folder: Path, **options: Any) -> dict[str, str]:
+    found = lmi_validate_artifacts(
+        detect(folder), HFConfig.model_validate(options), Target(accelerator=Accelerator.CPU)
+    )
+    return {each.code: each.message for each in found if each.severity is Severity.ERROR}
+
+
+def test_an_adapter_of_too_high_a_rank_or_of_another_kind_is_refused_by_the_check(tmp_path: Path) -> None:
+    folder = write_tiny("llama", tmp_path / "model")
+    write_tiny_adapter(folder / "adapters" / "fr", folder, rank=8)
+    assert problems(folder, enable_lora=True) == {}
+    assert "rank 8" in problems(folder, enable_lora=True, max_lora_rank=4)["adapter.rank"]
+    config = folder / "adapters" / "fr" / "adapter_config.json"
+    for change, said in (({"use_dora": True}, "DoRA"), ({"target_modules": ["lm_head"]}, "a part for lm_head")):
+        content = json.loads(config.read_text())
+        config.write_text(json.dumps(content | change))
+        assert said in problems(folder, enable_lora=True)["adapter.not-supported"]
+        config.write_text(json.dumps(content))
+
+
+def test_without_the_switch_limits_of_adapters_change_nothing_and_a_warning_says_so() -> None:
+    found = list(HFConfig(max_loras=2, max_lora_rank=8).conflicts())
+    assert [each.code for each in found] == ["config.no-effect"] * 2
+    assert not list(HFConfig(enable_lora=True, max_loras=2, max_lora_rank=8).conflicts())
+
+
+# ---------------------------------------------------------------------------------------------------------- over HTTP
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_tiny("llama-wide", tmp_path_factory.mktemp("models") / "llama")
+    for name, seed in SEEDS.items():
+        place = path.parent / "more" if name == "it" else path / "adapters"
+        write_tiny_adapter(place / name, path, rank=8, seed=seed)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, list[list[int]]]:
+    """What transformers answers with the model, and with each adapter merged into it."""
+    root = folder.parent
+    merged = {
+        name: write_merged(root / f"merged-{name}", folder, next(root.glob(f"**/{name}/adapter_config.json")).parent)
+        for name in SEEDS
+    }
+    return {name: greedy_ids(place, PROMPTS, N_TOKENS) for name, place in {"": folder, **merged}.items()}
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ServerProcess]:
+    # Fewer in a step than there are: requests for the third wait.
+    options = ("rolling_batch=hf", "dtype=fp32", "enable_lora=true", "max_loras=2", "max_lora_rank=8")
+    with serve(str(folder), *(part for option in options for part in ("-o", option))) as running:
+        yield running
+
+
+def answered(server: ServerProcess, prompt: str, adapter: str, **parameters: Any) -> list[int]:
+    wanted = {"max_new_tokens": N_TOKENS, "ignore_eos_token": True, "details": True, **parameters}
+    response = server.post({"inputs": prompt, "parameters": wanted, "adapters": adapter})
+    assert response.status_code == 200, response.text
+    return [token["id"] for token in response.json()["details"]["tokens"]]
+
+
+def together(server: ServerProcess, *names: str) -> dict[str, list[list[int]]]:
+    """All prompts with the model and some adapters at the same time."""
+    pairs = [(name, prompt) for prompt in PROMPTS for name in ("", *names)]
+    found = in_threads([lambda n=name, p=prompt: answered(server, p, n) for name, prompt in pairs])
+    answers: dict[str, list[list[int]]] = {}
+    for (name, _), ids in zip(pairs, found, strict=True):
+        answers.setdefault(name, []).append(ids)
+    return answers
+
+
+def of(expected: dict[str, list[list[int]]], *names: str) -> dict[str, list[list[int]]]:
+    return {name: expected[name] for name in ("", *names)}
+
+
+def asked(server: ServerProcess, method: str, path: str, **options: Any) -> httpx.Response:
+    with server.client() as client:
+        return client.request(method, path, **options)
+
+
+def refused(response: httpx.Response, status: int, code: str) -> str:
+    assert (response.status_code, response.json()["error"]) == (status, code), response.text
+    return str(response.json()["message"])
+
+
+def test_adapters_answer_as_if_they_were_merged_into_the_model_in_one_batch_with_it(
+    server: ServerProcess, expected: dict[str, list[list[int]]]
+) -> None:
+    assert len({json.dumps(answers) for answers in expected.values()}) == 4, "each adapter answers in its own way"
+    assert together(server, "fr", "de") == of(expected, "fr", "de")
+
+
+def test_an_unknown_adapter_is_refused_and_never_answered_by_the_model(server: ServerProcess) -> None:
+    message = refused(server.post({"inputs": "x", "adapters": "frr"}), 404, "adapter.unknown")
+    assert "Did you mean 'fr'?" in message
+
+
+def test_adapters_come_and_go_while_the_model_answers(
+    server: ServerProcess, folder: Path, expected: dict[str, list[list[int]]]
+) -> None:
+    src = str(folder.parent / "more" / "it")
+
+    def load() -> int:
+        return asked(server, "POST", "/adapters", json={"name": "it", "src": src, "pin": True}).status_code
+
+    answers, status = in_threads([lambda: together(server, "fr"), load])
+    assert (answers, status) == (of(expected, "fr"), 200)
+    assert together(server, "it", "de", "fr") == of(expected, "it", "de", "fr"), "three share two places"
+    assert asked(server, "DELETE", "/adapters/it").status_code == 200
+    refused(server.post({"inputs": "x", "adapters": "it"}), 404, "adapter.unknown")
+
+
+def test_an_adapter_that_cannot_be_loaded_is_refused_and_the_engine_lives(
+    server: ServerProcess, folder: Path, tmp_path: Path, expected: dict[str, list[list[int]]]
+) -> None:
+    [pid] = server.worker_pids()
+    weights = write_tiny_adapter(tmp_path / "strange", folder, rank=8) / "adapter_model.safetensors"
+    renamed = {name.replace("q_proj", "some_proj"): values for name, values in load_file(weights).items()}
+    save_file(renamed, weights)
+    body = {"name": "bad", "src": str(weights.parent)}
+    message = refused(asked(server, "POST", "/adapters", json=body), 400, "adapter.not-loadable")
+    assert "cannot load adapter 'bad'" in message
+    assert "no weights for model.layers.0.self_attn.q_proj" in message
+    assert together(server, "fr") == of(expected, "fr")
+    assert server.worker_pids() == [pid]
+
+
+def test_after_a_killed_worker_adapters_are_back_and_streams_go_on_with_them(
+    server: ServerProcess, folder: Path, expected: dict[str, list[list[int]]]
+) -> None:
+    """The last test of this file: its worker is another one afterwards."""
+    body = {"name": "it", "src": str(folder.parent / "more" / "it")}
+    assert asked(server, "POST", "/adapters", json=body).status_code == 200
+    [pid] = server.worker_pids()
+    started: list[str] = []
+
+    def long(name: str) -> list[int]:
+        wanted = {"max_new_tokens": 300, "ignore_eos_token": True}
+        body = {"inputs": PROMPTS[0], "parameters": wanted, "adapters": name, "stream": True}
+        ids = []
+        with server.client() as client, client.stream("POST", "/invocations", json=body) as response:
+            for line in response.iter_lines():
+                ids.append(json.loads(line)["token"]["id"])
+                started.append(name)
+        return ids
+
+    def kill() -> None:
+        eventually(lambda: {"it", "fr"} <= set(started), 60)
+        psutil.Process(pid).kill()
+
+    italian, french, _ = in_threads([lambda: long("it"), lambda: long("fr"), kill])
+    assert server.worker_pids() != [pid]
+    assert (len(italian), len(french)) == (300, 300)
+    assert (italian[:N_TOKENS], french[:N_TOKENS]) == (expected["it"][0], expected["fr"][0])
+    assert together(server, *SEEDS) == of(expected, *SEEDS)
