@@ -13,7 +13,7 @@ from lmi.api import Decode, Prefill, StepBatch, Stepper
 # Relative distance of logits that rounding explains: a wrong position, mask or neighbour gives 0.3 and more. In half
 # precision the distance is the median over positions, because one rounded router choice of a mixture moves a position.
 # Of activations in 8 bits a last digit that differs may fall on the other side: with its own cache, SmolLM2-135M
-# reading a prompt in two pieces, is 0.12 away from reading it at once on one processor, and below 0.1 on others.
+# reading a prompt in two pieces is 0.12 away from reading it at once on one processor, and below 0.1 on others.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1, torch.int8: 0.2}
 _N_DECODES = 3
 _LARGEST_CHECKED_WINDOW_TOKENS = 256
