@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, TypeAlias
+from itertools import chain
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 
@@ -172,7 +173,7 @@ class HookedLayers:
         self._handles = {
             name: module.register_forward_hook(partial(self._hook, name))
             for name, module in model.named_modules()
-            if getattr(module, "weight", None) is not None and not any(True for _ in module.children())
+            if not any(True for _ in module.children()) and _has_weights(module)
         }
 
     def begin(self, n_rows: int, rows: AdapterRows | None) -> None:
@@ -204,17 +205,21 @@ class HookedLayers:
 
     def _learn(self, name: str, given: tuple[Any, ...], product: Any) -> None:
         self._n_calls[name] += 1
-        tensors = [*given[:1], product]
-        if not all(isinstance(each, torch.Tensor) and self._has_rows(each) for each in tensors):
-            self._misfits.add(name)
-        elif len({each.dtype for each in tensors}) == 1:
+        x = given[0] if given else None
+        if self._has_rows(x) and self._has_rows(product) and x.dtype == product.dtype:
             self._found[name] = LoraLayer(product.device, product.dtype)
         else:
             self._misfits.add(name)
 
-    def _has_rows(self, tensor: torch.Tensor) -> bool:
-        is_whole = tensor.numel() == self._n_rows * tensor.shape[-1]
-        return is_whole and tensor.is_floating_point() and tensor.is_contiguous()
+    def _has_rows(self, tensor: Any) -> TypeGuard[torch.Tensor]:
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or not tensor.ndim:
+            return False
+        return tensor.is_contiguous() and tensor.numel() == self._n_rows * tensor.shape[-1]
+
+
+def _has_weights(module: torch.nn.Module) -> bool:
+    """Compressed ones are buffers, with some libraries."""
+    return any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False)))
 
 
 def joined(prefix: str, layer: LoraLayer, widths: Mapping[str, int]) -> Layers:
