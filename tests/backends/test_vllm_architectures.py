@@ -147,6 +147,8 @@ def test_adapters_are_left_alone_without_enable_lora():
         ({"bias": "all"}, "bias=all"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa_niter_4"),
         ({"layer_replication": [[0, 4]]}, "replicated layers"),
+        ({"kasa_config": {"beta": 1e-4}}, "KaSA, which cuts the base weights"),
+        ({"trainable_token_indices": [5]}, "tokens that were trained"),
         ({"use_qalora": True}, "QALoRA"),
         ({"alora_invocation_tokens": [1, 2]}, "activated LoRA"),
         ({"modules_to_save": ["lm_head", "score"]}, "modules_to_save: lm_head)"),

@@ -29,6 +29,11 @@ _BEYOND = {
     "layer_replication": "replicated layers (layer_replication)",
     "use_bdlora": "block-diagonal matrices (use_bdlora)",
     "use_qalora": "QALoRA",
+    "arrow_config": "experts that are routed to (Arrow)",
+    "kasa_config": "KaSA, which cuts the base weights",
+    "monteclora_config": "sampled matrices (MonteCLoRA)",
+    "trainable_token_indices": "tokens that were trained (trainable_token_indices)",
+    "megatron_config": "layers of Megatron",
 }
 """Settings of PEFT that make more of an adapter than plain LoRA, and what they mean."""
 
