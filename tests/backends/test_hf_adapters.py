@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file, save_file as save_torch_file
 
 from lmi.api import Accelerator, Decode, Prefill, RequestError, Severity, StepBatch, Target
 from lmi.artifacts import detect
@@ -146,6 +147,51 @@ def test_bf16_weights_packed_for_the_processor_take_adapters_too(tmp_path: Path)
     right = logits_of(adapted, ids)
     assert float((out.float() - right).norm() / right.norm()) < 0.05
     assert float((out.float() - logits_of(loaded(folder), ids)).norm() / right.norm()) > 0.3
+
+
+def changed(weights: Path, part: str, change: Callable[[torch.Tensor], Any]) -> None:
+    """Change the matrices of an adapter whose name has a part, in place."""
+    tensors = load_torch_file(weights)
+    for name, values in tensors.items():
+        if part in name:
+            change(values)
+    save_torch_file(tensors, weights)
+
+
+@pytest.mark.parametrize(("part", "value"), [("lora_A", float("inf")), ("lora_B", float("nan"))])
+def test_an_adapter_with_a_number_that_is_not_finite_is_not_loaded(part: str, value: float, tmp_path: Path) -> None:
+    model = loaded(write_tiny("llama", tmp_path / "model"))
+    write_adapter(model, tmp_path / "a", ["k_proj"], 1)
+    changed(tmp_path / "a" / "adapter_model.safetensors", part, lambda values: values[1, 1:].fill_(value))
+    stepper = adapter_stepper(model)
+    with pytest.raises(
+        RequestError, match=r"'a' from .*: of model\.layers\.0.*k_proj, a number is not finite in float32"
+    ):
+        stepper.load_adapter("a", str(tmp_path / "a"))
+    ids = [5, 6, 7, 8]
+    out = stepper.step(StepBatch(prefills=[Prefill(slot=0, ids=ids, start=0, n_logits=4, adapter="a")]))
+    torch.testing.assert_close(out.logits, logits_of(model, ids), rtol=1e-3, atol=1e-4)  # nothing of it was left
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+def test_what_an_adapter_makes_infinite_reaches_no_other_request(architecture: str, tmp_path: Path) -> None:
+    folder = write_tiny(architecture, tmp_path / "model")
+    model, as_it_is = loaded(folder), loaded(folder)
+    write_adapter(model, tmp_path / "a", LAYERS[architecture], 1)
+    changed(tmp_path / "a" / "adapter_model.safetensors", "lora_A", lambda values: values.fill_(3e38))
+    stepper = adapter_stepper(model)
+    stepper.load_adapter("a", str(tmp_path / "a"))
+    ids = list(range(5, 45))
+    both = [Prefill(slot=slot, ids=ids, start=0, n_logits=40, adapter=name) for slot, name in enumerate(["a", ""])]
+    ruined, plain = stepper.step(StepBatch(prefills=both)).logits.split(40)
+    assert not ruined.isfinite().all()
+    torch.testing.assert_close(plain, logits_of(as_it_is, ids), rtol=1e-3, atol=1e-4)
+    stepper.release(0)  # now the slot is another request's, beside a longer one, and a mask hides what lies behind it
+    stepper.step(StepBatch(prefills=[Prefill(slot=0, ids=ids[:4], start=0, n_logits=1)]))
+    decodes = [Decode(slot=0, ids=[ids[4]], start=4), Decode(slot=1, ids=[45], start=40)]
+    out = stepper.step(StepBatch(decodes=decodes)).logits
+    right = torch.stack([logits_of(as_it_is, ids[:5])[-1], logits_of(as_it_is, [*ids, 45])[-1]])
+    torch.testing.assert_close(out, right, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")  # of peft, which writes it

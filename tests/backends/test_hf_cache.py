@@ -55,6 +55,19 @@ def test_what_is_left_of_a_truncated_slot_survives_giving_back() -> None:
     assert cache.layers[0].keys[0, 25:60].abs().sum() == 0
 
 
+@pytest.mark.parametrize("capacity", [192, 80])
+def test_a_slot_that_was_given_back_has_nothing_of_its_last_sequence(capacity: int) -> None:
+    cache = arena(capacity)
+    fill(cache, 0, 0, 60)
+    cache.truncate(0, 25)
+    fill(cache, 1, 0, 50)  # with the smaller capacity, what lies behind the 25 is forgotten by this
+    cache.truncate(0, 0)
+    for layer in cache.layers:
+        assert layer.keys[0].count_nonzero() == layer.values[0].count_nonzero() == 0
+        assert (layer.keys[1, :50] == 2).all()
+    assert cache.touched_tokens >= 110 - 60 * (capacity < 110), "what has memory is counted"
+
+
 def test_reserving_more_than_the_machines_memory_costs_nothing_until_it_is_written() -> None:
     huge = Arena([SHAPE], max_slots=64, context_tokens=1 << 22, capacity_tokens=1000)  # 1 TiB
     fill(huge, 63, 0, 3)

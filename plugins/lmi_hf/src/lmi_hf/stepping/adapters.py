@@ -52,8 +52,10 @@ class AdapterStepper(Stepper):
                 for module, found in matrices.items():
                     layer, first_column = self._layers[module]
                     layer.put(name, first_column, found.down, found.up)
-            except BaseException:
+            except BaseException as error:
                 self.unload_adapter(name)
+                if isinstance(error, ValueError):
+                    raise RequestError("adapter.not-loadable", _said(name, path, f"of {module}, {error}")) from error
                 raise
 
     def unload_adapter(self, name: str) -> None:

@@ -58,7 +58,7 @@ class LayerRows:
         self.values = table[..., n_key:].view(*split, shape.value_size)
 
     def forget(self, first_row: int, last_row: int) -> None:
-        """Give the memory of rows [first_row, last_row) back to the system; they read as zeros."""
+        """Give the memory of rows [first_row, last_row) back to the system; rows of pages in use stay as they are."""
         if self.pages is None:
             return
         first = -(-first_row * self.shape.row_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -73,6 +73,9 @@ class Arena:
     On a CPU the memory is reserved, not committed: a page costs nothing until a token is written to it, so slots times
     context may exceed the memory there is while admission keeps the live tokens under ``capacity_tokens``. On other
     devices all of it is allocated at once.
+
+    A slot that is given back has zeros only: a mask hides rows by adding to their scores and by weighing them with 0,
+    and where one sequence has left what is not finite, another one would get it through every mask.
 
     Args:
         shapes: one entry a layer.
@@ -90,6 +93,7 @@ class Arena:
         self.layers = [LayerRows(shape, max_slots, context_tokens) for shape in shapes]
         self.lengths = [0] * max_slots
         self._touched = [0] * max_slots
+        self._written = [0] * max_slots  # since the slot was last given back
 
     @property
     def touched_tokens(self) -> int:
@@ -108,6 +112,7 @@ class Arena:
         if end > self.context_tokens:
             raise ValueError(f"slot {slot} would hold {end} tokens; the context is {self.context_tokens}")
         self.lengths[slot] = end
+        self._written[slot] = max(self._written[slot], end)
         if end > self._touched[slot]:
             self._touched[slot] = end
             if self.touched_tokens > self.capacity_tokens:
@@ -115,9 +120,18 @@ class Arena:
 
     def truncate(self, slot: int, n_tokens: int) -> None:
         self.lengths[slot] = min(self.lengths[slot], n_tokens)
+        if not n_tokens and self._written[slot]:
+            self._clear(slot)
 
     def close(self) -> None:
         self.layers = []
+
+    def _clear(self, slot: int) -> None:
+        first, n_rows = slot * self.context_tokens, self._written[slot]
+        for layer in self.layers:
+            layer.rows[first : first + n_rows].zero_()
+        self._touched[slot] = max(self._touched[slot], n_rows)  # rows that were forgotten have memory again
+        self._written[slot] = 0
 
     def _forget_dead_rows(self) -> None:
         for slot, (live, touched) in enumerate(zip(self.lengths, self._touched, strict=True)):

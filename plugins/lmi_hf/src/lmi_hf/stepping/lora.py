@@ -34,18 +34,17 @@ class AdapterRows:
         self._numbers = torch.tensor([numbers.get(name, -1) for name in names], device=device)
         self._masks: dict[tuple[Any, ...], torch.Tensor] = {}
 
-    def mask(self, ranks: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-        """1 where a column is of the row's adapter, 0 elsewhere: [n_rows, sum of ranks].
+    def others(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """Where a column is not of the row's adapter: [n_rows, sum of ranks].
 
         Args:
             ranks: columns of each adapter, in the order of ``names``.
-            like: its type and device are taken.
+            device: where it is wanted.
         """
-        key = (ranks, like.dtype, like.device)
+        key = (ranks, device)
         if key not in self._masks:
-            owners = torch.repeat_interleave(torch.tensor(ranks, device=like.device))
-            numbers = self._numbers.to(like.device)
-            self._masks[key] = (numbers[:, None] == owners).to(like.dtype)
+            owners = torch.repeat_interleave(torch.tensor(ranks, device=device))
+            self._masks[key] = self._numbers.to(device)[:, None] != owners
         return self._masks[key]
 
 
@@ -112,8 +111,13 @@ class LoraLayer:
             first_column: of the product, where this layer's part of it begins.
             down: [in, rank], on any device.
             up: [rank, out], scaled.
+        Raises:
+            ValueError: a number is not finite in the layer's type; every row of a step would have it.
         """
-        down, up = (each.to(self._device, self._dtype).contiguous() for each in (down, up))
+        down, up = (each.to(self._dtype) for each in (down, up))
+        if not all(bool(each.isfinite().all()) for each in (down, up)):
+            raise ValueError(f"a number is not finite in {str(self._dtype).removeprefix('torch.')}")
+        down, up = (each.to(self._device).contiguous() for each in (down, up))
         pair = _Pair(first_column=first_column, down=down, up=up)
         before = self._pairs.get(adapter)
         self._pairs[adapter] = pair if before is None else before.beside(pair)
@@ -138,7 +142,8 @@ class LoraLayer:
             return
         inner = x @ pair.down
         if not rows.is_uniform:
-            inner = inner.mul_(rows.mask(joined.ranks, inner))
+            # Not a product with 0: what is infinite for one row must not become NaN in the others.
+            inner = inner.masked_fill_(rows.others(joined.ranks, inner.device), 0.0)
         product[:, pair.first_column : pair.end].addmm_(inner, pair.up)
 
     def _join(self, names: tuple[str, ...]) -> _Joined:
