@@ -178,6 +178,36 @@ def test_a_load_that_is_given_up_is_done_and_listed_all_the_same() -> None:
     assert run(scenario, stepper) == ["de", "fr"]
 
 
+def test_the_list_waits_for_a_load_that_was_given_up_and_goes_on() -> None:
+    stepper = AdaptedToy()
+
+    async def scenario(engine):
+        stepper.may_load.clear()
+        loading = asyncio.ensure_future(engine.load_adapter("fr", "/fr"))
+        await asyncio.sleep(0.01)
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        listing = asyncio.ensure_future(engine.list_adapters())
+        await asyncio.sleep(0.01)
+        was_waiting = not listing.done()
+        stepper.may_load.set()
+        return was_waiting, await listing
+
+    assert run(scenario, stepper) == (True, ["fr"]), "who asks what is left of a load must not be told: nothing"
+
+
+def test_the_thread_of_a_load_ends_with_it() -> None:
+    async def scenario(engine):
+        before = set(threading.enumerate())
+        await engine.load_adapter("fr", "/fr")
+        for thread in set(threading.enumerate()) - before:
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive()
+        return True
+
+    assert run(scenario, AdaptedToy())
+
+
 def test_a_cancelled_requests_adapter_can_be_unloaded() -> None:
     gate = Gate()
     stepper = AdaptedToy(on_step=gate)

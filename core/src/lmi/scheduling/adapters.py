@@ -11,6 +11,7 @@ from contextlib import aclosing
 from lmi.api import ExistsError, GenerationRequest, Stepper, StepsAdapters, TokenChunk
 from lmi.scheduling.admission import adapter_fault
 from lmi.scheduling.engine import StepperEngine
+from lmi.threads import in_own_thread
 
 
 class AdapterStepperEngine(StepperEngine):
@@ -67,7 +68,8 @@ class AdapterStepperEngine(StepperEngine):
             if name in self._leaving:
                 raise ExistsError("adapter.exists", f"adapter {name!r} is being unloaded")
             self._refuse_if_ended()
-            await asyncio.to_thread(self._loader.load_adapter, name, path)
+            # Not in an executor's thread: its team of a parallel runtime would outlive the load, and slow the steps.
+            await in_own_thread(lambda: self._loader.load_adapter(name, path))
             self._paths[name] = path
 
     async def unload_adapter(self, name: str) -> None:
@@ -101,4 +103,5 @@ class AdapterStepperEngine(StepperEngine):
             raise fault
 
     async def list_adapters(self) -> list[str]:
-        return sorted(self._paths)
+        async with self._changing:  # a load that was given up may go on, and would not be among them yet
+            return sorted(self._paths)

@@ -169,7 +169,9 @@ class StepperEngine(Engine):
         streams = [active.owner for active in (*self._scheduler.running, *self._scheduler.waiting)]
         deliver([(stream, self._describe_end() or _closed()) for stream in streams])
         while self._calls:
-            self._calls.popleft()[1].set_exception(self._describe_end() or _closed())
+            done = self._calls.popleft()[1]
+            if done.set_running_or_notify_cancel():
+                done.set_exception(self._describe_end() or _closed())
 
     def _turn(self) -> None:
         """One step, or a sleep until there is something to do."""
@@ -193,6 +195,8 @@ class StepperEngine(Engine):
     def _make_calls(self) -> None:
         while self._calls:
             call, done = self._calls.popleft()
+            if not done.set_running_or_notify_cancel():  # nobody wants it any more
+                continue
             try:
                 call()
             except Exception as error:

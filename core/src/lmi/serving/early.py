@@ -10,10 +10,11 @@ import json
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 _PATIENCE_S = 0.5
-"""For the head of a request, and for its client to read the answer."""
+"""For the whole head of a request, and then for its client to read the answer: others wait meanwhile, and the start."""
 _MOST_BYTES = 1 << 16
 _END = b"\r\n\r\n"
 _PING = (b"GET /ping", b"HEAD /ping", b"POST /ping")
@@ -45,23 +46,42 @@ def _answer(listener: socket.socket, end: socket.socket) -> None:
         with contextlib.suppress(OSError):  # of a client that has left
             connection = listener.accept()[0]
             with connection:
-                connection.settimeout(_PATIENCE_S)
                 _talk(connection)
 
 
 def _talk(connection: socket.socket) -> None:
-    """One request, and its answer; what else it sends is not read."""
+    """One request, and its answer; what else it sends is not read.
+
+    Raises:
+        OSError: it has left, or takes too long.
+    """
     head = b""
-    while _END not in head and len(head) < _MOST_BYTES:
-        part = connection.recv(_MOST_BYTES)
-        if not part:
-            return
+    for part in _parts(connection):
         head += part
+        if _END in head or len(head) >= _MOST_BYTES:
+            break
+    else:
+        return
+    connection.settimeout(_PATIENCE_S)
     connection.sendall(_answer_to(head))
     connection.shutdown(socket.SHUT_WR)
     n_bytes = 0
-    while n_bytes < _MOST_BYTES and (part := connection.recv(_MOST_BYTES)):  # else the answer may never arrive
+    for part in _parts(connection):  # else the answer may never arrive
         n_bytes += len(part)
+        if n_bytes >= _MOST_BYTES:
+            break
+
+
+def _parts(connection: socket.socket) -> Iterator[bytes]:
+    """What a client sends, for as long as patience lasts."""
+    end_s = time.monotonic() + _PATIENCE_S
+    while (left_s := end_s - time.monotonic()) > 0:
+        connection.settimeout(left_s)
+        part = connection.recv(_MOST_BYTES)
+        if not part:
+            return
+        yield part
+    raise TimeoutError
 
 
 def _answer_to(head: bytes) -> bytes:

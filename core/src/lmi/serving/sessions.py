@@ -10,6 +10,7 @@ import datetime
 import logging
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ class Sessions:
         self._is_on = options.enable_stateful_sessions
         self._lasts_s = options.sessions_expiration
         self._most_bytes = options.sessions_memory_mb * _MB
-        self._sessions: dict[str, Session] = {}
+        self._sessions: OrderedDict[str, Session] = OrderedDict()  # the one that ends first is the first
         self._n_bytes = 0
 
     def __len__(self) -> int:
@@ -110,6 +111,7 @@ class Sessions:
                 f"Open one: send {NEW} as the session's id",
             )  # fmt: skip
         session.use()
+        self._sessions.move_to_end(session_id)
         return session
 
     def close(self, session_id: str) -> None:
@@ -141,8 +143,8 @@ class Sessions:
         if self._n_bytes + n_bytes <= self._most_bytes:
             return
         now_s = time.time()
-        for ended in [each for each in self._sessions.values() if each.ends_s < now_s]:
-            self._drop(ended)
+        while self._sessions and (first := next(iter(self._sessions.values()))).ends_s < now_s:
+            self._drop(first)
         if self._n_bytes + n_bytes > self._most_bytes:
             raise OutOfMemoryError(
                 "session.no-room",
