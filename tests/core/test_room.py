@@ -57,12 +57,25 @@ def test_what_is_reserved_stays_free(made):
 
 
 def test_models_on_different_gpus_are_not_in_each_others_way(made):
-    def on(name, device):
-        found = made(name)
+    def on(name, *devices):
+        found = made(name, minWorkers=str(len(devices)))
         target = Target(accelerator=Accelerator.CUDA, n_devices=2, device_memory_bytes=10**9)
-        return dataclasses.replace(found, target=target, copies=dataclasses.replace(found.copies, slices=((device,),)))
+        slices = tuple((device,) for device in devices)
+        return dataclasses.replace(found, target=target, copies=dataclasses.replace(found.copies, slices=slices))
 
     needed = needed_bytes(on("one", "0"))
     refuse_without_room(on("two", "1"), [on("one", "0")], free_bytes=needed)
     with pytest.raises(OutOfMemoryError):
         refuse_without_room(on("two", "0"), [on("one", "0")], free_bytes=needed)
+    with pytest.raises(OutOfMemoryError):
+        refuse_without_room(on("two", "1"), [on("one", "0", "1")], free_bytes=needed)
+
+
+def test_the_fullest_gpu_of_all_copies_decides(made, monkeypatch):
+    found = made(minWorkers="2")
+    target = Target(accelerator=Accelerator.CUDA, n_devices=2, device_memory_bytes=10**9)
+    found = dataclasses.replace(found, target=target, copies=dataclasses.replace(found.copies, slices=(("0",), ("1",))))
+    free = {"0": 10**9, "1": needed_bytes(found) - 1}
+    monkeypatch.setattr("lmi.room.free_bytes_of", lambda entries: [free[each] for each in entries])
+    with pytest.raises(OutOfMemoryError):
+        refuse_without_room(found)

@@ -59,12 +59,18 @@ def needed_bytes(made: LoadPlan) -> int:
 
 
 def _free_bytes(made: LoadPlan) -> int | None:
-    """Of the fullest device of a copy, or of the host on a CPU; None where that is not known."""
+    """Of the fullest device, or of the host on a CPU; None where that is not known."""
     if _is_on_cpu(made):
         return int(psutil.virtual_memory().available)
     if made.target.accelerator is not Accelerator.CUDA:
         return None
-    return min(free_bytes_of(made.copies.slice_of(0)), default=None)
+    return min(free_bytes_of(_devices(made)), default=None)
+
+
+def _devices(made: LoadPlan) -> list[str]:
+    """Those of all copies that are started, each once."""
+    slices = (made.copies.slice_of(index) for index in range(made.options.min_workers))
+    return list(dict.fromkeys(device for each in slices for device in each))
 
 
 def _is_on_cpu(made: LoadPlan) -> bool:
@@ -75,4 +81,4 @@ def _share_memory(one: LoadPlan, other: LoadPlan) -> bool:
     """Whether two models take memory of the same device, or both of the host."""
     if one.target.accelerator is not other.target.accelerator:
         return False
-    return _is_on_cpu(one) or not set(one.copies.slice_of(0)).isdisjoint(other.copies.slice_of(0))
+    return _is_on_cpu(one) or not set(_devices(one)).isdisjoint(_devices(other))

@@ -77,7 +77,8 @@ class ModelRegistry:
         self._coming: dict[str, LoadPlan | None] = {}
         self._loaded: dict[str, asyncio.Future[None]] = {}
         self._going: dict[str, asyncio.Task[None]] = {}
-        self.is_draining = False
+        self._loads: set[asyncio.Task[Model]] = set()
+        self._is_draining = False
 
     def add(self, plan: LoadPlan, tokenizer: Tokenizer, *, is_late: bool = False) -> Model:
         """Start the workers of a model; requests find it from now on.
@@ -104,8 +105,10 @@ class ModelRegistry:
         context.models[plan.name] = model
         if own is not None:
             before = set(map(id, self._app.router.routes))
-            own.register_routes(self._app, context)
-            model.routes = [route for route in self._app.router.routes if id(route) not in before]
+            try:
+                own.register_routes(self._app, context)
+            finally:
+                model.routes = [route for route in self._app.router.routes if id(route) not in before]
         model.pool.fill()
         return model
 
@@ -124,12 +127,24 @@ class ModelRegistry:
         self._refuse_draining()
         self.refuse_taken(entry.name)
         self._coming[entry.name] = None
+        task = asyncio.get_running_loop().create_task(self._load(entry))
+        self._loads.add(task)
         try:
-            return await self._load(entry)
+            return await task
+        except asyncio.CancelledError:
+            self._refuse_draining()
+            raise
         except ProblemsError as error:
             raise _refusal(error) from error
         finally:
+            self._loads.discard(task)
             del self._coming[entry.name]
+
+    def drain(self) -> None:
+        """Load no further model; nobody waits any more for those that are being loaded."""
+        self._is_draining = True
+        for task in self._loads:
+            task.cancel()
 
     def refuse_taken(self, name: str) -> None:
         """Refuse a name that a model has, or one that is being loaded.
@@ -142,7 +157,7 @@ class ModelRegistry:
             raise ExistsError("model.exists", message, "Take another name, or unload it first (DELETE)")
 
     def _refuse_draining(self) -> None:
-        if self.is_draining:
+        if self._is_draining:
             raise NotReadyError("server.draining", "this server is shutting down", "Load it into another one")
 
     async def _load(self, entry: ModelEntry) -> Model:
@@ -155,20 +170,20 @@ class ModelRegistry:
         for warning in plan.warnings:
             _LOG.warning("%s", warning)
         _LOG.info("model %r on backend %r: %s", plan.name, plan.info.name, plan.reason)
-        refuse_without_room(plan, [each for each in self._coming.values() if each is not None])
+        before = [each for each in self._coming.values() if each is not None]
         self._coming[entry.name] = plan
+        await in_own_thread(partial(refuse_without_room, plan, before))  # a driver may take seconds to answer
         timeline.enter("load tokenizer")
         tokenizer = await in_own_thread(partial(tokenizer_of, plan))
-        self._refuse_draining()
         loaded = self._loaded[entry.name] = asyncio.get_running_loop().create_future()
-        model = self.add(plan, tokenizer, is_late=True)
-        model.timeline = timeline
-        timeline.enter(READY)
         try:
+            model = self.add(plan, tokenizer, is_late=True)
+            model.timeline = timeline
+            timeline.enter(READY)
             await loaded
         except LmiError:
-            if entry.name not in self._going:
-                await self._removed(model)
+            if (left := self._context.models.get(entry.name)) is not None:
+                await asyncio.shield(self._removal(left))
             raise
         finally:
             del self._loaded[entry.name]
@@ -186,25 +201,25 @@ class ModelRegistry:
             NotFoundError: there is none of that name.
         """
         model = self._context.model(name, version)
-        if name not in self._going:
-            model.is_draining = True
-            loaded = self._loaded.get(name)
-            if loaded is not None and not loaded.done():
-                message = f"model {name!r} was unloaded before it was ready"
-                loaded.set_exception(NotReadyError("model.unloaded", message, "Load it again"))
-            self._going[name] = task = asyncio.get_running_loop().create_task(self._unload(model))
-            task.add_done_callback(lambda _: self._going.pop(name))
-        await asyncio.shield(self._going[name])  # it goes on when the one who asked for it has left
+        model.is_draining = True
+        loaded = self._loaded.get(name)
+        if loaded is not None and not loaded.done():
+            message = f"model {name!r} was unloaded before it was ready"
+            loaded.set_exception(NotReadyError("model.unloaded", message, "Load it again"))
+        await asyncio.shield(self._removal(model))  # it goes on when the one who asked for it has left
+
+    def _removal(self, model: Model) -> asyncio.Task[None]:
+        """Begin to remove a model, or go on with it."""
+        if model.name not in self._going:
+            self._going[model.name] = task = asyncio.get_running_loop().create_task(self._unload(model))
+            task.add_done_callback(lambda _: self._going.pop(model.name))
+        return self._going[model.name]
 
     async def _unload(self, model: Model) -> None:
         end_s = time.monotonic() + self._drain_s
         # A request ends, dies, waits and resumes in many places; looking now and then needs to know none of them.
         while model.pool.n_requests and time.monotonic() < end_s:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_INTERVAL_S)
-        await self._removed(model)
-        _LOG.info("model %r was unloaded", model.name)
-
-    async def _removed(self, model: Model) -> None:
         try:
             await model.pool.close()
         finally:
@@ -212,6 +227,7 @@ class ModelRegistry:
             routes = self._app.router.routes
             routes[:] = [route for route in routes if not any(route is each for each in model.routes)]
         settle()
+        _LOG.info("model %r was unloaded", model.name)
 
     def _moved(self, model: Model, worker: Worker) -> None:
         loaded = self._loaded.get(model.name)

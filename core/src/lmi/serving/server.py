@@ -159,7 +159,8 @@ class Server:
                 worker.kill()
             self._uvicorn.force_exit = True
             return
-        self._is_draining = self._registry.is_draining = True
+        self._is_draining = True
+        self._registry.drain()
         self._end_after(self._drain_s + _ENGINES_S)
         _LOG.info("draining: running requests finish, new ones are refused")
         asyncio.get_running_loop().call_later(self._drain_s, self._end_requests)
