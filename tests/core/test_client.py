@@ -134,6 +134,23 @@ def test_an_answer_that_is_cut_is_an_error_and_not_asked_again(sent: bytes) -> N
     assert n_requests == 1
 
 
+def test_an_answer_may_have_others_before_it_that_are_none() -> None:
+    async def hint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        for part in (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", HELLO):
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async def ask(connection: Connection) -> None:
+        heads: list[int] = []
+        answer = await connection.ask("POST", "/", on_head=lambda answer: heads.append(answer.status))
+        assert (answer.status, bytes(answer.body), heads) == (200, b"hello", [200])
+        assert answer.headers == {"content-length": "5"}
+
+    with_server(hint, ask)
+
+
 def test_parts_are_handed_on_while_they_come_and_those_of_an_error_are_its_body() -> None:
     heard: list[bytes] = []
     may_go_on = asyncio.Event()

@@ -60,7 +60,9 @@ class Container(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         LOG.append(f"unload {self.path.split('/')[2]}")
-        self.answer(200 if MODELS.pop(self.path.split("/")[2], None) else 404, b"")
+        is_known = MODELS.pop(self.path.split("/")[2], None)
+        time.sleep(self.flags.unload_takes_s)
+        self.answer(200 if is_known else 404, b"")
 
     # ---------------------------------------------------------------------------------------------------- invocations
 
@@ -83,6 +85,7 @@ class Container(BaseHTTPRequestHandler):
         self.answer(200, json.dumps(told).encode(), back)
 
     def do_sleep(self, seconds: float) -> None:
+        LOG.append("asleep")
         time.sleep(seconds)
         self.answer(200, b"awake")
 
@@ -92,8 +95,20 @@ class Container(BaseHTTPRequestHandler):
     def do_grow(self, n_bytes: int) -> None:
         self.answer(200, b"x" * n_bytes)
 
-    def do_stream(self, parts: list[str], every_s: float = 0.0, end: str = "") -> None:
+    def do_stream(
+        self, parts: list[str], every_s: float = 0.0, end: str = "", after_s: float = 0.0, back: Any = None
+    ) -> None:
+        time.sleep(after_s)
+        try:
+            self.stream(parts, every_s, end, back or {})
+        except OSError:
+            LOG.append("the client left")
+            self.close_connection = True
+
+    def stream(self, parts: list[str], every_s: float, end: str, back: dict[str, str]) -> None:
         self.send_response(200)
+        for name, value in back.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/jsonlines")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -179,6 +194,7 @@ def main() -> None:
     parser.add_argument("--one-at-a-time", action="store_true", help="and no queue before it")
     parser.add_argument("--n-models", type=int, default=0)
     parser.add_argument("--load-takes-s", type=float, default=0.0)
+    parser.add_argument("--unload-takes-s", type=float, default=0.0)
     parser.add_argument("--no-adapters", action="store_true")
     parser.add_argument("--port", type=int, default=int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "0")))
     Container.flags = flags = parser.parse_args()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lmi.conformance.life import free_port
 from lmi.conformance.rules import GROUPS
+from lmi.workers.mpi.variables import free_port
 from tests.limits import SCALE, limit_s
 from tests.sagemaker.faulty_container import running
 

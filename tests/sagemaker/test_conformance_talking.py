@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from lmi.client import Target
-from lmi.conformance.life import free_port
 from lmi.conformance.rules import Broken
 from lmi.conformance.talking import Answer, Line
+from lmi.workers.mpi.variables import free_port
 from tests.limits import limit_s
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"

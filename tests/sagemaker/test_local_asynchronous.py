@@ -111,6 +111,23 @@ def test_a_request_has_the_time_that_it_names(local: Emulator, folder: Path) -> 
     assert "Your invocation timed out" in written(answer["FailureLocation"])
 
 
+def test_an_input_of_more_than_a_gigabyte_is_a_failure_and_told(local: Emulator, folder: Path) -> None:
+    where = put(folder, "", "large.json")
+    with (folder / "bucket" / "large.json").open("r+b") as file:
+        file.truncate((1 << 30) + 1)  # a hole, which takes no place
+    told = "s3://bucket/large.json has 1073741825 bytes; 1073741824 are taken"
+    answer = call(local, InputLocation=where)
+    assert told in written(answer["FailureLocation"])
+    assert local.violations("async.input")[-1]["message"] == told
+
+
+def test_a_request_waits_for_a_container_that_is_ill(local: Emulator, folder: Path) -> None:
+    local.invoke("be_ill", seconds=1)
+    eventually(lambda: local.violations("ping.healthy"))
+    answer = call(local, Body=b'{"do": "fail", "with": {"status": 200, "text": "well again"}}')
+    assert written(answer["OutputLocation"]) == "well again"
+
+
 def test_requests_wait_for_their_turn(local: Emulator, folder: Path) -> None:
     slow = call(local, InputLocation=put(folder, '{"do": "sleep", "with": {"seconds": 1}}', "slow.json"))
     quick = call(local, Body=b"{}")
@@ -122,6 +139,16 @@ def test_an_endpoint_without_a_place_for_outputs_is_not_asynchronous() -> None:
     with emulator(*container(), *QUICK) as local, refused("ValidationError") as found:
         call(local, Body=b"{}")
     assert "--async-output or --async-folder" in found["Error"]["Message"]
+
+
+def test_failures_are_in_the_bucket_of_the_outputs(folder: Path) -> None:
+    flags = ("--async-folder", str(folder), "--async-output", "s3://outputs/")
+    with emulator(*container(), *QUICK, *flags) as local:
+        answer = call(local, InputLocation="s3://bucket/nothing")
+        assert answer["OutputLocation"].startswith("s3://outputs/")
+        assert answer["FailureLocation"].startswith("s3://outputs/failures/")
+        failure = folder / answer["FailureLocation"].removeprefix("s3://")
+        eventually(failure.exists)
 
 
 def test_inputs_and_outputs_are_objects_of_s3(bucket: Bucket) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,12 @@ def test_a_container_that_starts_again_gets_its_models_again(local: Emulator) ->
         ("nothing.tar.gz", "Failed to download model data"),
         ("damaged.tar.gz", "Failed to download model data"),
         ("../models/a.tar.gz", "is no path below the models"),
+        ("{folder}/a.tar.gz", "is no path below the models"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_refused(local: Emulator, target: str, part: str) -> None:
+def test_a_model_that_cannot_be_had_is_refused(local: Emulator, folder: Path, target: str, part: str) -> None:
     with refused("ValidationError") as found:
-        ask(local, target)
+        ask(local, target.format(folder=folder))
     assert part in found["Error"]["Message"]
 
 
@@ -128,6 +130,40 @@ def test_a_model_that_takes_its_time_is_not_ready_and_goes_on_loading(folder: Pa
             except local.runtime.exceptions.ModelNotReadyException:
                 continue
         assert told["log"] == [f"load {opaque('a.tar.gz')}"]
+
+
+def test_a_model_that_nobody_waited_for_and_that_failed_is_tried_again_and_never_unloaded(folder: Path) -> None:
+    flags = ("--n-models", "1", "--load-takes-s", "1")
+    with emulator(*container(*flags), *QUICK, "--time", "model-wait=0.5", "--multi-model", str(folder)) as local:
+
+        def asked(target: str) -> str:
+            try:
+                return str(ask(local, target)["words"])
+            except local.runtime.exceptions.ModelNotReadyException:
+                return ""
+
+        assert not asked("empty.tar.gz")
+        time.sleep(1)
+        for name in ("a", "b"):
+            eventually(lambda name=name: asked(f"{name}.tar.gz") == f"I am {name}")
+        told = ask(local, "b.tar.gz")
+        assert f"unload {opaque('empty.tar.gz')}" not in told["log"]
+        assert not local.violations()
+
+
+def test_a_model_that_is_wanted_again_while_it_is_unloaded_keeps_its_files(folder: Path) -> None:
+    flags = ("--n-models", "2", "--unload-takes-s", "1")
+    with emulator(*container(*flags), *QUICK, "--multi-model", str(folder)) as local:
+        ask(local, "a.tar.gz")
+        ask(local, "b.tar.gz")
+
+        def again() -> str:
+            time.sleep(0.5)  # it is being unloaded
+            return str(ask(local, "a.tar.gz")["words"])
+
+        assert in_threads([lambda: ask(local, "c.tar.gz")["words"], again]) == ["I am c", "I am a"]
+        assert ask(local, "a.tar.gz")["words"] == "I am a"
+        assert not local.violations()
 
 
 def test_a_container_that_knows_no_models_is_told(folder: Path) -> None:

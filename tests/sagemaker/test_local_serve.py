@@ -119,6 +119,8 @@ def test_models_have_endpoints_of_their_own_names(tmp_path: Path) -> None:
         (("--url", "http://localhost:1", "-o", "a=b"), "-o has no effect here"),
         (("--time", "lunch=3"), "'lunch' is no time; there are accept, ping,"),
         (("--time", "ping=soon"), "'soon' is no number of seconds"),
+        (("--time", "ping=inf"), "'inf' is no number of seconds"),
+        (("--command", "serve 'it"), "is no command: No closing quotation"),
         (("-e", "LONELY"), "'LONELY' is not written as NAME=VALUE"),
     ],
 )

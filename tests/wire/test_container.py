@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from lmi.conformance.life import free_port
+from lmi.workers.mpi.variables import free_port
 from tests.core.distributions import Distributions
 from tests.faults.conftest import FaultyServer
 from tests.limits import limit_s

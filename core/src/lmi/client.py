@@ -19,7 +19,7 @@ import httptools
 
 from lmi.api.errors import ConfigError
 
-_ERROR_STATUS = 400
+_FINAL_STATUS, _ERROR_STATUS = 200, 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,11 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None  # noqa: S101
-        self._answer.status = self._parser.get_status_code()
+        status = self._parser.get_status_code()
+        if status < _FINAL_STATUS:
+            self._answer.headers.clear()
+            return
+        self._answer.status = status
         if self._on_head is not None:
             self._on_head(self._answer)
 
@@ -210,6 +214,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         assert self._parser is not None  # noqa: S101
+        if self._parser.get_status_code() < _FINAL_STATUS:
+            return  # the answer comes behind it. Source: RFC 9110, 15.2
         if not self._parser.should_keep_alive():
             self.close()
         if self._done is not None and not self._done.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,18 @@ def with_drain_timeout(what: str) -> Callable[[_Command], _Command]:
     return click.option(
         "--drain-timeout", type=click.FloatRange(0, 3600), default=25.0, show_default=True, help=f"Seconds {what}."
     )
+
+
+def words_of_command(context: click.Context, parameter: click.Parameter, given: str | None) -> list[str]:
+    """The words of a command that is one option's value; a callback of click's.
+
+    Raises:
+        click.BadParameter: it is none, as a shell would have it.
+    """
+    try:
+        return shlex.split(given or "")
+    except ValueError as error:
+        raise click.BadParameter(f"{given!r} is no command: {error}", context, parameter) from None
 
 
 def log_to_stderr(level: str) -> None:

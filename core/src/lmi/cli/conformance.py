@@ -12,19 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmi.cli.arguments import words_of_command
 from lmi.cli.main import EXIT_FAILURE
 
 if TYPE_CHECKING:
     from lmi.conformance.rules import Rule
     from lmi.conformance.run import Outcome
     from lmi.conformance.subject import Wishes
-
-
-def _words(context: click.Context, parameter: click.Parameter, given: str | None) -> list[str]:
-    try:
-        return shlex.split(given or "")
-    except ValueError as error:
-        raise click.BadParameter(f"{given!r} is no command: {error}", context, parameter) from None
 
 
 def _adapter(context: click.Context, parameter: click.Parameter, given: str | None) -> tuple[str, str] | None:
@@ -41,11 +35,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--url", default=None, help="Judge the server that runs there: http://localhost:8080.")
-@click.option("--command", "command", default=None, metavar="'CMD ...'", callback=_words,
+@click.option("--command", "command", default=None, metavar="'CMD ...'", callback=words_of_command,
               help="Start the server with this, judge it, and stop it; {port} in it is the port.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=None,
               help="Port the command is told by SAGEMAKER_BIND_TO_PORT.  [default: a free one]")  # fmt: skip
-@click.option("--broken-command", default=None, metavar="'CMD ...'", callback=_words,
+@click.option("--broken-command", default=None, metavar="'CMD ...'", callback=words_of_command,
               help="Starts it with a model that cannot be loaded.")  # fmt: skip
 @click.option("--broken-cause", default="", metavar="TEXT", help="What its last lines must say.")
 @click.option("--body", default=None, metavar="JSON", help="A request that it answers.  [default: the usual ones]")

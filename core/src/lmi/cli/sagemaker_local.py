@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmi.cli.arguments import log_to_stderr
+from lmi.cli.arguments import log_to_stderr, words_of_command
 from lmi.cli.main import EXIT_FAILURE
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ def _adapters(context: click.Context, parameter: click.Parameter, given: tuple[s
 
 
 def _seconds(text: str) -> float:
-    """A number; 0 where it is none."""
+    """A number; 0 where it is none, or has no end."""
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
         return 0.0
+    return found if math.isfinite(found) else 0.0
 
 
 def _times(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
@@ -63,7 +64,8 @@ def _times(context: click.Context, parameter: click.Parameter, given: tuple[str,
 @click.argument("models", nargs=-1, metavar="[NAME=]MODEL ...")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of lmi serve for MODEL.")
 @click.option("--url", "urls", multiple=True, metavar="URL", help="A container that runs already; several are copies.")
-@click.option("--command", default="", metavar="'CMD ...'", help="Starts any other container; it binds $PORT.")
+@click.option("--command", default=None, metavar="'CMD ...'", callback=words_of_command,
+              help="Starts any other container; it binds $PORT.")  # fmt: skip
 @click.option("--endpoint", default=_ENDPOINT, show_default=True, help="Name of the endpoint, where MODEL has none.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8081, show_default=True, help="Port to listen on.")
@@ -119,7 +121,7 @@ def _definition(
     *,
     models: tuple[str, ...],
     urls: tuple[str, ...],
-    command: str,
+    command: list[str],
     endpoint: str,
     multi_model: str,
     **asked: Any,
@@ -146,7 +148,7 @@ def _definition(
         models=wanted,
         options=asked["options"],
         urls=urls,
-        command=shlex.split(command),
+        command=command,
         n_copies=asked["n_copies"],
         environ=asked["environ"],
         adapters=asked["adapters"],

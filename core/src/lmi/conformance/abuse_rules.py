@@ -132,25 +132,28 @@ def takes_25_mb(subject: Subject) -> None:
 def survives_long_texts(subject: Subject) -> None:
     """It is answered or refused within 60 s, never with 5xx, and /ping is 200 within 2 s all the while."""
     body = subject.body.with_text("many words " * (_LONG_TEXT_BYTES // 11))
-    answers: list[Answer] = []
-    failures: list[Broken] = []
+    is_over = threading.Event()
 
-    def send() -> None:
+    def send() -> Answer:
         try:
-            answers.append(subject.abuse(body))
-        except Broken as error:
-            failures.append(error)
+            return subject.abuse(body)
+        finally:
+            is_over.set()
 
-    sender = threading.Thread(target=send, daemon=True)
-    sender.start()
-    while sender.is_alive():
-        with subject.line(PING_S) as line:
-            ping = line.ask("GET", "/ping")
+    def look() -> Answer:
+        while True:
+            with subject.line(PING_S) as line:
+                ping = line.ask("GET", "/ping")
+            if not ping.is_ok or is_over.wait(0.1):
+                return ping
+
+    ping, answer = subject.at_once([look, send])
+    if isinstance(ping, Answer):
         expect(ping.is_ok, f"while the text was read, {ping.told()}")
-        sender.join(0.1)
-    for error in failures:
-        raise error
-    not_a_fault(answers[0])
+    for each in (ping, answer):
+        if isinstance(each, Broken):
+            raise each
+        not_a_fault(each)
 
 
 @rule("invocations.knows-no-other-routes", "a route that is not there is answered with 404", Level.SHOULD,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from urllib.parse import quote, urlencode
 
@@ -144,12 +145,12 @@ def refuses_duplicates(subject: Subject) -> None:
 
 @rule("adapters.lists", "registered adapters are listed", Level.SHOULD, _ROUTES)
 def lists(subject: Subject) -> None:
-    """The name is in GET /adapters."""
+    """The name, as a text of JSON or a line of its own, is in GET /adapters."""
     adapters = subject.of(Adapters)
     name, listed = adapters.loaded(), adapters.names()
     if listed is None:
         raise NotApplicable("there is no GET /adapters")
-    expect(name in listed, f"GET /adapters does not name {name!r}")
+    expect(json.dumps(name) in listed or name in listed.split(), f"GET /adapters does not name {name!r}")
 
 
 @rule("adapters.forgets", "a deleted adapter is gone", Level.MUST, _BASE_MODEL)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -85,11 +84,15 @@ class Life:
         return [line for line in list(self.lines) if line.strip()][-n_lines:]
 
     def processes(self) -> list[psutil.Process]:
-        """Those that live, of all that were ever seen below the command: one that lost its parent, too."""
+        """Those that live, of all in its session and all ever seen below it: one that lost its parent, too."""
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(self.process.pid)
             for each in (root, *root.children(recursive=True)):
                 self._seen.setdefault(each.pid, each)
+        for pid in psutil.pids():
+            with contextlib.suppress(psutil.Error, OSError):
+                if pid not in self._seen and os.getsid(pid) == self.process.pid:
+                    self._seen[pid] = psutil.Process(pid)
         return [each for each in self._seen.values() if _is_alive(each)]
 
     def listening(self) -> set[tuple[str, int]]:
@@ -134,14 +137,6 @@ def _is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:

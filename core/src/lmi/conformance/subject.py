@@ -14,11 +14,12 @@ from typing import Any, TypeVar, cast
 
 from lmi.client import Target
 from lmi.conformance.bodies import Body, usual_bodies
-from lmi.conformance.life import Life, free_port, listing
+from lmi.conformance.life import Life, listing
 from lmi.conformance.rules import Broken, NotApplicable, Skipped
 from lmi.conformance.starting import Start, asked, watched
 from lmi.conformance.talking import Answer, Line, Unanswered
 from lmi.sagemaker_limits import INVOCATION_S, PING_S, STARTUP_S
+from lmi.workers.mpi.variables import free_port
 
 _T = TypeVar("_T")
 _Facts = TypeVar("_Facts")

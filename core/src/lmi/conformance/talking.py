@@ -65,7 +65,7 @@ class Answer:
 
     @property
     def is_ok(self) -> bool:
-        return self.status == _OK
+        return self.status == _OK and not self.failure
 
     @property
     def body(self) -> bytes:
@@ -96,7 +96,9 @@ class Answer:
         if not self.status:
             return f"{self.request} was not answered: {self.failure}"
         body = " ".join(excerpt(self.body).split())
-        return f"{self.request} was answered {self.status} after {self.seconds:.2f} s" + (f": {body}" if body else "")
+        whole = f", not whole: {self.failure}" if self.failure else ""
+        told = f"{self.request} was answered {self.status} after {self.seconds:.2f} s{whole}"
+        return told + (f": {body}" if body else "")
 
     def as_evidence(self) -> dict[str, Any]:
         shown = {"request": self.request, "sent": self.sent, "status": self.status, "seconds": round(self.seconds, 3),
@@ -188,6 +190,7 @@ class Line:
             answer.connect_s = self.connect()
             self._send(method, path, body, {**(headers or {})}, is_chunked=is_chunked)
             response = self._http.getresponse()
+            self._expect_in_time()
         except (OSError, http.client.HTTPException) as error:
             self._fail(answer, error)
             return answer
@@ -223,8 +226,8 @@ class Line:
             answer.seconds = time.monotonic() - self._began_s
             if part:
                 answer.parts.append((answer.seconds, part))
-                if answer.seconds > self._limit_s:
-                    raise TimeoutError(f"its end had not come after {self._limit_s:g} s")
+            self._expect_in_time()
+            if part:
                 return part
             if self._n_left:
                 raise ConnectionError(f"the connection was closed {self._n_left} bytes before the end of the answer")
@@ -236,6 +239,11 @@ class Line:
             self._response.close()
             self._response = None
         return b""
+
+    def _expect_in_time(self) -> None:
+        """Raise TimeoutError if the limit is over: each wait for bytes has it alone, and none of them was as long."""
+        if time.monotonic() - self._began_s > self._limit_s:
+            raise TimeoutError(f"its end had not come after {self._limit_s:g} s")
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         if self._n_left is None:

@@ -16,6 +16,7 @@ from lmi import sagemaker_limits as limits
 from lmi.api import ArtifactError
 from lmi.sagemaker_local import headers as names
 from lmi.sagemaker_local.calls import Call
+from lmi.sagemaker_local.container import Container, State
 from lmi.sagemaker_local.failures import ApiError, invalid
 from lmi.sagemaker_local.invoking import answered
 from lmi.sagemaker_local.objects import Objects
@@ -23,6 +24,7 @@ from lmi.sagemaker_local.violations import Violations
 
 _LOG = logging.getLogger(__name__)
 _ACCEPTED = 202
+_LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +97,15 @@ class Asynchronous:
         age_s = _seconds(call, names.AGE_SECONDS, limits.ASYNC_AGE_RANGE_S, limits.ASYNC_AGE_S)
         name = call.headers.get(names.INFERENCE_ID) or str(uuid4())
         file = uuid4()
+        has_key = "/" in self._output_root.partition("://")[2]
+        failures = f"{self._output_root}{'-' if has_key else '/'}failures"
         folder = "/".join(filter(None, [self._output_root, call.headers.get(names.OUTPUT_EXTENSION, "").strip("/")]))
         return _Work(
             call=call,
             name=name,
             input_url=where,
             output_url=f"{folder}/{call.headers.get(names.FILE_NAME, f'{file}.out')}",
-            failure_url=f"{self._output_root}-failures/{file}-error.out",
+            failure_url=f"{failures}/{file}-error.out",
             timeout_s=timeout_s,
             age_s=age_s,
         )
@@ -127,14 +131,24 @@ class Asynchronous:
             _LOG.info("asynchronous request %s: %s", work.name, url)
 
     async def _answer(self, work: _Work) -> tuple[bytes, str]:
-        waited_s = time.monotonic() - work.began_s
-        if waited_s > work.age_s:
-            raise invalid(f"The request has expired: it waited {waited_s:.1f} s of {work.age_s:g} s for its turn.")
+        copy = await self._copy(work)
         body = await self._input(work) if work.input_url else work.call.body
         call = replace(work.call, body=body, for_container={**work.call.for_container, names.INFERENCE_ID: work.name})
-        copy = call.endpoint.copy_for(call.headers)
         answer = await answered(call, copy, work.timeout_s)
         return bytes(answer.body), answer.headers.get("content-type", "")
+
+    async def _copy(self, work: _Work) -> Container:
+        """The copy that gets it; while none is healthy it stays in the queue."""
+        while True:
+            waited_s = time.monotonic() - work.began_s
+            if waited_s > work.age_s:
+                raise invalid(f"The request has expired: it waited {waited_s:.1f} s of {work.age_s:g} s for its turn.")
+            try:
+                return work.call.endpoint.copy_for(work.call.headers)
+            except ApiError:
+                if all(copy.state is State.FAILED for copy in work.call.endpoint.copies):
+                    raise
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _input(self, work: _Work) -> bytes:
         n_bytes = await asyncio.to_thread(self._objects.size, work.input_url)

@@ -120,10 +120,11 @@ class Container:
         process = self._process
         if process is None:
             return
-        began_s = time.monotonic()
+        began_s, runs = time.monotonic(), process.runs
         if not await process.stop(self.times.stop):
             self._broke("stop.time", f"it ran for {self.times.stop:g} s after SIGTERM and got SIGKILL")
-        _LOG.info("%s has ended, %.1f s after SIGTERM", self.name, time.monotonic() - began_s)
+        if runs:
+            _LOG.info("%s has ended, %.1f s after SIGTERM", self.name, time.monotonic() - began_s)
         self._process = None
 
     def kill(self) -> None:

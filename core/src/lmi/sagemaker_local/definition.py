@@ -15,9 +15,10 @@ from lmi.sagemaker_local.container import Container
 from lmi.sagemaker_local.endpoint import Endpoint
 from lmi.sagemaker_local.headers import is_name
 from lmi.sagemaker_local.multi_model import MultiModel
-from lmi.sagemaker_local.process import Launch, free_port
+from lmi.sagemaker_local.process import Launch
 from lmi.sagemaker_local.times import Times
 from lmi.sagemaker_local.violations import Violations
+from lmi.workers.mpi.variables import free_port
 
 
 @dataclass(frozen=True, kw_only=True)

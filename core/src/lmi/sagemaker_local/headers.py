@@ -36,7 +36,7 @@ VARIANT = "AllTraffic"
 
 NEW_SESSION = "NEW_SESSION"
 _NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9])*"
-_PRINTED = r"\S[^\x00-\x1f\x7f]*"
+_PRINTED = r"[!-~][ -~]*"
 _ASCII = r"[\x00-\x7f]*"
 
 
@@ -132,9 +132,14 @@ def stripped(headers: Mapping[str, str]) -> list[str]:
     ]  # fmt: skip
 
 
-def lost(headers: Mapping[str, str]) -> list[str]:
-    """Headers of a container's answer that its client never sees."""
-    back = {"content-type", CUSTOM_ATTRIBUTES, NEW_SESSION_ID, CLOSED_SESSION_ID}
+def lost(headers: Mapping[str, str], *, is_stream: bool = False) -> list[str]:
+    """Headers of a container's answer that its client never sees.
+
+    Args:
+        headers: of the answer, names in lower case.
+        is_stream: whether it is passed on as events.
+    """
+    back = {"content-type", CUSTOM_ATTRIBUTES, *(() if is_stream else (NEW_SESSION_ID, CLOSED_SESSION_ID))}
     return [name for name in headers if name not in back and name not in _OF_SERVERS]
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import posixpath
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,8 @@ class MultiModel:
     violations: Violations
     _of: dict[str, dict[str, _Loaded]] = field(default_factory=dict)
     """Name of a copy -> opaque names of its models, least recently used first."""
+    _folders: defaultdict[Path, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """Whoever loads or unloads the model in a folder has it for himself."""
 
     async def began(self, copy: Container) -> None:
         """A copy is new: it has no model, and can list them."""
@@ -107,8 +110,9 @@ class MultiModel:
         loaded = models.pop(name, None)
         if loaded is None:
             folder = self.folder / copy.name.replace("/", "-") / name
-            loading = asyncio.create_task(self._load_in_time(copy, name, folder / "model", target))
+            loading = asyncio.create_task(self._load_in_time(copy, name, folder, target))
             loaded = _Loaded(target=target, folder=folder, loading=loading)
+            loading.add_done_callback(lambda task: _forget_failed(models, name, task))
         models[name] = loaded  # now the most recently used
         done, _ = await asyncio.wait({loaded.loading}, timeout=self.times.model_wait)
         if not done:
@@ -116,8 +120,6 @@ class MultiModel:
             raise ApiError("ModelNotReadyException", 429, told)
         if loaded.loading.cancelled():  # the container has ended meanwhile
             raise unavailable()
-        if loaded.loading.exception() is not None and models.get(name) is loaded:
-            del models[name]
         await loaded.loading
         return name, loaded
 
@@ -132,16 +134,23 @@ class MultiModel:
             raise ApiError("InternalFailure", 500, f"Model {target} could not be loaded: {error}") from error
 
     async def _load(self, copy: Container, name: str, folder: Path, target: str) -> None:
-        if posixpath.normpath(f"/{target}") != f"/{target}":
+        async with self._folders[folder]:
+            await self._unpack(folder, target)
+            await self._register(copy, name, folder, target)
+
+    async def _unpack(self, folder: Path, target: str) -> None:
+        if target.startswith("/") or posixpath.normpath(f"/{target}") != f"/{target}":
             raise invalid(f"Target model {target} is no path below the models of endpoint {self.endpoint}.")
         try:
             # What is there is of a try that failed, or of a container that has ended.
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            await asyncio.to_thread(fetch_archive, self.source, target, folder)
+            await asyncio.to_thread(fetch_archive, self.source, target, folder / "model")
         except (ArtifactError, FileNotFoundError) as error:
             told = f"Failed to download model data(bucket: {self.source}, key: {target}). {error}"
             raise invalid(told, "MODEL_DATA_NOT_FOUND") from error
-        body = json.dumps({"model_name": name, "url": str(folder)}).encode()
+
+    async def _register(self, copy: Container, name: str, folder: Path, target: str) -> None:
+        body = json.dumps({"model_name": name, "url": str(folder / "model")}).encode()
         while True:
             answer = await copy.ask("POST", "/models", body, {"content-type": "application/json"})
             if answer.status < _ERROR_STATUS or answer.status == _CONFLICT:
@@ -161,11 +170,28 @@ class MultiModel:
         victim = min(known, key=lambda name: models[name].n_running > 0)
         loaded = models.pop(victim)
         _LOG.info("%s has no room: %s is unloaded", copy.name, loaded.target)
-        answer = await asyncio.wait_for(copy.ask("DELETE", f"/models/{victim}"), self.times.model_load)
-        if answer.status >= _ERROR_STATUS:
-            self._broke("models.unload", copy, f"DELETE /models/{victim} ({loaded.target}): status {answer.status}")
-        await asyncio.to_thread(shutil.rmtree, loaded.folder, ignore_errors=True)
+        async with self._folders[loaded.folder]:
+            if wrong := await self._unload(copy, victim):
+                self._broke("models.unload", copy, f"DELETE /models/{victim} ({loaded.target}): {wrong}")
+            await asyncio.to_thread(shutil.rmtree, loaded.folder, ignore_errors=True)
         return True
+
+    async def _unload(self, copy: Container, name: str) -> str:
+        """Unload a model; why it is not, empty if it is."""
+        try:
+            answer = await asyncio.wait_for(copy.ask("DELETE", f"/models/{name}"), self.times.model_load)
+        except asyncio.TimeoutError:
+            return f"no answer in {self.times.model_load:g} s"
+        except OSError as error:
+            return str(error)
+        return f"status {answer.status}" if answer.status >= _ERROR_STATUS else ""
 
     def _broke(self, rule: str, copy: Container, message: str) -> None:
         self.violations.add(rule, self.endpoint, f"{copy.name}: {message}", once=True)
+
+
+def _forget_failed(models: dict[str, _Loaded], name: str, loading: asyncio.Task[None]) -> None:
+    """Keep nothing of a model that could not be loaded, whether or not a request still waits for it."""
+    has_failed = loading.cancelled() or loading.exception() is not None
+    if has_failed and name in models and models[name].loading is loading:
+        del models[name]

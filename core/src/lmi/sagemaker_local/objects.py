@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import obstore
 
@@ -64,7 +65,7 @@ class Objects:
         if self._folder is not None:
             path = self._path(url)
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.partial")  # who waits for the file finds it whole
+            partial = path.with_name(f".{path.name}.{uuid4().hex}")  # who waits for the file finds it whole
             partial.write_bytes(content)
             partial.replace(path)
             return

@@ -6,17 +6,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
 import psutil
 
 _BLOCK_BYTES = 1 << 16
+_PORT = re.compile(r"\$(?:PORT|SAGEMAKER_BIND_TO_PORT)\b|\$\{(?:PORT|SAGEMAKER_BIND_TO_PORT)\}")
 _LEFT_OUT = (
     "OPTION_", "SERVING_", "SAGEMAKER_", "SM_", "MODEL_SERVER_", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "HF_MODEL_",
     "HF_TASK", "TENSOR_PARALLEL_DEGREE",
@@ -37,14 +37,6 @@ class Launch:
     command: Sequence[str]
     environ: Mapping[str, str]
     folder: Path
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def environment(own: Mapping[str, str], port: int) -> dict[str, str]:
@@ -73,8 +65,7 @@ class Process:
         Raises:
             OSError: there is no such program.
         """
-        names = {"PORT": str(port), "SAGEMAKER_BIND_TO_PORT": str(port)}
-        words = [Template(word).safe_substitute(names) for word in launch.command]
+        words = [_PORT.sub(str(port), word) for word in launch.command]
         child = await asyncio.create_subprocess_exec(
             *words,
             env=environment(launch.environ, port),
@@ -90,6 +81,11 @@ class Process:
     def pid(self) -> int:
         """Of the process."""
         return self._child.pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._child.returncode is None
 
     async def ended(self) -> str:
         """Wait for its end; how it ended."""

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers that are right in an unusual way, or wrong in one that is easily missed."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lmi.client import target_of
+from lmi.conformance.all_rules import RULES
+from lmi.conformance.rules import selected
+from lmi.conformance.run import FAIL, PASS, Outcome, judge
+from lmi.conformance.subject import Subject, Wishes
+from tests.limits import SCALE
+from tests.sagemaker.faulty_container import Talk
+from tests.sagemaker.faulty_loading import Container
+
+PROGRAM = [sys.executable, str(Path(__file__).with_name("faulty_process.py"))]
+
+
+@contextlib.contextmanager
+def container(talk: type[Talk]) -> Iterator[str]:
+    """A container that keeps every rule, but for what this class does in another way; gives its URL."""
+    named = type("Named", (talk,), {"container": Container("")})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), named)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def judged(talk: type[Talk], rule: str, scale: float = SCALE, **wishes: Any) -> Outcome:
+    with container(talk) as url, Subject(Wishes(target=target_of(url), time_scale=scale, **wishes)) as subject:
+        [outcome] = judge(subject, selected(RULES, [rule]), lambda _: None)
+    return outcome
+
+
+def test_an_inference_id_is_no_longer_than_the_platform_lets_through() -> None:
+    class Strict(Talk):
+        def _refuse_by_headers(self) -> None:
+            if len(self.headers.get("X-Amzn-SageMaker-Inference-Id", "")) > 64:
+                raise AssertionError("no client can send this")
+
+    assert judged(Strict, "invocations.takes-inference-id").outcome == PASS
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "outcome"),
+    [
+        ('"Paris"', "application/json", PASS),
+        ("42", "application/json; charset=utf-8", PASS),
+        ('{"a": 1}', "application/vnd.model+json", PASS),
+        ('{"a": 1}', "application/jsonlines", PASS),
+        ("Paris", "text/plain", PASS),
+        ("Paris", "application/json", FAIL),
+        ("Paris", "application/vnd.model+json", FAIL),
+        ('{"a": 1}', "text/plain", FAIL),
+    ],
+)
+def test_an_answer_is_judged_by_the_type_that_it_says(body: str, content_type: str, outcome: str) -> None:
+    class Typed(Talk):
+        def _invocations_(self, *_: Any) -> None:
+            self._answer(200, body.encode(), {"Content-Type": content_type})
+
+    found = judged(Typed, "invocations.says-its-content-type")
+    assert found.outcome == outcome, found.reason
+
+
+def test_a_ping_that_comes_bit_by_bit_is_late_all_the_same() -> None:
+    class Dripping(Talk):
+        def _ping_(self, *_: Any) -> None:
+            for line in (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n", b"Content-Length: 0\r\n", b"\r\n"):
+                time.sleep(0.15)
+                self.wfile.write(line)
+
+    found = judged(Dripping, "ping.answers-within-2s", scale=0.2)  # 0.4 s, of which no wait takes more than half
+    assert found.outcome == FAIL
+    assert "0.4 s" in found.reason
+
+
+def test_a_closed_session_is_told_by_its_id_alone() -> None:
+    class WithExpiry(Talk):
+        def _answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+            told = {
+                name: f"{value}; Expires=2030-01-01T00:00:00Z" if "closed" in name else value
+                for name, value in (headers or {}).items()
+            }
+            super()._answer(status, content, told)
+
+    found = judged(WithExpiry, "sessions.can-be-closed")
+    assert found.outcome == FAIL
+    assert "Expires=2030" in found.reason
+
+
+def test_a_list_without_the_adapter_is_none_with_a_word_like_it(tmp_path: Path) -> None:
+    class Forgetful(Talk):
+        def _adapters_(self, method: str, *rest: Any) -> None:
+            if method == "GET":
+                self._answer(200, {"adapters": []})
+            else:
+                super()._adapters_(method, *rest)
+
+    assert judged(Forgetful, "adapters.lists", adapter=("adapter", str(tmp_path))).outcome == FAIL
+
+
+def test_a_long_text_is_waited_for_before_the_next_rule_begins() -> None:
+    class Held(Talk):
+        is_busy = threading.Event()
+
+        def _ping_(self, *rest: Any) -> None:
+            if self.is_busy.is_set():
+                self._answer(503, {})
+            else:
+                super()._ping_(*rest)
+
+        def _invocations_(self, *rest: Any) -> None:
+            if len(self.content) < 1 << 20:
+                super()._invocations_(*rest)
+                return
+            self.is_busy.set()
+            time.sleep(1)
+            self.is_busy.clear()
+            self._answer(400, {"message": "too long"})
+
+    rules = selected(RULES, ["invocations.survives-long-texts", "ping.is-small"])
+    with container(Held) as url, Subject(Wishes(target=target_of(url), time_scale=SCALE)) as subject:
+        outcomes = {each.rule.id: each for each in judge(subject, rules[::-1], lambda _: None)}
+    assert outcomes["invocations.survives-long-texts"].outcome == FAIL
+    assert outcomes["ping.is-small"].evidence[0]["status"] == 200
+
+
+def test_a_process_that_nobody_saw_begin_is_left_behind(tmp_path: Path) -> None:
+    """Its parent has ended before anybody looked: no process of the command is above it any more."""
+    pid_file = tmp_path / "pid"
+    script = f"(sleep 300 & echo $! > {shlex.quote(str(pid_file))}); exec {shlex.join(PROGRAM)} serve"
+    wishes = Wishes(command=["sh", "-c", script], start_s=20 * SCALE, time_scale=SCALE)
+    with Subject(wishes) as subject:
+        [outcome] = judge(subject, selected(RULES, ["process.leaves-nothing-behind"]), lambda _: None)
+    assert outcome.outcome == FAIL, outcome.reason
+    assert f"process {pid_file.read_text().strip()} (sleep 300)" in outcome.reason
+    pid = int(pid_file.read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
