@@ -48,6 +48,10 @@ class Bucket:
             done.append({"PartNumber": number, "ETag": answer["ETag"]})
         self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": done})
 
+    def get(self, key: str) -> bytes:
+        content: bytes = self._client.get_object(Bucket=NAME, Key=key)["Body"].read()
+        return content
+
     def delete(self, key: str) -> None:
         self._client.delete_object(Bucket=NAME, Key=key)
 

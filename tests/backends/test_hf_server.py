@@ -57,6 +57,11 @@ def expected(server: ServerProcess) -> list[list[int]]:
     return [tokens(server, prompt, **parameters) for prompt, parameters in REQUESTS]
 
 
+def test_a_start_says_nothing_of_kernels_for_other_devices(server: ServerProcess) -> None:
+    """Libraries that are imported with transformers, and not needed."""
+    assert not [line for line in server.lines if "torchao" in line or "triton" in line or "_pytree" in line]
+
+
 def together(server: ServerProcess, *others: Any) -> list[list[int]]:
     calls = [lambda p=prompt, k=parameters: tokens(server, p, **k) for prompt, parameters in REQUESTS]
     return in_threads([*calls, *others])[: len(calls)]

@@ -150,6 +150,13 @@ def test_unknown_variable_is_refused_under_the_key_it_stands_for():
     assert (problem.source, problem.hint) == ("OPTION_ENFORCE_EAGR", "Did you mean 'option.enforce_eager'?")
 
 
+def test_a_key_of_the_whole_server_is_told_where_it_belongs():
+    (problem,) = problems_of(management_address="http://127.0.0.1:8081")
+    assert problem.hint == (
+        "It is an option of the server: set SERVING_MANAGEMENT_ADDRESS, or management_address in config.properties (-f)"
+    )
+
+
 def test_unknown_key_that_is_near_nothing_lists_all_keys():
     hint = problems_of(zzzzzzzzz="1")[0].hint
     assert hint.startswith("The options are: batch_size, cpu.maxWorkers,")

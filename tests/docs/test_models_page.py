@@ -21,7 +21,7 @@ def test_the_commands_of_multi_model_endpoints_do_what_the_page_says(demo_model:
         eventually(lambda: server.url, 30)
         answers = []
         for call in calls:
-            command = call.replace("localhost:8080", server.url).replace("/opt/ml/models/demo/model", str(demo_model))
+            command = call.replace("localhost:8080", server.url).replace("/path/to/model", str(demo_model))
             answers.append(subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout)
     ping, loaded, text, unloaded = answers
     assert (ping, loaded) == ("{}", '{"status":"Model \\"demo\\" registered."}')

@@ -9,16 +9,28 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from lmi.cli.sagemaker_local import sagemaker_local
 from lmi.sagemaker_local.times import NAMES, Times
 from lmi.sagemaker_local.violations import RULES
+from lmi.workers.mpi.variables import free_port
+from tests.buckets import running_bucket
 from tests.docs.pages import Page, code
 from tests.limits import limit_s
 from tests.sagemaker.emulators import QUICK, emulator
+from tests.servers import eventually
 
 PAGE = Page("sagemaker-local.md")
 ECHO = ("-o", "rolling_batch=echo")
+CLIENT = """
+import contextlib, sys, boto3
+runtime = boto3.client("sagemaker-runtime", endpoint_url=f"http://127.0.0.1:{sys.argv[1]}")
+with contextlib.suppress(runtime.exceptions.ClientError):
+    runtime.invoke_endpoint(EndpointName="model", Body='{"inputs": "x"}', TargetVariant=sys.argv[2])
+"""
 
 
 def listings(language: str) -> list[str]:
@@ -76,3 +88,46 @@ def test_every_time_is_in_the_table_with_its_seconds() -> None:
     times = Times()
     listed = {code(row[0])[0]: float(row[1]) for row in PAGE.rows("Times")}
     assert listed == {name: getattr(times, name.replace("-", "_")) for name in NAMES}
+
+
+def test_a_client_that_puts_and_fetches_objects_runs_unchanged_with_a_server_for_them() -> None:
+    [script] = PAGE.listings("Asynchronous calls", "sh")
+    install, start, export, create, last = script.splitlines()
+    assert install == "pip install 'moto[s3,server]'"
+    assert (Path(sys.executable).parent / start.split()[0]).is_file()
+    with running_bucket() as bucket:
+        name, _ = export.removeprefix("export ").split("=")
+        environ = {**bucket.environ, name: bucket.environ["AWS_ENDPOINT_URL"], "AWS_DEFAULT_REGION": "us-east-1"}
+        program, *words = shlex.split(create)
+        assert program == "python"
+        subprocess.run([sys.executable, *words], env={**os.environ, **environ}, check=True, timeout=limit_s(60))
+        with emulator(*shlex.split(last)[3:], *ECHO, *QUICK, environ=environ) as local:
+            bucket.put("in.json", '{"inputs": "Hello", "parameters": {"max_new_tokens": 5}}')
+            told = local.runtime.invoke_endpoint_async(EndpointName="model", InputLocation="s3://bucket/in.json")
+            assert told["OutputLocation"].startswith("s3://bucket/answers/")
+            key = told["OutputLocation"].removeprefix("s3://bucket/")
+            eventually(lambda: key in bucket.times("answers/"), 20)
+            assert bucket.get(key) == b'{"generated_text":"Hello"}'
+
+
+@pytest.mark.parametrize(("variant", "code"), [("AllTraffic", 0), ("Canary", 1)])
+def test_a_pipeline_fails_by_what_its_client_breaks(tmp_path: Path, variant: str, code: int) -> None:
+    [script] = PAGE.listings("Violations", "sh")
+    port = free_port()
+    client = tmp_path / "client.py"
+    client.write_text(CLIENT)
+    words = shlex.join([sys.executable, "-m", "lmi", "sagemaker-local", "--port", str(port), *ECHO, *QUICK])
+    script = script.replace("lmi sagemaker-local /path/to/model", words).replace("8081", str(port))
+    script = script.replace(
+        "python -m pytest tests_of_the_client", shlex.join([sys.executable, str(client), str(port), variant])
+    )
+    names = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env={**os.environ, **names},
+        capture_output=True,
+        text=True,
+        timeout=limit_s(60),
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr

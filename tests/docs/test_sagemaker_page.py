@@ -40,11 +40,11 @@ def test_the_platform_is_told_what_the_page_says() -> None:
 @needs_curl
 def test_records_are_answered_as_the_page_says() -> None:
     [script] = PAGE.listings("Batch transform", "sh")
-    start, call = script.splitlines()
+    start, *calls = script.splitlines()
     variables = dict(re.findall(r"(SAGEMAKER_\w+)=(\w+)", start))
     assert start.endswith(f"lmi serve {' '.join(ECHO)} &")
     with serve(*ECHO, environ=variables) as server:
-        found = said_by(call, server.url)
+        found = "".join(said_by(call, server.url) for call in calls)
     [answer] = PAGE.listings("Batch transform")[-1:]
     assert [json.loads(line) for line in found.splitlines()] == [json.loads(line) for line in answer.splitlines()]
 

@@ -81,6 +81,7 @@ def test_an_unknown_endpoint_is_a_validation_error(local: Emulator) -> None:
     with refused("ValidationError") as found:
         local.invoke(endpoint="nobody")
     assert found["Error"]["Message"] == "Endpoint nobody of account 000000000000 not found."
+    local.wait_for_line("InvokeEndpoint is refused: there is no endpoint 'nobody'; there is: model$")
     assert found["ResponseMetadata"]["HTTPStatusCode"] == 400
 
 
@@ -93,15 +94,29 @@ def test_an_unknown_endpoint_is_a_validation_error(local: Emulator) -> None:
         ),
         ({"SessionId": "-bad-"}, "at 'sessionId' failed to satisfy constraint: Member must satisfy"),
         ({"InferenceId": "x" * 65}, "at 'inferenceId' failed"),
+        ({"InferenceId": "grün"}, "at 'inferenceId' failed"),
         ({"TargetVariant": "blue"}, "Variant blue not found"),
         ({"TargetModel": "a.tar.gz"}, "is not a multi-model endpoint and does not support target model header"),
         ({"InferenceComponentName": "a"}, "does not have inference components. Please remove"),
     ],
 )
-def test_a_call_that_the_service_refuses_is_refused(local: Emulator, members: dict[str, str], part: str) -> None:
+def test_a_call_that_the_service_refuses_is_refused_and_told(
+    local: Emulator, members: dict[str, str], part: str
+) -> None:
+    n_before = len(local.violations())
     with refused("ValidationError") as found:
         local.invoke(**members)
     assert part in found["Error"]["Message"]
+    [told] = local.violations()[n_before:]
+    assert (told["rule"], told["of"]) == ("call.invalid", "client")
+    assert told["message"].startswith("InvokeEndpoint: ")
+    assert part in told["message"]
+
+
+def test_an_asynchronous_call_to_an_endpoint_that_is_none_of_that_kind_is_told(local: Emulator) -> None:
+    with refused("ValidationError"):
+        local.runtime.invoke_endpoint_async(EndpointName="model", InputLocation="s3://bucket/key")
+    assert "is not an asynchronous endpoint" in local.violations("call.invalid")[-1]["message"]
 
 
 def test_a_body_of_more_than_25_mib_is_413(local: Emulator) -> None:

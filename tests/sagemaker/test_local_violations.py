@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import EventStreamError
@@ -77,6 +79,13 @@ def test_a_response_header_that_breaks_a_rule_is_told(
 ) -> None:
     local.invoke("tell", back=back)
     assert f"model/0: {message}" in [each["message"] for each in local.violations(rule)]
+
+
+def test_a_header_of_a_session_that_a_stream_cannot_pass_on_is_told(local: Emulator) -> None:
+    back = {"X-Amzn-SageMaker-Closed-Session-Id": "s-1"}
+    answer = local.stream({"do": "stream", "with": {"parts": ["a"], "back": back}})
+    assert [event["PayloadPart"]["Bytes"] for event in answer["Body"]] == [b"a"]
+    assert last(local, "response.header").startswith("model/0: 'x-amzn-sagemaker-closed-session-id' never reaches")
 
 
 def test_an_answer_of_more_than_25_mib_is_lost(local: Emulator) -> None:
@@ -164,6 +173,7 @@ def test_calls_before_the_first_healthy_ping_find_no_endpoint() -> None:
         with refused("ValidationError") as found:
             local.invoke()
         assert found["Error"]["Message"] == "Endpoint model of account 000000000000 not found."
+        local.wait_for_line("InvokeEndpoint is refused: endpoint model is Creating, not InService$")
         local.in_service().told()
         assert not local.violations()
 
@@ -224,6 +234,13 @@ def test_an_answer_that_runs_while_the_container_drains_comes_back() -> None:
         _, answer = in_threads([stop, ask])
         assert answer == b"awake"
         assert local.wait_for_end() == 0
+
+
+def test_a_command_may_speak_of_its_own_process_and_of_its_port() -> None:
+    script = f"echo $$ is on ${{PORT}} of $PORT_RANGE; exec {container()[1]}"
+    with emulator("--command", shlex.join(["sh", "-c", script]), *QUICK) as local:
+        copy = local.get("/endpoints")["Endpoints"][0]["copies"][0]
+        assert f"model/0 | {copy['pid']} is on {urlsplit(copy['url']).port} of" in local.output
 
 
 def test_an_environment_that_no_endpoint_can_have_is_told() -> None:

@@ -86,6 +86,7 @@ def test_a_model_is_loaded_listed_invoked_and_unloaded(server, store):
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     refused(asked(server, "GET", "/models/a"), 404, "model.not-found")
     refused(asked(server, "DELETE", "/models/a"), 404, "model.not-found")
+    assert "POST /models loads one" in invoke(server, "a").json()["message"]
     refused(invoke(server, "a"), 404, "model.not-found")
 
 

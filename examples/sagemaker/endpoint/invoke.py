@@ -34,8 +34,8 @@ def main() -> None:
         Body=json.dumps(body),
         **{key: value for key, value in members.items() if value is not None},
     )
-    if "NewSessionId" in answer:
-        print(answer["NewSessionId"])
+    if "NewSessionId" in answer:  # "ID; Expires=TIME"
+        print(answer["NewSessionId"].partition(";")[0])
     print(json.loads(answer["Body"].read())["generated_text"])
 
 

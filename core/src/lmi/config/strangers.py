@@ -81,9 +81,20 @@ def _unknown(setting: Setting, whose: str, known: list[str]) -> Problem:
     return Problem(
         code="config.unknown-key",
         message=f"'{written}' is not an option of {whose} or of LMI",
-        hint=("" if is_variable else _meant_as_variable(setting)) or _nearest_key(setting, shown_keys) or options,
+        hint=_of_server(setting)
+        or ("" if is_variable else _meant_as_variable(setting))
+        or _nearest_key(setting, shown_keys)
+        or options,
         source=setting.source,
     )
+
+
+def _of_server(setting: Setting) -> str:
+    """The hint for a key that no model has, and the server has."""
+    key = setting.key.removeprefix(names.PREFIX)
+    if key not in names.SERVER_KEYS:
+        return ""
+    return f"It is an option of the server: set SERVING_{key.upper()}, or {key} in config.properties (-f)"
 
 
 def _nearest_key(setting: Setting, keys: Iterable[str]) -> str:

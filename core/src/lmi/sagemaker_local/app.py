@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from lmi.sagemaker_local.invoking import invoke
 from lmi.sagemaker_local.streaming import invoke_with_stream
 from lmi.sagemaker_local.violations import Violations
 
+_LOG = logging.getLogger(__name__)
 _Answer = Callable[[Call], Awaitable[Response]]
 
 
@@ -43,6 +45,15 @@ def build_app(
     async def put(call: Call) -> Response:
         return asynchronous.invoke(call)
 
+    def tell_refused(api: str, name: str, error: ApiError) -> None:
+        endpoint = endpoints.get(name)
+        if endpoint is None:
+            _LOG.warning("%s is refused: there is no endpoint %r; there is: %s", api, name, ", ".join(endpoints))
+        elif endpoint.status != "InService":
+            _LOG.warning("%s is refused: endpoint %s is %s, not InService", api, name, endpoint.status)
+        elif error.kind == "ValidationError":
+            violations.add("call.invalid", name, f"{api}: {error.message}")
+
     def operation(api: str, answer: _Answer) -> Callable[[Request], Awaitable[Response]]:
         async def answered(request: Request) -> Response:
             name = request.path_params["name"]
@@ -51,6 +62,7 @@ def build_app(
                     raise not_found(name)
                 response = await answer(await read_call(api, endpoints[name], request))
             except ApiError as error:
+                tell_refused(api, name, error)
                 return error.response()
             response.headers["x-amzn-RequestId"] = str(uuid4())
             return response

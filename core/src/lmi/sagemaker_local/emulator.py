@@ -52,6 +52,8 @@ class Emulator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
         _LOG.info("listening on %s", self._url)
+        names = ", ".join(self._endpoints)
+        _LOG.info("for clients: AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=%s and EndpointName=%s", self._url, names)
         serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._listener]))
         stopping = asyncio.create_task(self._stop.wait())
         lives = asyncio.gather(*(copy.run() for copy in self._copies()))

@@ -60,7 +60,7 @@ RULES = {
     "adapters.register": Rule(says="POST /adapters registers an adapter and answers 200.", source=_ADAPTERS),
     "call.body": Rule(says="The body of a request is at most 25 MB.", source=_FAQ, of="client"),
     "call.header": Rule(says="A request has no headers of its own: they are stripped.", source=_MODEL, of="client"),
-    "call.invalid": Rule(says="Members of a request fit the service model.", source=_MODEL, of="client"),
+    "call.invalid": Rule(says="A call fits the service model, and the endpoint.", source=_MODEL, of="client"),
     "async.input": Rule(says="The input of an asynchronous request is at most 1 GB.", source=_FAQ, of="client"),
     "environment.size": Rule(
         says="The environment has at most 100 pairs, 1024 bytes a name or value, 32 KB in all.",
@@ -118,7 +118,8 @@ class Violations:
             Violation(rule=rule, endpoint=endpoint, message=message, at=now,
                       of=broken.of, says=broken.says, source=broken.source)
         )  # fmt: skip
-        _LOG.warning("violation %s: endpoint %s: %s. %s (%s)", rule, endpoint, message, broken.says, broken.source)
+        told = message.rstrip(".")
+        _LOG.warning("violation %s: endpoint %s: %s. %s (%s)", rule, endpoint, told, broken.says, broken.source)
 
     def __len__(self) -> int:
         return len(self._all)

@@ -75,7 +75,9 @@ class Context:
             NotFoundError, RequestError, NotReadyError.
         """
         if not self.models and self.stage == READY:
-            raise NotFoundError("model.not-found", "this server has no model", "Name models in SERVING_LOAD_MODELS")
+            is_late = self.container.is_multi_model
+            hint = "POST /models loads one" if is_late else "Name models in SERVING_LOAD_MODELS"
+            raise NotFoundError("model.not-found", "this server has no model", hint)
         if not self.models:
             raise NotReadyError(
                 "model.loading", f"no model is loaded yet ({self.stage})", "Wait until /ping answers 200"

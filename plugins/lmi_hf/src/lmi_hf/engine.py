@@ -47,6 +47,10 @@ def import_libraries(backend: str) -> None:
             raise EngineLoadError("engine.not-installed", f"backend {backend} needs {name}", _INSTALL) from error
         except (ImportError, OSError) as error:
             raise EngineLoadError("engine.library-broken", f"{name} cannot be imported: {error}", _INSTALL) from error
+        if name == "torch":
+            # transformers imports torchao wherever it is installed, which warns of every kernel for other devices.
+            for noisy in ("torchao", "torch.utils._pytree"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def load_stepper(artifacts: ModelArtifacts, config: HFConfig, n_threads: int, progress: Progress) -> Stepper:
