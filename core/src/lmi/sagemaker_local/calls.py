@@ -15,7 +15,7 @@ from lmi.sagemaker_limits import BODY_BYTES
 from lmi.sagemaker_local import headers as names
 from lmi.sagemaker_local.container import Container, NotAcceptedError
 from lmi.sagemaker_local.endpoint import Endpoint
-from lmi.sagemaker_local.failures import ApiError, cut, timed_out, too_large, unreachable
+from lmi.sagemaker_local.failures import cut, timed_out, too_large, unreachable
 
 _ERROR_STATUS = 400
 
@@ -57,11 +57,7 @@ async def read_call(api: str, endpoint: Endpoint, request: Request) -> Call:
     headers = dict(request.headers)
     violations, name = endpoint.violations, endpoint.name
     added = endpoint.checked(headers)
-    try:
-        names.check(headers)
-    except ApiError as error:
-        violations.add("call.invalid", name, f"{api}: {error.message}")
-        raise
+    names.check(headers)
     for stripped in names.stripped(headers):
         violations.add("call.header", name, f"{api}: the container never sees {stripped!r}", once=True)
     body = await _body(request, endpoint)

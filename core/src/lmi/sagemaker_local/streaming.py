@@ -80,9 +80,7 @@ async def invoke_with_stream(call: Call, part_bytes: int | None) -> Response:
     """
     endpoint = call.endpoint
     if call.asks_session:
-        told = "SessionId NEW_SESSION: a session cannot be created by InvokeEndpointWithResponseStream"
-        endpoint.violations.add("call.invalid", endpoint.name, told)
-        raise invalid(f"{told}. Create it by InvokeEndpoint.")
+        raise invalid("SessionId NEW_SESSION: a session is not created by a stream. Create it by InvokeEndpoint.")
     if endpoint.models is not None:
         raise invalid(f"Endpoint {endpoint.name} is a multi-model endpoint, which does not support response streams.")
     copy = endpoint.copy_for(call.headers)
