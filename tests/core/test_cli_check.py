@@ -67,6 +67,19 @@ def test_each_of_several_models_is_checked(run, tmp_path):
     assert [(each["model"], each["is_valid"]) for each in json.loads(found.stdout)] == [("a", True), ("b", False)]
 
 
+@pytest.mark.parametrize("url", ["{}/none", "file://{}/none", "./none", "~/none"])
+def test_a_folder_that_is_not_there_is_missed_for_a_backend_that_reads_no_files_too(run, tmp_path, monkeypatch, url):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = run(url.format(tmp_path), "-o", "rolling_batch=echo", "-o", "step_delay_ms=never", "--json")
+    problems = json.loads(found.stdout)["problems"]
+    assert [each["code"] for each in problems] == ["config.invalid-value", "model.not-found"]
+
+
+@pytest.mark.parametrize("url", [(), ("org/name",), ("{}",)])
+def test_a_backend_that_reads_no_files_needs_no_model(run, tmp_path, url):
+    assert run(*(each.format(tmp_path) for each in url), "-o", "rolling_batch=echo").exit_code == 0
+
+
 def test_warnings_are_told_beside_errors(run, tmp_path):
     folder = write_model(tmp_path / "llama")
     found = run(str(folder), "-o", "rolling_batch=hf", "-o", "waiting_steps=7", "-o", "dtype=fp17", "--json")

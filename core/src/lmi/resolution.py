@@ -291,6 +291,7 @@ def _find_artifacts(found: Resolution) -> None:
     """
     model_id = found.settings.text("option.model_id")
     if not _takes_files(found.choice):
+        _refuse_missing_folder(found, model_id)
         found.artifacts = ModelArtifacts()
         return
     if model_id is not None and is_placeholder(model_id):  # it is not looked for in a network
@@ -309,6 +310,14 @@ def _find_artifacts(found: Resolution) -> None:
         return
     found.problems += unread_elsewhere(found.entry, files)
     found.files, found.artifacts = files, detect(files)
+
+
+def _refuse_missing_folder(found: Resolution, model_id: str | None) -> None:
+    """Refuse a folder that is not there for a backend that would not miss its files: its settings would be missed."""
+    if model_id is None or model_id != found.entry.url or is_local(model_id):
+        return
+    if (refusal := refused_location(model_id)) is not None:
+        raise refusal
 
 
 def _files(found: Resolution, model_id: str | None) -> ModelFiles | None:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmi.api.artifacts import ModelArtifacts
@@ -24,7 +23,6 @@ from lmi.api.errors import (
     RequestError,
     Severity,
 )
-from lmi.artifacts import exists
 from lmi.config.model_entries import ModelEntry
 from lmi.garbage import settle
 from lmi.loading import LoadPlan
@@ -161,7 +159,6 @@ class ModelRegistry:
             raise NotReadyError("server.draining", "this server is shutting down", "Load it into another one")
 
     async def _load(self, entry: ModelEntry) -> Model:
-        _refuse_missing(entry)
         start = dataclasses.replace(self._start, entries=(entry,))
         check_urls(start.entries, start.server, start.server_settings)
         timeline = Timeline("check configuration")
@@ -254,13 +251,6 @@ def tokenizer_of(plan: LoadPlan) -> Tokenizer:
 
 def _entered(timeline: Timeline, model: str, stage: str, fraction: float | None = None) -> None:
     timeline.enter(stage)
-
-
-def _refuse_missing(entry: ModelEntry) -> None:
-    """Refuse a folder that is not there, which a backend without files would not miss."""
-    path = Path(entry.url or "")
-    if path.is_absolute() and not exists(path):
-        raise RequestError("model.not-found", f"there is no folder {entry.url!r}", "Check the path")
 
 
 def _unheard(plan: LoadPlan, context: Context) -> list[str]:
