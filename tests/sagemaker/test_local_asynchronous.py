@@ -70,8 +70,24 @@ def test_an_error_of_the_container_is_where_the_answer_says(local: Emulator, fol
 
 
 def test_an_input_that_is_not_there_is_a_failure(local: Emulator) -> None:
-    answer = call(local, InputLocation="s3://bucket/nothing")
-    assert "InputLocation" in written(answer["FailureLocation"])
+    answer = call(local, InputLocation="s3://bucket/nothing", InferenceId="vain")
+    told = written(answer["FailureLocation"])
+    assert told.startswith("InputLocation: there is no object s3://bucket/nothing: no file /")
+    local.wait_for_line(f"asynchronous request vain has failed: {told}$")
+
+
+@pytest.mark.parametrize(
+    ("member", "seconds", "told"),
+    [
+        ("InvocationTimeoutSeconds", 3601, "Value '3601' at 'invocationTimeoutSeconds' failed to satisfy constraint"),
+        ("RequestTTLSeconds", 21601, "Value '21601' at 'requestTTLSeconds' failed to satisfy constraint"),
+    ],
+)
+def test_a_time_out_of_its_bounds_is_refused_and_told(local: Emulator, member: str, seconds: int, told: str) -> None:
+    with refused("ValidationError") as found:
+        call(local, InputLocation="s3://bucket/key", **{member: seconds})
+    assert told in found["Error"]["Message"]
+    assert told in local.violations("call.invalid")[-1]["message"]
 
 
 def test_an_input_outside_of_the_folder_is_a_failure(local: Emulator) -> None:

@@ -115,14 +115,18 @@ class Asynchronous:
     async def _run(self, work: _Work) -> None:
         endpoint = work.call.endpoint
         turns = self._turns.setdefault(endpoint.name, asyncio.Semaphore(self._n_at_once * len(endpoint.copies)))
+        failure = ""
         try:
             async with turns:
                 content, media_type = await self._answer(work)
-            url = work.output_url
         except ApiError as error:
-            url, content, media_type = work.failure_url, error.message.encode(), "text/plain"
+            failure = error.message
         except (ArtifactError, OSError) as error:
-            url, content, media_type = work.failure_url, f"InputLocation: {error}".encode(), "text/plain"
+            failure = f"InputLocation: {error}"
+        url = work.output_url
+        if failure:
+            url, content, media_type = work.failure_url, failure.encode(), "text/plain"
+            _LOG.warning("asynchronous request %s has failed: %s", work.name, failure)
         try:
             await asyncio.to_thread(self._objects.write, url, content, media_type)
         except (ArtifactError, OSError) as error:
@@ -162,6 +166,8 @@ class Asynchronous:
 def _seconds(call: Call, header: str, allowed: tuple[int, int], default: float) -> float:
     """A time that a call names, or the default."""
     value, (least, most) = float(call.headers.get(header, default)), allowed
-    if not least <= value <= most:
-        raise invalid(f"1 validation error detected: {header} is {value:g}, and may be {least} to {most}.")
+    if value < least:
+        raise names.unfit(header, f"{value:g}", f"Member must have value greater than or equal to {least}")
+    if value > most:
+        raise names.unfit(header, f"{value:g}", f"Member must have value less than or equal to {most}")
     return value

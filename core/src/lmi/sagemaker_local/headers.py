@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lmi import sagemaker_limits as limits
-from lmi.sagemaker_local.failures import invalid
+from lmi.sagemaker_local.failures import ApiError, invalid
 
 _PREFIX = "x-amzn-sagemaker-"
 ACCEPT, CONTENT_TYPE = f"{_PREFIX}accept", f"{_PREFIX}content-type"
@@ -97,11 +97,24 @@ def check(headers: Mapping[str, str]) -> None:
         value = headers.get(header)
         if value is None:
             continue
-        told = f"1 validation error detected: Value '{value[:80]}' at '{member.name}' failed to satisfy constraint: "
         if len(value) > member.most:
-            raise invalid(f"{told}Member must have length less than or equal to {member.most}")
+            raise unfit(header, value, f"Member must have length less than or equal to {member.most}")
         if not re.fullmatch(member.pattern, value):
-            raise invalid(f"{told}Member must satisfy regular expression pattern: {member.pattern}")
+            raise unfit(header, value, f"Member must satisfy regular expression pattern: {member.pattern}")
+
+
+def unfit(header: str, value: str, constraint: str) -> ApiError:
+    """A member of a call does not fit the service model; in AWS's words.
+
+    Args:
+        header: that has it.
+        value: of it.
+        constraint: that it breaks.
+    """
+    name = _MEMBERS[header].name
+    return invalid(
+        f"1 validation error detected: Value '{value[:80]}' at '{name}' failed to satisfy constraint: {constraint}"
+    )
 
 
 def to_container(headers: Mapping[str, str], api: str) -> dict[str, str]:

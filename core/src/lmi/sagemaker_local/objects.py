@@ -38,7 +38,10 @@ class Objects:
             ArtifactError: the store cannot be reached, or does not let us in.
         """
         if self._folder is not None:
-            return self._path(url).stat().st_size
+            path = self._path(url)
+            if not path.is_file():
+                raise FileNotFoundError(f"there is no object {url}: no file {path}")
+            return path.stat().st_size
         found = object_size(url, timeout_s=_TIMEOUT_S) if is_object_url(url) else None
         if found is None:
             raise FileNotFoundError(f"there is no object {url}")
