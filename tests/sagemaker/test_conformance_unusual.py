@@ -154,3 +154,41 @@ def test_a_process_that_nobody_saw_begin_is_left_behind(tmp_path: Path) -> None:
     assert f"process {pid_file.read_text().strip()} (sleep 300)" in outcome.reason
     pid = int(pid_file.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_stream_that_greets_and_keeps_its_text_to_the_end_comes_at_once() -> None:
+    class Greeting(Talk):
+        def _stream(self, word: str, n_tokens: int) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/jsonlines")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            lines = [self._line(word, is_last=position == n_tokens - 1) for position in range(n_tokens)]
+            for chunk in (b'{"role": "assistant"}\n', b"".join(lines)):
+                self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+                time.sleep(n_tokens * 0.01)
+            self.wfile.write(b"0\r\n\r\n")
+
+    found = judged(Greeting, "streaming.comes-piece-by-piece")
+    assert found.outcome == FAIL
+    assert "of its bytes" in found.reason
+
+
+def test_a_body_behind_the_answer_to_head_is_seen() -> None:
+    class Talkative(Talk):
+        def _ping_(self, method: str, *rest: Any) -> None:
+            super()._ping_(method, *rest)
+            if method == "HEAD":
+                self.wfile.write(b"{}")
+
+    assert judged(Talkative, "ping.takes-head").outcome == FAIL
+
+
+def test_a_stream_that_begins_late_and_goes_on_piece_by_piece_is_one() -> None:
+    class Late(Talk):
+        def _stream(self, word: str, n_tokens: int) -> None:
+            time.sleep(0.9)
+            super()._stream(word, n_tokens)
+
+    found = judged(Late, "streaming.comes-piece-by-piece")
+    assert found.outcome == PASS, found.reason

@@ -35,9 +35,12 @@ def takes_post(subject: Subject) -> None:
 @rule("ping.takes-head", "HEAD /ping is 200, without a body", Level.MAY,
       sources.ours("load balancers in front of a container ask like this"))  # fmt: skip
 def takes_head(subject: Subject) -> None:
-    """One HEAD."""
-    answer = subject.ping("HEAD")
-    expect(answer.is_ok, answer.told())
+    """One HEAD, and one GET over the same connection, whose answer comes next."""
+    with subject.line(PING_S) as line:
+        for method in ("HEAD", "GET"):
+            answer = line.ask(method, "/ping")
+            subject.show(answer)
+            expect(answer.is_ok, answer.told())
 
 
 @rule("ping.is-small", "the answer of /ping is small", Level.SHOULD,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -20,6 +21,9 @@ EVENTS, LINES = "events", "lines"
 _LENGTHS = (16, 64, 256, 1024)
 _LONG_ENOUGH_S = 0.5
 _DONE = b"[DONE]"
+
+LATEST_BEGIN = 0.8
+"""Share of a stream's time in which it has to begin."""
 
 CUT = re.compile(r"error|abort|cancel|drain|shut", re.IGNORECASE)
 """Reasons of an answer that has not come to its end."""
@@ -43,13 +47,17 @@ class Streams:
             NotApplicable: it does not stream, as far as can be told.
         """
         best: Answer | None = None
+        shorter_s = math.inf
         for n_tokens in _LENGTHS:
             answer = self._subject.invoke(self.body(n_tokens))
             if not answer.is_ok:
                 break
             best = answer
-            if answer.seconds >= _LONG_ENOUGH_S:
+            # One that begins late may still come piece by piece: more tokens tell, unless the time grows with them.
+            is_clear = begins_early(answer) or answer.seconds >= 2 * shorter_s
+            if answer.seconds >= _LONG_ENOUGH_S and is_clear:
                 break
+            shorter_s = answer.seconds
         if best is None:
             raise NotApplicable(f"streams are refused: {answer.told()}")
         if not kind_of(best):
@@ -99,6 +107,11 @@ class Streams:
                     return
             n_tokens = int(n_tokens * 0.8)
         raise NotApplicable(f"the longest answer of this server takes less than {seconds:g} s")
+
+
+def begins_early(answer: Answer) -> bool:
+    """Whether the first part of a stream came well before its end."""
+    return bool(answer.parts) and answer.parts[0][0] <= LATEST_BEGIN * answer.parts[-1][0]
 
 
 def kind_of(answer: Answer) -> str:
