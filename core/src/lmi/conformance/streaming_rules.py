@@ -38,8 +38,8 @@ def _heard(subject: Subject) -> Answer:
 @rule("streaming.comes-piece-by-piece", "the first bytes come before the last token is made", Level.MUST,
       sources.ours("a stream that comes at once has every cost of one, and counts as no progress"))  # fmt: skip
 def comes_piece_by_piece(subject: Subject) -> None:
-    """Streams of 16 to 1024 tokens, until one takes half a second and is clear: it has several parts, the first of them in
-    the first four fifths of the time, and a tenth of all bytes, too."""
+    """Streams of 16 to 1024 tokens, until one takes half a second and is clear: it has several parts, the first of them
+    in the first four fifths of the time, and a tenth of all bytes, too."""
     answer = _heard(subject)
     expect(len(answer.parts) > 1, f"all {len(answer.body)} bytes came in one part, after {answer.seconds:.2f} s")
     first_s, last_s = answer.parts[0][0], answer.parts[-1][0]

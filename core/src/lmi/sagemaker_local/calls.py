@@ -104,20 +104,21 @@ def answered_in(within_s: float, rule: str, call: Call, copy: Container) -> Iter
         raise cut(name) from None
 
 
-def judge_headers(call: Call, copy: Container, answer: Answer) -> None:
+def judge_headers(call: Call, copy: Container, answer: Answer, *, is_stream: bool = False) -> None:
     """Tell what clients will miss of an answer's headers, and what is wrong in those they get.
 
     Args:
         call: that was answered.
         copy: that answered.
         answer: its status and headers.
+        is_stream: whether clients get it as events, which tell them of no session.
     """
 
     def broke(rule: str, message: str) -> None:
         endpoint.violations.add(rule, endpoint.name, f"{copy.name}: {message}", once=True)
 
     endpoint, found = call.endpoint, answer.headers
-    for name in names.lost(found):
+    for name in names.lost(found, is_stream=is_stream):
         broke("response.header", f"{name!r} never reaches a client")
     if wrong := names.wrong_custom_attributes(found.get(names.CUSTOM_ATTRIBUTES, "")):
         broke("response.custom-attributes", wrong)

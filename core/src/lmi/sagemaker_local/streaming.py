@@ -90,7 +90,7 @@ async def invoke_with_stream(call: Call, part_bytes: int | None) -> Response:
     except BaseException:
         exchange.close()
         raise
-    judge_headers(call, copy, answer)
+    judge_headers(call, copy, answer, is_stream=True)
     headers = {names.INVOKED_VARIANT: names.VARIANT}
     if content_type := answer.headers.get("content-type"):
         headers[names.CONTENT_TYPE] = content_type
@@ -105,7 +105,7 @@ async def _begun(call: Call, copy: Container, exchange: _Exchange) -> Answer:
     with answered_in(endpoint.times.stream, "stream.time", call, copy):
         answer = await exchange.begun()
     if answer.status >= _ERROR_STATUS:
-        judge_headers(call, copy, answer)
+        judge_headers(call, copy, answer, is_stream=True)
         raise model_error(endpoint.name, answer.status, bytes(answer.body))
     return answer
 
