@@ -130,6 +130,7 @@ def test_a_container_that_is_ill_gets_no_requests_until_it_is_well(own: Emulator
         own.invoke()
     assert found["ResponseMetadata"]["HTTPStatusCode"] == 503
     eventually(lambda: own.get("/endpoints")["Endpoints"][0]["copies"][0]["state"] == "Healthy")
+    own.wait_for_line("model/0 is healthy again$")
     own.told()
 
 

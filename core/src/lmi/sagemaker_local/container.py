@@ -159,6 +159,8 @@ class Container:
                 if self.state is State.CREATING:
                     _LOG.info("%s is healthy after %.1f s", self.name, time.monotonic() - began_s)
                     await self.on_healthy(self)
+                else:
+                    _LOG.info("%s is healthy again", self.name)
                 self.state = State.HEALTHY
             elif reason and self.state is State.HEALTHY:
                 self.state = State.UNHEALTHY
