@@ -106,6 +106,8 @@ def test_a_secret_of_the_server_is_never_shown(read):
         ("inference_address=https://0.0.0.0:8443", "there is no private_key_file"),
         ("private_key_file=/key.pem", "only one of them is set"),
         ("wait_model_loading=soon", "it must be true or false"),
+        ("metrics_namespace=AWS/chat", "metrics_namespace begins with AWS/, which is Amazon's own"),
+        ("metrics_namespace=:chat", "metrics_namespace"),
     ],
 )
 def test_values_that_do_not_go_are_refused(read, text, said):

@@ -69,7 +69,9 @@ class ServerOptions(BaseModel):
         "emf, none, or auto, which writes them on SageMaker.",
     )
     metrics_namespace: str = option(
-        "LMI", description="CloudWatch's namespace of those metrics.", pattern=r"^[A-Za-z0-9._#:/-]{1,255}$"
+        "LMI",
+        description="CloudWatch's namespace of those metrics.",
+        pattern=r"^[A-Za-z0-9._#/-][A-Za-z0-9._#:/-]{0,254}$",
     )
     metrics_log_interval: float = option(
         60, description="Time between two such lines of a model.", unit="s", ge=1, le=3600
@@ -87,6 +89,12 @@ class ServerOptions(BaseModel):
             raise ValueError("private_key_file and certificate_file go together, and only one of them is set")
         if self.inference_address.lower().startswith("https:") and self.certificate_file is None:
             raise ValueError("inference_address is https, and there is no private_key_file with its certificate_file")
+        return self
+
+    @model_validator(mode="after")
+    def _namespace_of_ones_own(self) -> ServerOptions:
+        if self.metrics_namespace.startswith("AWS/"):
+            raise ValueError("metrics_namespace begins with AWS/, which is Amazon's own: CloudWatch refuses it")
         return self
 
 
