@@ -146,7 +146,11 @@ class Container(BaseHTTPRequestHandler):
             return
         name = f"session-{os.getpid()}-{len(SESSIONS)}"
         SESSIONS.add(name)
-        headers = {"none": {}, "bare": {f"{PREFIX}New-Session-Id": name}}
+        headers = {
+            "none": {},
+            "bare": {f"{PREFIX}New-Session-Id": name},
+            "over": {f"{PREFIX}New-Session-Id": f"{name}; Expires=2020-01-02T03:04:05Z"},
+        }
         right = {f"{PREFIX}New-Session-Id": f"{name}; Expires=2126-01-02T03:04:05Z"}
         self.answer(200, b"opened", headers.get(body.decode(), right))
 

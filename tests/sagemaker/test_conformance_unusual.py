@@ -106,6 +106,18 @@ def test_a_closed_session_is_told_by_its_id_alone() -> None:
     assert "Expires=2030" in found.reason
 
 
+@pytest.mark.parametrize("end", ["2020-01-01T00:00:00Z", "2030-02-31T00:00:00Z"])
+def test_a_new_session_ends_at_a_time_to_come(end: str) -> None:
+    class Over(Talk):
+        def _answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+            told = {name: f"s-1; Expires={end}" if "new" in name else value for name, value in (headers or {}).items()}
+            super()._answer(status, content, told)
+
+    found = judged(Over, "sessions.tells-id-and-end")
+    assert found.outcome == FAIL
+    assert end in found.reason
+
+
 def test_a_list_without_the_adapter_is_none_with_a_word_like_it(tmp_path: Path) -> None:
     class Forgetful(Talk):
         def _adapters_(self, method: str, *rest: Any) -> None:

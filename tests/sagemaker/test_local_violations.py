@@ -96,7 +96,11 @@ def test_an_answer_of_more_than_25_mib_is_lost(local: Emulator) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "rule", "part"),
-    [("bare", "sessions.header", "New-Session-Id is 'session-"), ("none", "sessions.missing", "answered 200 without")],
+    [
+        ("bare", "sessions.header", "New-Session-Id is 'session-"),
+        ("over", "sessions.header", "Expires=2020-01-02T03:04:05Z', which is over"),
+        ("none", "sessions.missing", "answered 200 without"),
+    ],
 )
 def test_a_session_that_is_not_opened_as_it_should_be_is_told(local: Emulator, kind: str, rule: str, part: str) -> None:
     local.invoke(SessionId="NEW_SESSION", Body=kind)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from functools import cached_property
 
 from lmi.conformance import sources
 from lmi.conformance.bodies import Body
-from lmi.conformance.rules import Level, NotApplicable, expect, rule
+from lmi.conformance.rules import Broken, Level, NotApplicable, expect, rule
 from lmi.conformance.subject import Subject
 from lmi.conformance.talking import Answer
 from lmi.sagemaker_limits import NEW_SESSION_CHARS, NEW_SESSION_PATTERN
@@ -64,12 +65,17 @@ class Sessions:
 @rule("sessions.tells-id-and-end", "a new session's header has an id and when it expires", Level.MUST, sources.SESSIONS)
 def tells_id_and_end(subject: Subject) -> None:
     """X-Amzn-SageMaker-New-Session-Id has botocore's pattern, "ID; Expires=YYYY-MM-DDTHH:MM:SSZ", and 256 characters
-    at most."""
+    at most; the time, which is UTC, is to come."""
     told = subject.of(Sessions).opened
     expect(
         re.fullmatch(NEW_SESSION_PATTERN, told), f"the header is {told!r}; expected 'ID; Expires=YYYY-MM-DDTHH:MM:SSZ'"
     )
     expect(len(told) <= NEW_SESSION_CHARS, f"the header has {len(told)} characters, of {NEW_SESSION_CHARS}")
+    try:
+        end = datetime.strptime(told.rpartition("=")[2], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise Broken(f"the header is {told!r}, and there is no such day or time") from None
+    expect(end > datetime.now(timezone.utc), f"the header is {told!r}, which is over")
 
 
 @rule("sessions.can-be-used", "a request with the id of a session is answered", Level.MUST, sources.SESSIONS)

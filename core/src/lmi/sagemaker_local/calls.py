@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from starlette.requests import Request
 
@@ -123,9 +124,11 @@ def judge_headers(call: Call, copy: Container, answer: Answer, *, is_stream: boo
     if wrong := names.wrong_custom_attributes(found.get(names.CUSTOM_ATTRIBUTES, "")):
         broke("response.custom-attributes", wrong)
     opened, closed = found.get(names.NEW_SESSION_ID), found.get(names.CLOSED_SESSION_ID)
-    if opened is not None and not endpoint.sessions.opened(opened, copy):
-        broke("sessions.header", f"New-Session-Id is {opened!r}")
-    elif opened is None and call.asks_session and answer.status < _ERROR_STATUS:
+    if opened is not None:
+        end = endpoint.sessions.opened(opened, copy)
+        if end is None or end < datetime.now(timezone.utc):
+            broke("sessions.header", f"New-Session-Id is {opened!r}{', which is over' if end else ''}")
+    elif call.asks_session and answer.status < _ERROR_STATUS:
         broke("sessions.missing", f"it answered {answer.status} without one")
     if closed is not None:
         endpoint.sessions.closed(closed)

@@ -15,8 +15,8 @@ class Sessions:
     def __init__(self) -> None:
         self._open: dict[str, tuple[Container, datetime]] = {}
 
-    def opened(self, header: str, container: Container) -> bool:
-        """Keep a new one; whether the header that names it says what it has to.
+    def opened(self, header: str, container: Container) -> datetime | None:
+        """Keep a new one; when it ends, or None where the header that names it is not what it has to be.
 
         Args:
             header: New-Session-Id, as the container sent it.
@@ -24,13 +24,13 @@ class Sessions:
         """
         found = new_session(header)
         if found is None:
-            return False
+            return None
         try:
             end = datetime.strptime(found[1], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
         except ValueError:  # the 31st of February
-            return False
+            return None
         self._open[found[0]] = (container, end)
-        return True
+        return end
 
     def closed(self, name: str) -> None:
         """Forget one."""
