@@ -299,18 +299,24 @@ def test_an_empty_prompt_is_refused(echo: ServerProcess, stream: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_prompt", "n_new", "over"), [(512, 1, 1), (500, 13, 1), (100_000, 30, 99_518), (1, 10_000, 9489)]
+    ("n_prompt", "n_new", "hint"),
+    [
+        (512, 1, "Shorten the prompt by 1 tokens or lower max_new_tokens."),
+        (500, 13, "Shorten the prompt by 1 tokens or lower max_new_tokens to 12."),
+        (100_000, 30, "Shorten the prompt by 99518 tokens or lower max_new_tokens."),
+        (1, 10_000, "Lower max_new_tokens to 511."),
+        (600, 10_000, "Shorten the prompt and lower max_new_tokens."),
+    ],
 )
 def test_what_is_longer_than_the_context_is_refused_with_both_numbers(
-    echo: ServerProcess, n_prompt: int, n_new: int, over: int
+    echo: ServerProcess, n_prompt: int, n_new: int, hint: str
 ) -> None:
     response = echo.post({"inputs": "a" * n_prompt, "parameters": {"max_new_tokens": n_new}})
     message = refused(response, 400, "request.too-long")
     said = (
         f"prompt {n_prompt} tokens + max_new_tokens {n_new} = {n_prompt + n_new}; this model's maximum context length"
     )
-    assert f"{said} is 512 tokens" in message
-    assert f"by {over} tokens" in message
+    assert f"{said} is 512 tokens. {hint}" in message
 
 
 def test_what_just_fits_the_context_is_served(echo: ServerProcess) -> None:

@@ -108,9 +108,13 @@ def test_a_prompt_that_is_too_long_is_told_as_openais_clients_look_for_it(client
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, max_tokens=600)
     assert (caught.value.code, caught.value.type) == ("context_length_exceeded", "invalid_request_error")
-    said = "prompt 3 tokens + max_tokens 600 = 603; this model's maximum context length is 512 tokens. Shorten"
-    assert said in caught.value.message and "or lower max_tokens." in caught.value.message
+    said = "prompt 3 tokens + max_tokens 600 = 603; this model's maximum context length is 512 tokens. "
+    assert f"{said}Lower max_tokens to 509." in caught.value.message
     assert "request.too-long" in caught.value.message
+    with pytest.raises(openai.BadRequestError, match=r"Shorten the prompt by 8 tokens or lower max_tokens to 212\."):
+        ask(client, prompt="x" * 300, max_tokens=220)
+    with pytest.raises(openai.BadRequestError, match=r"Shorten the prompt by 208 tokens or lower max_tokens\."):
+        ask(client, prompt="x" * 600, max_tokens=120)
 
 
 def test_a_body_that_is_too_large_is_refused(client: openai.OpenAI) -> None:

@@ -368,8 +368,9 @@ def _check_length(prompt_ids: list[int], request: TextRequest, limit: int, asked
         shorten = f"Shorten the prompt by {over} tokens at least"
         raise RequestError("request.too-long", f"the prompt has {n_prompt} tokens; {most}, answer included", shorten)
     name = asked_as("max_tokens", max_tokens).partition("=")[0]
-    raise RequestError(
-        "request.too-long",
-        f"prompt {n_prompt} tokens + {name} {max_tokens} = {n_prompt + max_tokens}; {most}",
-        f"Shorten the prompt by {over} tokens or lower {name}",
-    )
+    said = f"prompt {n_prompt} tokens + {name} {max_tokens} = {n_prompt + max_tokens}; {most}"
+    if over < n_prompt:
+        hint = f"Shorten the prompt by {over} tokens or lower {name}"
+    else:  # a prompt cannot lose more tokens than it has
+        hint = f"Lower {name}" if n_prompt < limit else f"Shorten the prompt and lower {name}"
+    raise RequestError("request.too-long", said, f"{hint} to {limit - n_prompt}" if n_prompt < limit else hint)
