@@ -62,24 +62,27 @@ async def pin_on_all(workers: Sequence[Worker], name: str, *, is_pinned: bool, l
         LmiError: why a worker could not.
         DeadlineError: it took too long.
     """
-    tasks = [asyncio.ensure_future(each.adapters.pin(name, is_pinned=is_pinned)) for each in workers]
-    done, late = await asyncio.wait(tasks, timeout=limit_s) if tasks else (set(), set())
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    errors = [
-        error
-        for worker, task in zip(workers, tasks, strict=True)
-        if task in done and (error := task.exception()) is not None and worker.takes_requests
-    ]
-    if errors or late:
-        undone = (each.adapters.pin(name, is_pinned=not is_pinned) for each in workers)
-        await asyncio.gather(*undone, return_exceptions=True)
+    results = await _pinned(workers, name, is_pinned=is_pinned, limit_s=limit_s)
+    failed = [error for worker, error in zip(workers, results, strict=True) if error and worker.takes_requests]
+    errors = [error for error in failed if not isinstance(error, asyncio.CancelledError)]
+    if failed:
+        await _pinned(workers, name, is_pinned=not is_pinned, limit_s=limit_s)
     if errors:
         raise errors[0]
-    if late:
+    if failed:
         message = f"adapter {name!r} was not pinned within {limit_s:g} s, since requests for others need the room"
         raise DeadlineError("adapter.load-timeout", message, "Pin it when less is going on")
+
+
+async def _pinned(
+    workers: Sequence[Worker], name: str, *, is_pinned: bool, limit_s: float
+) -> list[BaseException | None]:
+    """Pin on each, or let go; what each said against it, ``CancelledError`` where it took too long."""
+    tasks = [asyncio.ensure_future(each.adapters.pin(name, is_pinned=is_pinned)) for each in workers]
+    _, late = await asyncio.wait(tasks, timeout=limit_s) if tasks else (set(), set())
+    for task in late:
+        task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def unload_from_all(name: str, workers: Sequence[Worker]) -> list[BaseException]:

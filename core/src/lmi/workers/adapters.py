@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from lmi.api.abilities import SupportsAdapters
 from lmi.api.engine import Engine
@@ -111,7 +111,9 @@ class HeldAdapters:
         """Those whose load has begun and not ended; of a worker that is dead, what it did not survive."""
         self._doubtful: set[str] = set()
         """Those whose load or unload failed or was broken off: the engine is asked what it has."""
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._perhaps_pinned: set[str] = set()
+        """Those whose pin failed or was broken off: the engine is told once more what holds."""
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tried_s = 0.0
         self._is_trying = False
 
@@ -126,6 +128,10 @@ class HeldAdapters:
         """Whether the worker has all of these."""
         return names <= self.paths.keys()
 
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Held by whoever changes what the worker has under a name."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
     async def load(self, name: str, wanted: WantedAdapter) -> None:
         """Load one, and pin it if that is wanted; what may be left under its name, because it could not be unloaded,
         goes first.
@@ -133,7 +139,7 @@ class HeldAdapters:
         Raises:
             LmiError: the worker could not.
         """
-        async with self._locks[name]:
+        async with self._lock(name):
             await self._load(name, wanted.path)
             await self._pin(name, is_pinned=wanted.is_pinned)
 
@@ -143,7 +149,7 @@ class HeldAdapters:
         Raises:
             LmiError: the worker could not.
         """
-        async with self._locks[name]:
+        async with self._lock(name):
             if name in self.paths:
                 await self._pin(name, is_pinned=is_pinned)
 
@@ -153,7 +159,7 @@ class HeldAdapters:
         Raises:
             LmiError: the worker could not.
         """
-        async with self._locks[name]:
+        async with self._lock(name):
             self.failures.pop(name, None)
             await self._unload(name)
 
@@ -181,14 +187,14 @@ class HeldAdapters:
             name = next((name for name in now if name not in self.paths and name not in self.failures), None)
             if name is not None:
                 show(f"load adapter {name}")
-                async with self._locks[name]:
+                async with self._lock(name):
                     await self._try(name, now[name].path)
                 continue
             held = {name: each.is_pinned for name, each in now.items() if name in self.paths.keys() - unpinnable}
             name = next((name for name, is_pinned in held.items() if is_pinned is not (name in self.pinned)), None)
             if name is None:
                 return
-            async with self._locks[name]:
+            async with self._lock(name):
                 if not await self._try_pin(name, is_pinned=held[name]):
                     unpinnable.add(name)
 
@@ -208,7 +214,7 @@ class HeldAdapters:
         self._is_trying = True
         try:
             for name in list(self.failures):
-                async with self._locks[name]:  # it may be removed meanwhile
+                async with self._lock(name):  # it may be removed meanwhile
                     now = wanted().get(name)
                     if name in self.failures and now is not None:
                         await self._try(name, now.path)
@@ -271,10 +277,13 @@ class HeldAdapters:
             self._doubtful.discard(name)
         self.paths.pop(name, None)
         self.pinned = self.pinned - {name}
+        self._perhaps_pinned.discard(name)
 
     async def _pin(self, name: str, *, is_pinned: bool) -> None:
-        if is_pinned is not (name in self.pinned):
+        if is_pinned is not (name in self.pinned) or name in self._perhaps_pinned:
+            self._perhaps_pinned.add(name)
             await self._call(PINNED, "pin_adapter", name, is_pinned)
+            self._perhaps_pinned.discard(name)
             self.pinned = self.pinned | {name} if is_pinned else self.pinned - {name}
 
 
