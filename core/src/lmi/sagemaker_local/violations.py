@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 _LOG = logging.getLogger(__name__)
+_N_TOLD = 10
+"""How many messages about one rule and endpoint the table at the end has."""
 
 _GUIDE = "Developer Guide, Custom Inference Code with Hosting Services"
 _MULTI_MODEL = "Developer Guide, Build Your Own Container for Multi-Model Endpoints"
@@ -129,14 +131,19 @@ class Violations:
         return {"violations": [asdict(each) for each in self._all]}
 
     def summary(self) -> list[str]:
-        """A table: how often which rule was broken where, with the last message."""
+        """A table: how often which rule was broken where, by what happened."""
         if not self._all:
             return ["no violations"]
-        counts = Counter((each.rule, each.endpoint) for each in self._all)
-        last = {(each.rule, each.endpoint): each.message for each in self._all}
-        order = sorted(counts, key=lambda key: (list(RULES).index(key[0]), key[1]))
-        rows = [("rule", "endpoint", "of", "times", "last")]
-        rows += [(rule, name, RULES[rule].of, str(counts[rule, name]), last[rule, name]) for rule, name in order]
+        counts: dict[tuple[str, str], Counter[str]] = {}
+        for each in self._all:
+            counts.setdefault((each.rule, each.endpoint), Counter())[each.message] += 1
+        rows = [("rule", "endpoint", "of", "times", "what happened")]
+        for rule, name in sorted(counts, key=lambda key: (list(RULES).index(key[0]), key[1])):
+            messages = list(counts[rule, name].items())
+            told, others = messages[:_N_TOLD], messages[_N_TOLD:]
+            if others:
+                told.append(("something else; the log has it", sum(n for _, n in others)))
+            rows += [(rule, name, RULES[rule].of, str(n), message) for message, n in told]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
                  for row in rows]  # fmt: skip
