@@ -209,7 +209,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     TIMES.update(healthy=time.monotonic() + flags.healthy_after_s, ping_takes_s=flags.ping_takes_s)
     kind: Any = HTTPServer if flags.one_at_a_time else ThreadingHTTPServer
-    kind.request_queue_size = 0 if flags.one_at_a_time else 64
+    kind.request_queue_size = 0 if flags.one_at_a_time else 512
     if flags.one_at_a_time:
         Container.protocol_version = "HTTP/1.0"
     server = kind(("127.0.0.1", flags.port), Container)

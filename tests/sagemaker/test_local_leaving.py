@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.limits import limit_s
 from tests.sagemaker.emulators import QUICK, Emulator, container, emulator
 from tests.servers import eventually, in_threads
 
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Emulator]:
-    with emulator(*container(), *QUICK) as process:
+    with emulator(*container(), *QUICK, "--time", f"accept={limit_s(1)}") as process:
         yield process
 
 

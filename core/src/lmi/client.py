@@ -78,6 +78,11 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
 
+    @property
+    def is_error(self) -> bool:
+        """Whether it says that something is wrong."""
+        return self.status >= _ERROR_STATUS
+
 
 class Connection(asyncio.Protocol):
     """One connection, kept for the next request as long as the server keeps it.
@@ -207,7 +212,7 @@ class Connection(asyncio.Protocol):
             self._on_head(self._answer)
 
     def on_body(self, part: bytes) -> None:
-        if self._on_part is not None and self._answer.status < _ERROR_STATUS:
+        if self._on_part is not None and not self._answer.is_error:
             self._on_part(part)
         else:
             self._answer.body += part

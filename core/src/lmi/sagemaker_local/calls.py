@@ -18,8 +18,6 @@ from lmi.sagemaker_local.container import Container, NotAcceptedError
 from lmi.sagemaker_local.endpoint import Endpoint
 from lmi.sagemaker_local.failures import cut, timed_out, too_large, unreachable
 
-_ERROR_STATUS = 400
-
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -128,7 +126,7 @@ def judge_headers(call: Call, copy: Container, answer: Answer, *, is_stream: boo
         end = endpoint.sessions.opened(opened, copy)
         if end is None or end < datetime.now(timezone.utc):
             broke("sessions.header", f"New-Session-Id is {opened!r}{', which is over' if end else ''}")
-    elif call.asks_session and answer.status < _ERROR_STATUS:
+    elif call.asks_session and not answer.is_error:
         broke("sessions.missing", f"it answered {answer.status} without one")
     if closed is not None:
         endpoint.sessions.closed(closed)

@@ -21,7 +21,6 @@ from lmi.sagemaker_local.times import Times
 from lmi.sagemaker_local.violations import Violations
 
 _LOG = logging.getLogger(__name__)
-_ERROR_STATUS = 400
 
 BASE_COMPONENT = "base"
 """The inference component that is the model itself, on an endpoint with adapters."""
@@ -147,7 +146,7 @@ class Endpoint:
         try:
             answer = await asyncio.wait_for(copy.ask("POST", "/adapters", body, headers), self.times.invocation)
             told = f"status {answer.status}: {error_of(answer.body, answer.status)[1][:200]}"
-            is_wrong = answer.status >= _ERROR_STATUS
+            is_wrong = answer.is_error
         except asyncio.TimeoutError:
             is_wrong, told = True, f"no answer in {self.times.invocation:g} s"
         except OSError as error:

@@ -14,7 +14,6 @@ from lmi.sagemaker_local.calls import Call, answered_in, judge_headers
 from lmi.sagemaker_local.container import Container
 from lmi.sagemaker_local.failures import cut, model_error
 
-_ERROR_STATUS = 400
 _PASSED = (names.CUSTOM_ATTRIBUTES, names.NEW_SESSION_ID, names.CLOSED_SESSION_ID)
 
 
@@ -54,6 +53,6 @@ async def answered(call: Call, copy: Container, within_s: float) -> Answer:
             asked = copy.ask("POST", "/invocations", call.body, call.for_container)
             answer = await asyncio.wait_for(asked, within_s)
     judge_headers(call, copy, answer)
-    if answer.status >= _ERROR_STATUS:
+    if answer.is_error:
         raise model_error(endpoint.name, answer.status, bytes(answer.body))
     return answer

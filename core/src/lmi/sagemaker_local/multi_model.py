@@ -24,7 +24,6 @@ from lmi.sagemaker_local.violations import Violations
 _LOG = logging.getLogger(__name__)
 _OK, _NOT_FOUND, _CONFLICT, _NO_ROOM = 200, 404, 409, 507
 _NOT_ALLOWED, _NOT_IMPLEMENTED = 405, 501
-_ERROR_STATUS = 400
 
 
 @dataclass(kw_only=True)
@@ -153,7 +152,7 @@ class MultiModel:
         body = json.dumps({"model_name": name, "url": str(folder / "model")}).encode()
         while True:
             answer = await copy.ask("POST", "/models", body, {"content-type": "application/json"})
-            if answer.status < _ERROR_STATUS or answer.status == _CONFLICT:
+            if not answer.is_error or answer.status == _CONFLICT:
                 _LOG.info("%s has loaded %s as %s", copy.name, target, name)
                 return
             if answer.status in (_NOT_FOUND, _NOT_ALLOWED, _NOT_IMPLEMENTED):
@@ -184,7 +183,7 @@ class MultiModel:
             return f"no answer in {self.times.model_load:g} s"
         except OSError as error:
             return str(error)
-        return f"status {answer.status}" if answer.status >= _ERROR_STATUS else ""
+        return f"status {answer.status}" if answer.is_error else ""
 
     def _broke(self, rule: str, copy: Container, message: str) -> None:
         self.violations.add(rule, self.endpoint, f"{copy.name}: {message}", once=True)

@@ -15,8 +15,6 @@ from lmi.sagemaker_local.calls import Call, answered_in, judge_headers
 from lmi.sagemaker_local.container import Container
 from lmi.sagemaker_local.failures import invalid, model_error
 
-_ERROR_STATUS = 400
-
 
 class _Exchange:
     """A request whose answer is read while it comes.
@@ -47,7 +45,7 @@ class _Exchange:
         await asyncio.wait(
             {self.head, self._asking}, timeout=self._left_s(), return_when=asyncio.FIRST_COMPLETED
         )  # fmt: skip
-        if self.head.done() and self.head.result().status < _ERROR_STATUS:
+        if self.head.done() and not self.head.result().is_error:
             return self.head.result()
         return await asyncio.wait_for(self._asking, self._left_s())
 
@@ -104,7 +102,7 @@ async def _begun(call: Call, copy: Container, exchange: _Exchange) -> Answer:
     endpoint = call.endpoint
     with answered_in(endpoint.times.stream, "stream.time", call, copy):
         answer = await exchange.begun()
-    if answer.status >= _ERROR_STATUS:
+    if answer.is_error:
         judge_headers(call, copy, answer, is_stream=True)
         raise model_error(endpoint.name, answer.status, bytes(answer.body))
     return answer
