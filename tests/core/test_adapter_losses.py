@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmi.api import DeadlineError, EngineLoadError, ExistsError, NotFoundError
+from lmi.api import DeadlineError, EngineLoadError, ExistsError, NotFoundError, NotReadyError
 from lmi.workers import adapters
 from lmi.workers.worker import Worker
 from tests.core.adapter_rig import Rig, faulty_path, play
@@ -34,6 +34,26 @@ async def one_of_two_without(rig: Rig, name: str) -> tuple[Worker, Worker]:
     [other] = [worker for worker in rig.pool.workers if worker is not holder]
     assert (holder.adapters.hold({name}), other.adapters.hold({name})) == (True, False)
     return holder, other
+
+
+def test_a_model_that_is_shut_down_keeps_nobody_waiting_who_adds_an_adapter(play: Callable[..., None]) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.ready()
+        await rig.add("fr", "slow", is_preloaded=False)
+        named = asyncio.ensure_future(rig.journal.prepare("fr"))
+        adding = asyncio.ensure_future(rig.add("de", "slow"))
+        await rig.until(lambda: any("de" in each.adapters.loading for each in rig.pool.workers))
+        rig.journal.drain()
+        for waiting in (adding, rig.add("it")):
+            with pytest.raises(NotReadyError, match=r"model\.draining: model 'model' is shutting down"):
+                await waiting
+        await rig.until(lambda: rig.names() == ["fr"])
+        assert not named.done(), "a request that runs gets what it has named"
+        (rig.folder / "fr" / "fault.txt").unlink()
+        await named
+        assert await rig.held() == [["fr"]]
+
+    play(scenario)
 
 
 # ----------------------------------------------------------------------------------------------- what kills a worker

@@ -53,6 +53,8 @@ class AdapterLoads:
     ) -> None:
         self._plan, self._entries, self._ready, self._n_using = plan, entries, ready, n_using
         self._progress = LoggedProgress()
+        self._is_draining = False
+        self._drained: set[asyncio.Future[None]] = set()
 
     async def add(self, entry: AdapterEntry, bring: Callable[[Progress], Path]) -> None:
         """Bring a new adapter here, and load it if that is wanted; if that fails, it is none.
@@ -62,8 +64,16 @@ class AdapterLoads:
             bring: gives its folder on this machine, or raises what is wrong with its files; runs in a thread.
         Raises:
             LmiError: it could not be loaded in its time.
+            NotReadyError: no worker is ready; or the model is shut down meanwhile.
         """
         await self._limited(entry, self._add(entry, bring), ends_as=None)
+
+    def drain(self) -> None:
+        """Nobody waits for a new adapter any more; what requests have named is loaded all the same."""
+        self._is_draining = True
+        for future in self._drained:
+            future.set_result(None)
+        self._drained.clear()
 
     async def _add(self, entry: AdapterEntry, bring: Callable[[Progress], Path]) -> None:
         try:
@@ -118,19 +128,30 @@ class AdapterLoads:
         self, entry: AdapterEntry, load: Coroutine[Any, Any, None], *, ends_as: AdapterState | None
     ) -> None:
         """Load within the time that a model may take; what a load that is broken off leaves, or None for nothing."""
-        task = asyncio.get_running_loop().create_task(load)
+        loop = asyncio.get_running_loop()
+        task, drained = loop.create_task(load), loop.create_future()
+        if ends_as is None and self._is_draining:
+            drained.set_result(None)
+        elif ends_as is None:
+            self._drained.add(drained)
+        limit_s = self._plan.options.model_loading_timeout
         try:
-            await asyncio.wait({task}, timeout=self._plan.options.model_loading_timeout)
+            await asyncio.wait({task, drained}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise self._too_slow(entry)
+                raise self._draining() if drained.done() else self._too_slow(entry)
             task.result()
         finally:
+            self._drained.discard(drained)
             if not task.done():  # or nobody waits for it any more
                 task.cancel()
                 if ends_as is None:
                     entry.state = AdapterState.UNLOADING
-                entry.removal = asyncio.get_running_loop().create_task(self._give_up(entry, task, ends_as))
+                entry.removal = loop.create_task(self._give_up(entry, task, ends_as))
                 entry.removal.add_done_callback(_seen)
+
+    def _draining(self) -> NotReadyError:
+        message = f"model {self._plan.name!r} is shutting down"
+        return NotReadyError("model.draining", message, "Load the adapter into another server")
 
     def _too_slow(self, entry: AdapterEntry) -> DeadlineError:
         limit_s, setting = self._plan.options.model_loading_timeout, self._plan.settings.get(_LIMIT)

@@ -236,7 +236,7 @@ class AdapterJournal:
             ExistsError: the name is taken, by another adapter or the model.
             RequestError: a worker could not load it; none has it now.
             DeadlineError: it took longer than a model may load; the workers are about to give it up.
-            NotReadyError: no worker is ready.
+            NotReadyError: no worker is ready, or the model is shut down.
             UnsupportedError: this model serves no adapters, or its backend pins none.
             EngineDeadError, OutOfMemoryError: a worker did not survive it; none has it now.
         """
@@ -254,6 +254,10 @@ class AdapterJournal:
             self._refuse_unpinnable(wish.name)
         self._entries[wish.name] = entry = AdapterEntry(wish, AdapterState.LOADING)
         await self._loads.add(entry, bring)
+
+    def drain(self) -> None:
+        """Take no further adapter: the model is shut down. Those that requests have named are loaded all the same."""
+        self._loads.drain()
 
     async def update(
         self, name: str, *, is_preloaded: bool | None = None, is_pinned: bool | None = None, alias: str = ""

@@ -120,6 +120,11 @@ class Model:
         self.failure = error
         self._on_failed(self, error, worker)
 
+    def drain(self) -> None:
+        """Take no new request, nor a new adapter; what runs goes on."""
+        self.is_draining = True
+        self.adapters.drain()
+
     # -------------------------------------------------------------------------------------------------------- health
 
     @property

@@ -198,7 +198,7 @@ class ModelRegistry:
             NotFoundError: there is none of that name.
         """
         model = self._context.model(name, version)
-        model.is_draining = True
+        model.drain()
         loaded = self._loaded.get(name)
         if loaded is not None and not loaded.done():
             message = f"model {name!r} was unloaded before it was ready"

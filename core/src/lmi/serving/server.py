@@ -165,7 +165,7 @@ class Server:
         _LOG.info("draining: running requests finish, new ones are refused")
         asyncio.get_running_loop().call_later(self._drain_s, self._end_requests)
         for model in self._context.models.values():
-            model.is_draining = True
+            model.drain()
         self._uvicorn.should_exit = True
 
     def _end_after(self, seconds: float) -> None:
