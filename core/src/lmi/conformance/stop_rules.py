@@ -95,7 +95,8 @@ def exits_with_0(subject: Subject) -> None:
 @rule("process.leaves-nothing-behind", "no process and no port of it is left", Level.SHOULD,
       sources.ours("what is left holds the accelerator, and the next start fails"))  # fmt: skip
 def leaves_nothing_behind(subject: Subject) -> None:
-    """Two seconds after the command has ended, every process that was seen below it is gone, and its port is closed."""
+    """Two seconds after the command has ended, every process of its session and every other that was seen below it is
+    gone, and its port is closed."""
     stop = _stopped_by_itself(subject)
     expect(not stop.left, f"left behind: {'; '.join(stop.left)}")
 
