@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from lmi.api import ConfigError
-from lmi.client import Connection, Target, error_of, target_of
+from lmi.client import AnswerTooLongError, Connection, Target, error_of, target_of
 
 HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 
@@ -132,6 +133,26 @@ def test_an_answer_that_is_cut_is_an_error_and_not_asked_again(sent: bytes) -> N
 
     with_server(cut, ask)
     assert n_requests == 1
+
+
+def test_an_answer_that_has_no_end_is_left_where_it_is_longer_than_wanted() -> None:
+    async def grow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    async def run() -> None:
+        server = await asyncio.start_server(grow, "127.0.0.1", 0)
+        async with server:
+            target = Target(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+            with pytest.raises(AnswerTooLongError, match="more than 5000 bytes"):
+                await Connection(target, most_bytes=5000).ask("POST", "/")
+
+    asyncio.run(run())
 
 
 def test_an_answer_may_have_others_before_it_that_are_none() -> None:

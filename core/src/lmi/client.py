@@ -84,16 +84,24 @@ class Answer:
         return self.status >= _ERROR_STATUS
 
 
+class AnswerTooLongError(ConnectionError):
+    """An answer has more bytes than wanted; the rest is not waited for."""
+
+
 class Connection(asyncio.Protocol):
     """One connection, kept for the next request as long as the server keeps it.
 
     Args:
         target: the server.
         headers: sent with every request, names in lower case; one without a value is left out.
+        most_bytes: of the body of an answer that nobody takes as it comes; None for any number.
     """
 
-    def __init__(self, target: Target, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, target: Target, headers: Mapping[str, str] | None = None, *, most_bytes: int | None = None
+    ) -> None:
         self._target = target
+        self._most_bytes = most_bytes
         self._headers = {"host": target.authority, **(headers or {})}
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
@@ -120,6 +128,7 @@ class Connection(asyncio.Protocol):
             on_head: called with status and headers of the answer, when they come.
             on_part: called with each part of the body of an answer that is no error, when it comes.
         Raises:
+            AnswerTooLongError: it has more bytes than wanted.
             OSError: the server cannot be reached, or has cut the connection.
         """
         was_kept = self._transport is not None
@@ -216,6 +225,10 @@ class Connection(asyncio.Protocol):
             self._on_part(part)
         else:
             self._answer.body += part
+            if self._most_bytes is not None and len(self._answer.body) > self._most_bytes and self._done is not None:
+                self._answer.body.clear()
+                if not self._done.done():
+                    self._done.set_exception(AnswerTooLongError(f"an answer of more than {self._most_bytes} bytes"))
 
     def on_message_complete(self) -> None:
         assert self._parser is not None  # noqa: S101

@@ -59,7 +59,7 @@ SESSION_PATTERN = r"[a-zA-Z0-9](-*[a-zA-Z0-9])*"
 """Id of a session, and ``X-Amzn-SageMaker-Closed-Session-Id``. Source: as above."""
 
 ASYNC_INPUT_BYTES = 1 << 30
-"""Largest input of an asynchronous request. Source: Hosting FAQs."""
+"""Largest input of an asynchronous request, and what its answer is held to here. Source: Hosting FAQs."""
 
 ASYNC_BODY_BYTES = 128_000
 """Largest input that such a request carries itself. Source: botocore's model of ``sagemaker-runtime``."""

@@ -138,7 +138,7 @@ class Asynchronous:
         copy = await self._copy(work)
         body = await self._input(work) if work.input_url else work.call.body
         call = replace(work.call, body=body, for_container={**work.call.for_container, names.INFERENCE_ID: work.name})
-        answer = await answered(call, copy, work.timeout_s)
+        answer = await answered(call, copy, work.timeout_s, limits.ASYNC_INPUT_BYTES)
         return bytes(answer.body), answer.headers.get("content-type", "")
 
     async def _copy(self, work: _Work) -> Container:

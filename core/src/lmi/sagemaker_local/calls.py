@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 from starlette.requests import Request
 
-from lmi.client import Answer
+from lmi.client import Answer, AnswerTooLongError
 from lmi.sagemaker_limits import BODY_BYTES
 from lmi.sagemaker_local import headers as names
 from lmi.sagemaker_local.container import Container, NotAcceptedError
@@ -98,6 +98,9 @@ def answered_in(within_s: float, rule: str, call: Call, copy: Container) -> Iter
         raise timed_out(name) from None
     except NotAcceptedError:
         raise unreachable() from None
+    except AnswerTooLongError as error:
+        violations.add("response.body", name, f"{copy.name}: {error}")
+        raise cut(name) from None
     except OSError as error:
         violations.add("answer.cut", name, f"{copy.name}: {call.api}: {error}")
         raise cut(name) from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from lmi.client import Answer, Connection, Target
+from lmi.sagemaker_limits import BODY_BYTES
 from lmi.sagemaker_local.process import Launch, Process
 from lmi.sagemaker_local.times import Times
 from lmi.sagemaker_local.violations import Violations
@@ -39,8 +40,8 @@ class NotAcceptedError(ConnectionError):
 class _Timed(Connection):
     """A connection that has to be accepted within a time."""
 
-    def __init__(self, target: Target, headers: Mapping[str, str], accept_s: float) -> None:
-        super().__init__(target, headers)
+    def __init__(self, target: Target, headers: Mapping[str, str], accept_s: float, most_bytes: int) -> None:
+        super().__init__(target, headers, most_bytes=most_bytes)
         self._accept_s = None if target.is_tls else accept_s  # a handshake takes its time
         self.is_slow = False
 
@@ -201,6 +202,7 @@ class Container:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         *,
+        most_bytes: int = BODY_BYTES,
         on_head: Callable[[Answer], None] | None = None,
         on_part: Callable[[bytes], None] | None = None,
     ) -> Answer:
@@ -208,12 +210,14 @@ class Container:
 
         Args:
             method, path, body, headers: of the request.
+            most_bytes: of an answer.
             on_head, on_part: called when status and headers, and parts of a good answer's body, come.
         Raises:
             NotAcceptedError: nobody took the connection in time.
+            AnswerTooLongError: the answer has more bytes.
             OSError: the answer was cut.
         """
-        connection = _Timed(self.target, {"content-type": "", **(headers or {})}, self.times.accept)
+        connection = _Timed(self.target, {"content-type": "", **(headers or {})}, self.times.accept, most_bytes)
         self.n_running += 1
         try:
             return await connection.ask(method, path, body, on_head=on_head, on_part=on_part)
