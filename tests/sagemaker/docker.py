@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for the ``docker`` program, whose one image is the container of the tests.
 
