@@ -131,7 +131,8 @@ def test_one_rank_needs_no_mpirun(llama: Path, expected: list[list[int]], backen
         assert ranks_of(server) == []
 
 
-@pytest.mark.parametrize("backend", [pytest.param("lmi-dist", marks=pytest.mark.long), "deepspeed"])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["lmi-dist", "deepspeed"])
 def test_an_adapter_is_merged_into_a_base_model_that_is_split(llama: Path, tmp_path: Path, backend: str) -> None:
     adapter = write_tiny_adapter(write_tokenizer(tmp_path / "adapter"), llama, rank=8, seed=1)
     expected = greedy_ids(write_merged(tmp_path / "merged", llama, adapter), PROMPTS, N_TOKENS)

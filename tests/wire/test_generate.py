@@ -246,13 +246,14 @@ def test_a_disk_that_is_full_ends_the_run_and_keeps_what_was_whole(tmp_path: Pat
     [
         ((), {"nope": 1}, "config.unknown-key"),
         ((), {"rolling_batch": "nobody"}, "rolling_batch=nobody"),
-        (("-m", "a=/x,b=/y"), {}, "generate.not-one-model: 2 models are to be loaded (a, b)"),
+        (("-m", "a=FOLDER,b=FOLDER"), {}, "generate.not-one-model: 2 models are to be loaded (a, b)"),
     ],
 )
 def test_a_model_that_cannot_be_served_ends_with_2_and_leaves_no_answers(
     tmp_path: Path, args: tuple[str, ...], options: dict[str, object], said: str
 ) -> None:
     write_prompts(tmp_path, {"inputs": "a"})
+    args = tuple(each.replace("FOLDER", str(tmp_path)) for each in args)
     code, _, err = Run(tmp_path, *args, **options).end()
     assert (code, said in err) == (2, True), err
     assert records(tmp_path) == []

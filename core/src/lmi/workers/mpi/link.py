@@ -27,7 +27,7 @@ _BEAT_S = 1.0
 _SILENT_S = 15.0
 _LATE_S = 0.5
 """What rank 0 gets to fail by itself, in words of its own, before a failure of another rank ends it."""
-_MPIRUN_S = 2.0
+_MPIRUN_S = 0.5
 """What mpirun gets to see that rank 0 ended, and to end the others, before they end themselves."""
 _CONNECT_S = 30.0
 
