@@ -241,6 +241,15 @@ def test_a_disk_that_is_full_ends_the_run_and_keeps_what_was_whole(tmp_path: Pat
     assert list((tmp_path / "temporary").glob("lmi-generate-*")) == []
 
 
+def test_a_folder_for_temporary_files_that_is_too_deep_for_sockets_is_not_used_for_them(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    write_prompts(tmp_path, {"inputs": "a", "parameters": {"max_new_tokens": 2}})
+    code, _, err = Run(tmp_path, environ={"TMPDIR": str(deep)}).end()
+    assert code == 0, err
+    assert len(records(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ("args", "options", "said"),
     [

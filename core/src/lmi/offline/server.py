@@ -25,6 +25,7 @@ from lmi.serving.models import Model
 from lmi.serving.server import Server
 from lmi.serving.timeline import READY
 from lmi.starting import ProgressOfModels
+from lmi.workers.sockets import folder_of_sockets
 from lmi.workers.worker import Worker
 
 _AGAIN_AFTER_S = 1.0
@@ -47,7 +48,7 @@ class OfflineServer(Server):
     """
 
     def __init__(self, start: Start, plugins: Plugins, work: Work, *, drain_s: float) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="lmi-generate-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="lmi-generate-", dir=folder_of_sockets())
         address = Address(path=str(Path(self._temporary.name) / "socket"), source="lmi generate")
         quiet = start.server.model_copy(update={"metrics_log": "none"})  # answers may go where metrics would
         super().__init__(replace(start, server=quiet), plugins, bind(address), address, drain_s=drain_s)

@@ -24,6 +24,7 @@ from lmi.api import (
 from lmi.loading import LoadPlan, ranks_to_start
 from lmi.workers.flight import Flight
 from lmi.workers.mpi.launch import MpiProgram
+from lmi.workers.sockets import folder_of_sockets
 from lmi.workers.wire import Load
 from lmi.workers.worker import Worker, WorkerState
 
@@ -52,7 +53,7 @@ class RemoteEngine(Engine):
 
     def __init__(self, plan: LoadPlan, on_progress: Callable[[str, float | None], None]) -> None:
         self._on_progress = on_progress
-        self._folder = tempfile.TemporaryDirectory(prefix="lmi-contract-")
+        self._folder = tempfile.TemporaryDirectory(prefix="lmi-contract-", dir=folder_of_sockets())
         self._changed = asyncio.Event()
         options = plan.config.model_dump(mode="json", by_alias=False)
         self._worker = Worker(

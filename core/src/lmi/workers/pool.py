@@ -27,6 +27,7 @@ from lmi.workers.mpi.launch import MpiProgram
 from lmi.workers.pace import Pace
 from lmi.workers.program import Program
 from lmi.workers.queue import RequestQueue
+from lmi.workers.sockets import folder_of_sockets
 from lmi.workers.wire import Load
 from lmi.workers.worker import CLOSE_S, Worker, WorkerState
 
@@ -61,7 +62,7 @@ class WorkerPool:
         self.limits: EngineLimits | None = None
         self._on_worker_state = on_state
         self._on_failed = on_failed
-        self._folder = Path(tempfile.mkdtemp(prefix="lmi-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="lmi-", dir=folder_of_sockets()))
         self._n_started = 0
         self._failure: LmiError | None = None
         self._deaths_s: deque[float] = deque()
