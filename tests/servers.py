@@ -187,6 +187,44 @@ def in_threads(calls: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
+Victim = Callable[[list[dict[str, Any]]], int | None]
+"""Whom to kill now, of workers as ``/health`` tells them; None for nobody yet."""
+
+
+def busy(n_requests: int, count: str = "n_requests", *, instead: int | None = None) -> Victim:
+    """A worker that has so many requests, or another process in place of it."""
+    return lambda workers: next((instead or each["pid"] for each in workers if each[count] >= n_requests), None)
+
+
+def killed_under(server: ServerProcess, calls: list[Callable[[], Any]], victim: Victim) -> tuple[list[Any], int]:
+    """Results of calls made at the same time, in order, and the process that was killed while they ran.
+
+    Calls that all ended before there was a victim, as they may on a busy machine, are made again.
+    """
+    for _ in range(20):
+        unfinished = list(range(len(calls)))
+
+        def run(index: int, unfinished: list[int] = unfinished) -> Any:
+            try:
+                return calls[index]()
+            finally:
+                unfinished.remove(index)
+
+        def kill(unfinished: list[int] = unfinished) -> int | None:
+            while unfinished:
+                pid = victim(server.workers())
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    return pid
+                time.sleep(0.01)
+            return None
+
+        *results, killed = in_threads([*(lambda i=index: run(i) for index in range(len(calls))), kill])
+        if killed is not None:
+            return results, killed
+    raise AssertionError("the calls ended before there was anybody to kill, each time")
+
+
 def ranks_of(server: ServerProcess) -> list[psutil.Process]:
     """The processes of the only worker's ranks, in the order of their numbers; none where mpirun started none."""
     [mpirun] = server.worker_pids()

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lmi.testing import write_tiny, write_tiny_adapter
 from tests.backends.llama_answers import greedy_ids, write_merged
@@ -60,6 +61,13 @@ def together(server: ServerProcess, *names: str) -> dict[str, list[list[int]]]:
 
 def of(expected: dict[str, list[list[int]]], *names: str) -> dict[str, list[list[int]]]:
     return {name: expected[name] for name in ("", *names)}
+
+
+def write_strange_adapter(place: Path, base: Path) -> Path:
+    """An adapter whose weights are for layers that the model does not have; its folder."""
+    weights = write_tiny_adapter(place, base, rank=8) / "adapter_model.safetensors"
+    save_file({name.replace("q_proj", "some_proj"): values for name, values in load_file(weights).items()}, weights)
+    return place
 
 
 class AdaptedServer:

@@ -12,12 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.backends.task_models import from_pipeline, is_alike, write_task_model, write_word_tokenizer
 from tests.limits import limit_s
-from tests.servers import ServerProcess, eventually, in_threads, ranks_of, serve
+from tests.servers import ServerProcess, busy, eventually, in_threads, killed_under, ranks_of, serve
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("mpirun")
@@ -109,13 +108,8 @@ def test_roberta_is_split_and_answers_many_at_a_time_until_a_rank_dies_and_again
         calls = [lambda index=number % 3: label(server, index) for number in range(9)]
         assert all(in_threads(calls))
         [mpirun] = server.worker_pids()
-        ranks = [each for each in psutil.Process(mpirun).children() if "OMPI_COMM_WORLD_RANK" in each.environ()]
-
-        def kill() -> bool:
-            max(ranks, key=lambda each: int(each.environ()["OMPI_COMM_WORLD_RANK"])).kill()
-            return True
-
-        assert all(in_threads([*calls, kill]))
+        found, _ = killed_under(server, calls, busy(1, instead=ranks_of(server)[-1].pid))
+        assert all(found)
         assert eventually(server.worker_pids) != [mpirun]
 
 

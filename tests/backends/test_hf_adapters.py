@@ -13,7 +13,6 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file, save_file as save_torch_file
 
 from lmi.api import Accelerator, Decode, Prefill, RequestError, Severity, StepBatch, Target
@@ -22,7 +21,7 @@ from lmi.testing import write_tiny, write_tiny_adapter
 from lmi_hf import lmi_validate_artifacts
 from lmi_hf.config import HFConfig
 from lmi_hf.stepping import StepperOptions, build_stepper
-from tests.backends.adapted_servers import AdaptedServer, expected, folder, of, together
+from tests.backends.adapted_servers import AdaptedServer, expected, folder, of, together, write_strange_adapter
 from tests.servers import ServerProcess, serve
 from tests.wire.adapter_servers import asked, refused
 
@@ -256,10 +255,7 @@ def test_an_adapter_that_cannot_be_loaded_is_refused_and_the_engine_lives(
     server: ServerProcess, folder: Path, tmp_path: Path, expected: dict[str, list[list[int]]]
 ) -> None:
     [pid] = server.worker_pids()
-    weights = write_tiny_adapter(tmp_path / "strange", folder, rank=8) / "adapter_model.safetensors"
-    renamed = {name.replace("q_proj", "some_proj"): values for name, values in load_file(weights).items()}
-    save_file(renamed, weights)
-    body = {"name": "bad", "src": str(weights.parent)}
+    body = {"name": "bad", "src": str(write_strange_adapter(tmp_path / "strange", folder))}
     message = refused(asked(server, "POST", "/adapters", json=body), 400, "adapter.not-loadable")
     assert "cannot load adapter 'bad'" in message
     assert "no weights for model.layers.0.self_attn.q_proj" in message

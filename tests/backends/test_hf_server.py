@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import InferenceClient
 
-from tests.servers import ServerProcess, eventually, in_threads, serve
+from tests.servers import ServerProcess, busy, eventually, in_threads, killed_under, serve
 from tests.tiny import write_tiny_llama
 
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "seed": 7}
@@ -62,27 +60,21 @@ def test_a_start_says_nothing_of_kernels_for_other_devices(server: ServerProcess
     assert not [line for line in server.lines if "torchao" in line or "triton" in line or "_pytree" in line]
 
 
-def together(server: ServerProcess, *others: Any) -> list[list[int]]:
-    calls = [lambda p=prompt, k=parameters: tokens(server, p, **k) for prompt, parameters in REQUESTS]
-    return in_threads([*calls, *others])[: len(calls)]
+def calls_of(server: ServerProcess) -> list[Any]:
+    return [lambda p=prompt, k=parameters: tokens(server, p, **k) for prompt, parameters in REQUESTS]
 
 
 def test_requests_that_run_together_give_the_tokens_they_give_alone(
     server: ServerProcess, expected: list[list[int]]
 ) -> None:
-    assert together(server) == expected
+    assert in_threads(calls_of(server)) == expected
 
 
 def test_a_killed_worker_under_running_streams_loses_none_and_changes_no_token(
     server: ServerProcess, expected: list[list[int]]
 ) -> None:
-    [pid] = server.worker_pids()
-
-    def kill() -> None:
-        eventually(lambda: server.workers() and server.workers()[0]["n_requests"] >= 4, 30)
-        os.kill(pid, signal.SIGKILL)
-
-    assert together(server, kill) == expected
+    found, pid = killed_under(server, calls_of(server), busy(4))
+    assert found == expected
     assert server.worker_pids() != [pid]
 
 
@@ -98,15 +90,10 @@ def test_requests_of_a_killed_copy_go_on_at_once_on_the_other(tiny_llama: Path, 
     options = ("rolling_batch=hf", "dtype=fp32", "max_rolling_batch_size=8", "minWorkers=2")
     with serve(str(tiny_llama), *(part for option in options for part in ("-o", option))) as copies:
         eventually(lambda: [worker["state"] for worker in copies.workers()] == ["ready", "ready"], 60)
-        survivors: list[int] = []
-
-        def kill() -> None:
-            busy = eventually(lambda: [w["pid"] for w in copies.workers() if w["n_requests"] >= 2][:2], 30)
-            survivors.extend(pid for pid in copies.worker_pids() if pid != busy[0])
-            os.kill(busy[0], signal.SIGKILL)
-
-        assert together(copies, kill) == expected
-        assert set(survivors) <= set(copies.worker_pids())
+        before = set(copies.worker_pids())
+        found, pid = killed_under(copies, calls_of(copies), busy(2))
+        assert found == expected
+        assert before - {pid} <= set(copies.worker_pids())
 
 
 def test_a_cache_too_small_for_all_preempts_and_recomputes_without_changing_a_token(
@@ -115,7 +102,7 @@ def test_a_cache_too_small_for_all_preempts_and_recomputes_without_changing_a_to
     # 512 bytes a token (2 layers, keys and values, 2 heads of 16, fp32): room for 600 tokens, the requests want 2000.
     options = ("rolling_batch=hf", "dtype=fp32", "max_rolling_batch_size=8", "kv_cache_memory_bytes=307200")
     with serve(str(tiny_llama), *(part for option in options for part in ("-o", option))) as small:
-        assert together(small) == expected
+        assert in_threads(calls_of(small)) == expected
         with small.client() as client:
             metrics = client.get("/metrics").text
         assert 'lmi_kv_total_tokens{model="model",worker="model/0"} 600.0' in metrics
@@ -223,22 +210,14 @@ def test_the_demo_model_knows_the_capital_of_france(demo_model: Path) -> None:
 def test_the_demo_model_survives_a_killed_worker_with_the_same_tokens(demo_model: Path) -> None:
     prompts = [f"Tell me {index} facts about the sea" for index in range(8)]
 
-    def run(server: ServerProcess, *others: Any) -> list[Any]:
+    with serve(str(demo_model), "-o", "rolling_batch=hf", "-o", "dtype=fp32") as server:
         calls = [
             lambda i=i, p=prompt: tokens(server, p, max_new_tokens=24, **({**SAMPLED, "seed": i} if i % 2 else {}))
             for i, prompt in enumerate(prompts)
         ]
-        return in_threads([*calls, *others])[:8]
-
-    with serve(str(demo_model), "-o", "rolling_batch=hf", "-o", "dtype=fp32") as server:
-        expected = run(server)
-        [pid] = server.worker_pids()
-
-        def kill() -> None:
-            eventually(lambda: server.workers() and server.workers()[0]["n_requests"] == 8, 60)
-            os.kill(pid, signal.SIGKILL)
-
-        assert run(server, kill) == expected
+        expected = in_threads(calls)
+        found, pid = killed_under(server, calls, busy(8))
+        assert found == expected
         assert server.worker_pids() != [pid]
 
 

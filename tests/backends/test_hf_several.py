@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 
 from lmi.serving.tokenizer import FileTokenizer
 from lmi.testing import write_tiny
-from tests.servers import ServerProcess, eventually, in_threads, serve
+from tests.servers import ServerProcess, busy, killed_under, serve
 
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "seed": 11, "max_new_tokens": 24, "details": True}
 
@@ -78,13 +76,8 @@ def test_a_worker_killed_under_candidates_and_beams_changes_no_answer(server: Se
         lambda: server.generate("upon", num_beams=3, n=3, max_new_tokens=60, details=True, ignore_eos_token=True),
     ]
     expected = [call() for call in calls]
-    [pid] = server.worker_pids()
-
-    def kill() -> None:
-        eventually(lambda: server.workers() and server.workers()[0]["n_requests"] >= 4, 30)
-        os.kill(pid, signal.SIGKILL)
-
-    assert list(map(ids_of, in_threads([*calls, kill])[:2])) == list(map(ids_of, expected))
+    found, pid = killed_under(server, calls, busy(4))
+    assert list(map(ids_of, found)) == list(map(ids_of, expected))
     assert server.worker_pids() != [pid]
     assert list(map(len, map(ids_of, expected))) == [3, 3]
 
@@ -102,13 +95,8 @@ def test_bad_words_do_not_come_and_stay_away_after_a_crash(server: ServerProcess
     assert set(spelt) & set(asked["bad_words"])
     assert not [word for word in asked["bad_words"] if word in expected["generated_text"]]
     assert set(expected["generated_text"]) <= set(letters)
-    [pid] = server.worker_pids()
-
-    def kill() -> None:
-        eventually(lambda: server.workers() and server.workers()[0]["n_requests"] >= 1, 30)
-        os.kill(pid, signal.SIGKILL)
-
-    assert ids_of(in_threads([lambda: server.generate("Once", **asked), kill])[0]) == ids_of(expected)
+    [found], _ = killed_under(server, [lambda: server.generate("Once", **asked)], busy(1))
+    assert ids_of(found) == ids_of(expected)
 
 
 def test_log_probabilities_of_the_prompt_come_with_the_likely_tokens_in_its_places(server: ServerProcess) -> None:

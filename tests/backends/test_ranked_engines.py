@@ -19,8 +19,10 @@ from tests.backends.llama_answers import greedy_ids, write_merged
 from tests.buckets import Bucket
 from tests.servers import (
     ServerProcess,
+    busy,
     eventually,
     in_threads,
+    killed_under,
     ranks_of,
     serve,
     shared_memory,
@@ -93,13 +95,9 @@ def test_a_model_split_over_two_ranks_gives_the_tokens_of_a_whole_one_and_goes_o
         assert together(server, **DRAWN) == drawn
         [mpirun] = server.worker_pids()
         old = psutil.Process(mpirun).children(recursive=True)
-
-        def kill() -> list[int]:
-            eventually(lambda: server.workers() and server.workers()[0]["n_running"])
-            max(old, key=lambda each: int(each.environ().get("OMPI_COMM_WORLD_RANK", -1))).kill()
-            return []
-
-        *found, _ = in_threads([*(lambda p=p: tokens(server, p) for p in PROMPTS), kill])
+        last = ranks_of(server)[-1].pid
+        calls = [lambda p=p: tokens(server, p) for p in PROMPTS]
+        found, _ = killed_under(server, calls, busy(1, "n_running", instead=last))
         assert found == expected, "the requests went on with the tokens that they would have had"
         wait_for_ends(old)
 

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from lmi.testing import write_tiny_adapter
-from tests.backends.adapted_servers import SEEDS, AdaptedServer, answered, expected, folder, of, together
+from tests.backends.adapted_servers import (
+    SEEDS,
+    AdaptedServer,
+    answered,
+    expected,
+    folder,
+    of,
+    together,
+    write_strange_adapter,
+)
 from tests.backends.vllm_servers import running
 from tests.servers import ServerProcess, in_threads
 from tests.wire.adapter_servers import asked, refused
@@ -79,10 +87,7 @@ def test_an_adapter_that_cannot_be_loaded_is_refused_and_the_engine_lives(
     [pid] = server.worker_pids()
     body = {"name": "bad", "src": "/no/such/folder"}
     refused(asked(server, "POST", "/adapters", json=body), 400, "adapter.bad-source")
-    weights = write_tiny_adapter(tmp_path / "strange", folder, rank=8) / "adapter_model.safetensors"
-    renamed = {name.replace("q_proj", "some_proj"): values for name, values in load_file(weights).items()}
-    save_file(renamed, weights)
-    body = {"name": "bad", "src": str(weights.parent)}
+    body = {"name": "bad", "src": str(write_strange_adapter(tmp_path / "strange", folder))}
     message = refused(asked(server, "POST", "/adapters", json=body), 400, "adapter.not-loadable")
     assert "vLLM cannot load adapter 'bad'" in message
     assert together(server, "fr") == of(expected, "fr")

@@ -62,6 +62,15 @@ def run(scenario, stepper: ToyStepper, *adapters: str):
     return asyncio.run(main())
 
 
+async def unloading_beside_an_answer(engine, gate: Gate, max_tokens: int):
+    """Tasks of an answer that stands in its first step, and of unloading its adapter."""
+    answer = asyncio.ensure_future(collect(engine, request("a", "fr", max_tokens=max_tokens)))
+    await gate.reached()
+    leaving = asyncio.ensure_future(engine.unload_adapter("fr"))
+    await asyncio.sleep(0)
+    return answer, leaving
+
+
 def test_every_entry_of_a_batch_names_its_requests_adapter() -> None:
     stepper = AdaptedToy()
 
@@ -123,10 +132,7 @@ def test_an_adapter_is_unloaded_after_the_last_request_that_has_it_between_two_s
     stepper = AdaptedToy(on_step=gate)
 
     async def scenario(engine):
-        answer = asyncio.ensure_future(collect(engine, request("a", "fr", max_tokens=3)))
-        await gate.reached()
-        leaving = asyncio.ensure_future(engine.unload_adapter("fr"))
-        await asyncio.sleep(0)
+        answer, leaving = await unloading_beside_an_answer(engine, gate, max_tokens=3)
         assert await engine.list_adapters() == []
         with pytest.raises(NotFoundError):
             await collect(engine, request("b", "fr"))
@@ -148,10 +154,7 @@ def test_an_unload_that_is_given_up_while_requests_run_leaves_the_adapter_as_it_
     stepper = AdaptedToy(on_step=gate)
 
     async def scenario(engine):
-        answer = asyncio.ensure_future(collect(engine, request("a", "fr", max_tokens=2)))
-        await gate.reached()
-        leaving = asyncio.ensure_future(engine.unload_adapter("fr"))
-        await asyncio.sleep(0)
+        answer, leaving = await unloading_beside_an_answer(engine, gate, max_tokens=2)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
         gate.open(20)

@@ -17,8 +17,10 @@ from tests.core.distributions import Distributions
 from tests.limits import limit_s
 from tests.servers import (
     ServerProcess,
+    busy,
     eventually,
     in_threads,
+    killed_under,
     ranks_of,
     serve,
     shared_memory,
@@ -138,14 +140,8 @@ def test_a_rank_that_is_killed_ends_the_others_and_nothing_is_lost(serve_ranked:
     with serve_ranked(2, "step_s=0.01") as server:
         old = ranks_of(server)
         everybody = [each for rank in old for each in with_descendants(rank)]
-
-        def kill() -> dict[str, str]:
-            eventually(lambda: server.workers() and server.workers()[0]["n_running"] == 2)
-            old[victim].kill()
-            return {}
-
         calls = [lambda p=p: server.generate(p, max_new_tokens=150) for p in "ax"]
-        *answers, _ = in_threads([*calls, kill])
+        answers, _ = killed_under(server, calls, busy(2, "n_running", instead=old[victim].pid))
         assert [each["generated_text"] for each in answers] == [text_after("a", 150), text_after("x", 150)]
         wait_for_ends(everybody)
         server.wait_for_line(rf"worker model/0 .* ended: rank {victim} of 2 was killed by SIGKILL")
@@ -249,14 +245,8 @@ def test_all_ranks_compute_the_same_calls_in_the_same_order(serve_ranked: Ranked
 def test_labels_are_given_by_the_next_worker_when_a_rank_dies(serve_ranked: RankedServer) -> None:
     with serve_ranked(2, "task=text-classification", "step_s=0.2") as server:
         old = ranks_of(server)
-
-        def kill() -> list[dict[str, float]]:
-            eventually(lambda: server.workers() and server.workers()[0]["n_running"])
-            old[1].kill()
-            return []
-
         calls = [lambda t=t: shares(server, *[t] * 8) for t in ("ab", "aab")]
-        first, second, _ = in_threads([*calls, kill])
+        (first, second), _ = killed_under(server, calls, busy(1, "n_running", instead=old[1].pid))
         assert [each["LABEL_0"] for each in (*first, *second)] == [0.5] * 8 + [2 / 3] * 8
         assert {rank.pid for rank in ranks_of(server)}.isdisjoint(rank.pid for rank in old)
 
@@ -291,12 +281,8 @@ def test_a_whole_request_whose_rank_dies_is_told_so_and_the_next_one_is_answered
         assert server.post({"inputs": "ab"}).json() == {"text": "ab", "shares": [0.5, 0.5]}
         assert server.post({"inputs": "ab", "parameters": {"zzz": 1}}).status_code == 400
         old = ranks_of(server)
-
-        def kill() -> None:
-            eventually(lambda: server.workers() and server.workers()[0]["n_running"])
-            old[1].kill()
-
-        answer, _ = in_threads([lambda: server.post({"inputs": "aaa"}), kill])
+        asked = [lambda: server.post({"inputs": "aaa"})]
+        [answer], _ = killed_under(server, asked, busy(1, "n_running", instead=old[1].pid))
         assert (answer.status_code, answer.json()["error"]) == (500, "engine.died")
         server.wait_until_ready()
         assert server.post({"inputs": "a"}).json() == {"text": "a", "shares": [1.0, 0.0]}

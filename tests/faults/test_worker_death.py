@@ -6,12 +6,13 @@ import http.client
 import json
 import os
 import signal
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
 from tests.faults.conftest import FaultyServer
-from tests.servers import ServerProcess, eventually, in_threads
+from tests.servers import ServerProcess, busy, eventually, in_threads, killed_under
 
 
 def expected(prompt: str, n_tokens: int) -> str:
@@ -27,14 +28,7 @@ def streamed(server: ServerProcess, prompt: str, n_tokens: int) -> str:
 
 def test_streams_survive_a_killed_worker_without_losing_or_repeating_a_token(faulty: ServerProcess) -> None:
     prompts = [f"stream {index} " for index in range(8)]
-    [pid] = faulty.worker_pids()
-
-    def kill() -> str:
-        eventually(lambda: faulty.workers() and faulty.workers()[0]["n_requests"] == 8)
-        os.kill(pid, signal.SIGKILL)
-        return ""
-
-    *texts, _ = in_threads([*(lambda p=p: streamed(faulty, p, 100) for p in prompts), kill])
+    texts, pid = killed_under(faulty, [lambda p=p: streamed(faulty, p, 100) for p in prompts], busy(8))
     assert texts == [expected(prompt, 100) for prompt in prompts]
     assert faulty.worker_pids() != [pid]
 
@@ -117,20 +111,14 @@ def test_requests_of_a_dead_copy_go_on_at_once_on_a_living_one(serve_faulty: Fau
     with serve_faulty("-o", "minWorkers=2") as server:
         eventually(lambda: [w["state"] for w in server.workers()] == ["ready", "ready"])
         prompts = [f"copy {index} " for index in range(6)]
+        before = set(server.worker_pids())
 
-        def kill() -> str:
-            first, second = eventually(lambda: _both_busy(server))
-            os.kill(first, signal.SIGKILL)
-            return second
+        def victim(workers: list[dict[str, Any]]) -> int | None:
+            return workers[0]["pid"] if [each["n_requests"] for each in workers] == [3, 3] else None
 
-        *texts, survivor = in_threads([*(lambda p=p: streamed(server, p, 150) for p in prompts), kill])
+        texts, pid = killed_under(server, [lambda p=p: streamed(server, p, 150) for p in prompts], victim)
         assert texts == [expected(prompt, 150) for prompt in prompts]
-        assert survivor in server.worker_pids(), "the living copy was not disturbed"
-
-
-def _both_busy(server: ServerProcess) -> list[int]:
-    workers = server.workers()
-    return [w["pid"] for w in workers] if [w["n_requests"] for w in workers] == [3, 3] else []
+        assert before - {pid} <= set(server.worker_pids()), "the living copy was not disturbed"
 
 
 def test_a_killer_among_two_copies_still_fails_alone(serve_faulty: FaultyServer) -> None:

@@ -310,7 +310,13 @@ def server_of(container: Container, port: int) -> HTTPServer:
 @contextlib.contextmanager
 def running(fault: str = "") -> Iterator[str]:
     """A container in a thread of this process, ready; gives its URL."""
-    server = server_of(Container(fault), 0)
+    with served(server_of(Container(fault), 0)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def served(server: HTTPServer) -> Iterator[str]:
+    """A server in a thread of this process; gives its URL."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

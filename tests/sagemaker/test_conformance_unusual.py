@@ -22,7 +22,7 @@ from lmi.conformance.rules import selected
 from lmi.conformance.run import FAIL, PASS, Outcome, judge
 from lmi.conformance.subject import Subject, Wishes
 from tests.limits import SCALE
-from tests.sagemaker.faulty_container import Talk
+from tests.sagemaker.faulty_container import Talk, served
 from tests.sagemaker.faulty_loading import Container
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("faulty_process.py"))]
@@ -32,15 +32,8 @@ PROGRAM = [sys.executable, str(Path(__file__).with_name("faulty_process.py"))]
 def container(talk: type[Talk]) -> Iterator[str]:
     """A container that keeps every rule, but for what this class does in another way; gives its URL."""
     named = type("Named", (talk,), {"container": Container("")})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), named)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), named)) as url:
+        yield url
 
 
 def judged(talk: type[Talk], rule: str, scale: float = SCALE, **wishes: Any) -> Outcome:

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.servers import ServerProcess, eventually, in_threads, serve
+from tests.servers import ServerProcess, busy, eventually, killed_under, serve
 from tests.wire.conftest import ServeWith, send, serve_echo
 
 SHORT = {"max_new_tokens": 3}
@@ -141,13 +140,8 @@ def test_all_of_a_list_end_when_the_client_leaves() -> None:
 
 def test_a_list_outlives_the_worker_that_runs_it() -> None:
     with serve_echo(step_delay_ms=10) as server:
-
-        def kill() -> None:
-            eventually(lambda: server.workers() and server.workers()[0]["n_requests"] == 3, 30)
-            psutil.Process(server.worker_pids()[0]).kill()
-
         body = {"inputs": ["abc", "de", "f"], "parameters": {"max_new_tokens": 300}}
-        answered, _ = in_threads([lambda: server.post(body).json(), kill])
+        [answered], _ = killed_under(server, [lambda: server.post(body).json()], busy(3))
     assert texts(answered) == ["abc" * 100, "de" * 150, "f" * 300]
 
 

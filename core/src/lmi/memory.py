@@ -11,7 +11,7 @@ from lmi.config.rules import sources
 from lmi.config.settings import Settings
 
 MB = 1024 * 1024
-"""Bytes in a unit of the options that end in ``_mb``."""
+"""Bytes in a unit of ``required_memory_mb``, ``reserved_memory_mb`` and those of GPUs."""
 
 
 def too_little_memory(

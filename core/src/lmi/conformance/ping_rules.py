@@ -41,6 +41,7 @@ def takes_head(subject: Subject) -> None:
             answer = line.ask(method, "/ping")
             subject.show(answer)
             expect(answer.is_ok, answer.told())
+            expect(method != "HEAD" or not answer.body, f"a body came behind the answer to HEAD: {answer.told()}")
 
 
 @rule("ping.is-small", "the answer of /ping is small", Level.SHOULD,

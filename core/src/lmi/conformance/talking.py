@@ -198,7 +198,20 @@ class Line:
         answer.status, answer.is_http_1_1 = response.status, response.version == 11
         answer.headers = {name.lower(): value for name, value in response.getheaders()}
         answer.seconds = time.monotonic() - self._began_s
+        if method == "HEAD" and (behind := self._behind_head(response)):
+            answer.parts.append((answer.seconds, behind))
         return answer
+
+    def _behind_head(self, response: http.client.HTTPResponse) -> bytes:
+        """What came with an answer that has no body; what comes later stands before the next answer."""
+        assert self._socket is not None  # noqa: S101 - it was answered
+        self._socket.settimeout(0)
+        try:
+            return response.fp.peek()
+        except OSError:
+            return b""
+        finally:
+            self._socket.settimeout(self._limit_s)
 
     def _send(self, method: str, path: str, body: bytes, headers: dict[str, str], *, is_chunked: bool) -> None:
         if is_chunked:

@@ -21,17 +21,15 @@ class AdapterRows:
 
     Args:
         names: the adapter of each row, empty for none.
-        device: of the rows.
     """
 
-    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         distinct = set(names)
         self.names = tuple(sorted(distinct - {""}))
         """Each adapter once; the same ones are in the same order in every step."""
         self.is_uniform = len(distinct) == 1
         """Whether all rows have the same one."""
-        numbers = {name: number for number, name in enumerate(self.names)}
-        self._numbers = torch.tensor([numbers.get(name, -1) for name in names], device=device)
+        self._of_rows = names
         self._masks: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def others(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor:
@@ -43,8 +41,9 @@ class AdapterRows:
         """
         key = (ranks, device)
         if key not in self._masks:
-            owners = torch.repeat_interleave(torch.tensor(ranks, device=device))
-            self._masks[key] = self._numbers.to(device)[:, None] != owners
+            numbers = {name: number for number, name in enumerate(self.names)}
+            of_rows = torch.tensor([numbers.get(name, -1) for name in self._of_rows], device=device)
+            self._masks[key] = of_rows[:, None] != torch.repeat_interleave(torch.tensor(ranks, device=device))
         return self._masks[key]
 
 

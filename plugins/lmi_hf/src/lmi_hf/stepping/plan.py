@@ -187,9 +187,8 @@ def make_plan(batch: StepBatch, arena: Arena, device: torch.device) -> Plan:
         ids=on_device[0], positions=on_device[1], index=on_device[2], logit_rows=wanted, chunks=chunks, runs=runs
     )
     if any(entry.adapter for entry in entries):
-        plan.adapters = AdapterRows([entry.adapter for entry in [*many, *single] for _ in entry.ids], device)
-        of_logits = [entry.adapter for entry in entries for _ in range(entry.n_logits)]
-        plan.logit_adapters = AdapterRows(of_logits, device)
+        plan.adapters = AdapterRows([entry.adapter for entry in [*many, *single] for _ in entry.ids])
+        plan.logit_adapters = AdapterRows([entry.adapter for entry in entries for _ in range(entry.n_logits)])
     return plan
 
 

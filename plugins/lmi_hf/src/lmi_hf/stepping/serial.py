@@ -68,7 +68,7 @@ class SerialStepper(Stepper):
         self._forget_scaling()
         if self._hooked is not None:
             n_rows = ids.shape[1]
-            self._hooked.begin(n_rows, AdapterRows([entry.adapter] * n_rows, self._device) if entry.adapter else None)
+            self._hooked.begin(n_rows, AdapterRows([entry.adapter] * n_rows) if entry.adapter else None)
         out = self._forward(ids, positions, cache, entry.n_logits)
         held.extend(entry.ids)
         self._caches[entry.slot] = _cache_of(out)
