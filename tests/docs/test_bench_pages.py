@@ -20,6 +20,7 @@ from lmi.cli.generate import generate
 from tests.core.test_bench import level
 from tests.docs.pages import Page, code
 from tests.limits import limit_s
+from tests.sagemaker.emulators import QUICK, emulator
 from tests.servers import ServerProcess
 from tests.wire.conftest import serve_echo
 
@@ -44,10 +45,19 @@ def server() -> Iterator[ServerProcess]:
         yield process
 
 
+@pytest.fixture(scope="module")
+def endpoint(server: ServerProcess) -> Iterator[ServerProcess]:
+    with emulator("--url", server.url, "--endpoint", "my-endpoint", *QUICK, is_ready=False) as local:
+        yield local.in_service("my-endpoint")
+
+
 @pytest.mark.parametrize("command", commands(BENCH))
-def test_the_commands_that_measure_run(server: ServerProcess, tmp_path: Path, command: str) -> None:
+def test_the_commands_that_measure_run(
+    server: ServerProcess, endpoint: ServerProcess, tmp_path: Path, command: str
+) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
-    _, *words = shlex.split(command.replace("http://localhost:8080", server.url))
+    here = command.replace("http://localhost:8080", server.url).replace("http://127.0.0.1:8081", endpoint.url)
+    _, *words = shlex.split(here)
     done = run(words, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\nnext: " in done.stdout

@@ -23,6 +23,7 @@ __all__ = ["faulty_path"]
 CHAPTERS = [each.name for each in sorted((DOCS / "deploy").glob("[1-6]-*.md"))]
 ECHO = ("-o", "rolling_batch=echo")
 SDK = "python examples/sagemaker/sdk/deploy.py"
+CDK = ("pip install -r examples/sagemaker/cdk/", "cdk ")
 COMPONENT = "--component"
 
 
@@ -62,8 +63,9 @@ def test_what_needs_no_endpoint_runs(here: World, chapter: str) -> None:
 def test_an_endpoint_is_made_asked_and_removed(here: World) -> None:
     here.run("aws s3 cp model s3://my-bucket/llama/ --recursive")
     lines = of("4-endpoint.md")
-    [sdk] = [line for line in lines if line.startswith(SDK)]  # examples/test_sdk.py runs it
-    told = here.run_all([line for line in lines if line != sdk])
+    own = [line for line in lines if line.startswith((SDK, *CDK))]  # examples/test_sdk.py and test_cdk.py run them
+    assert len(own) == 4
+    told = here.run_all([line for line in lines if line not in own])
     asked = [text for line, text in told.items() if "invoke.py" in line or "stream.py" in line]
     assert len(asked) == 4
     assert all(("The capital of France is" * 3).startswith(text.strip()) and len(text) > 16 for text in asked)
@@ -75,8 +77,8 @@ def test_an_endpoint_is_made_asked_and_removed(here: World) -> None:
 
 def test_an_endpoint_is_measured_through_the_runtimes_route(here: World) -> None:
     told = here.run_all(of("5-benchmark.md"))
-    [measured] = [text for line, text in told.items() if "latency.py" in line]
-    assert re.search(r"requests/s\nfirst part: p50 \d+ ms, .*\nwhole answer: ", measured)
+    [measured] = [text for line, text in told.items() if "--endpoint my-endpoint" in line]
+    assert re.search(r"\n +4 +16 +0 .*\nnext: ", measured)
     assert (here.folder / "measured" / "report.html").is_file()
 
 

@@ -52,11 +52,15 @@ def test_forty_clients_on_eight_slots_all_get_their_own_text() -> None:
 
 def test_no_more_requests_run_than_there_are_slots() -> None:
     with serve_echo(max_rolling_batch_size=2, step_delay_ms=10) as server:
-        calls = [lambda: server.generate("abc", max_new_tokens=60) for _ in range(6)]
         seen: list[tuple[int, int]] = []
 
+        def call() -> None:
+            eventually(lambda: n_requests(server) >= 2)  # both slots are taken
+            server.generate("abc", max_new_tokens=60)
+
         def watch() -> None:
-            eventually(lambda: n_requests(server) == 6)
+            with running(server), running(server):
+                eventually(lambda: note() == 6 and seen[-1] == (2, 4))
             eventually(lambda: note() == 0)
 
         def note() -> int:
@@ -64,9 +68,8 @@ def test_no_more_requests_run_than_there_are_slots() -> None:
             seen.append((worker["n_running"], worker["n_waiting"]))
             return int(worker["n_requests"])
 
-        in_threads([*calls, watch])
+        in_threads([watch, *[call] * 4])
         assert max(n_running for n_running, _ in seen) == 2
-        assert max(n_waiting for _, n_waiting in seen) == 4
 
 
 def test_a_full_queue_refuses_with_429_and_when_to_try_again() -> None:

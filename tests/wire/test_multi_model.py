@@ -152,7 +152,7 @@ def test_a_wrong_load_says_what_is_wrong(server, body, told):
 def test_an_unload_waits_for_requests_and_takes_no_new_ones(server, store):
     load(server, store, "slow")
     answers: list[httpx.Response] = []
-    long = threading.Thread(target=lambda: answers.append(invoke(server, "slow", n=40)))
+    long = threading.Thread(target=lambda: answers.append(invoke(server, "slow", n=120)))
     long.start()
     eventually(lambda: sum(each["n_requests"] for each in server.workers()) == 1)
     removal = threading.Thread(target=lambda: asked(server, "DELETE", "/models/slow"))
@@ -161,7 +161,7 @@ def test_an_unload_waits_for_requests_and_takes_no_new_ones(server, store):
     refused(invoke(server, "slow"), 503, "model.draining")
     for thread in (long, removal):
         thread.join()
-    assert (answers[0].status_code, len(answers[0].json()["generated_text"])) == (200, 40)
+    assert (answers[0].status_code, len(answers[0].json()["generated_text"])) == (200, 120)
     assert asked(server, "GET", "/models").json() == {"models": []}
 
 
@@ -176,7 +176,7 @@ def test_a_server_that_is_told_to_stop_while_a_model_runs_ends_with_0(store):
 
 
 def send_to(server: ServerProcess, name: str) -> Any:
-    connection = send(server, stream=False, max_new_tokens=20)
+    connection = send(server, stream=False, max_new_tokens=100)
     eventually(lambda: sum(each["n_requests"] for each in server.workers()) == 1)
     return connection
 

@@ -49,9 +49,9 @@ def test_plain_answers_and_those_that_wait_for_a_slot_finish_too() -> None:
             eventually(lambda: server.workers()[0]["n_requests"] == 3)
             server.terminate()
 
-        calls = [lambda i=i: server.generate(f"{i}bc", max_new_tokens=30)["generated_text"] for i in range(3)]
+        calls = [lambda i=i: server.generate(f"{i}bc", max_new_tokens=90)["generated_text"] for i in range(3)]
         *texts, _ = in_threads([*calls, stop])
-        assert texts == [f"{index}bc" * 10 for index in range(3)]
+        assert texts == [f"{index}bc" * 30 for index in range(3)]
         assert server.wait_for_end() == 0
 
 
@@ -88,13 +88,13 @@ def test_a_second_signal_ends_the_server_at_once() -> None:
 def test_a_worker_that_dies_while_the_server_drains_loses_no_stream() -> None:
     with serve_echo(step_delay_ms=10) as server:
         [pid] = server.worker_pids()
-        stream = server.stream("abc", max_new_tokens=120)
+        stream = server.stream("abc", max_new_tokens=240)
         lines = [next(stream)]
         server.terminate()
         server.wait_for_line("draining")
         psutil.Process(pid).kill()
         lines += stream
-        assert (len(lines), lines[-1]["generated_text"]) == (120, "abc" * 40)
+        assert (len(lines), lines[-1]["generated_text"]) == (240, "abc" * 80)
         assert server.wait_for_end() == 0
 
 

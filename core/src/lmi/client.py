@@ -116,6 +116,7 @@ class Connection(asyncio.Protocol):
         method: str,
         path: str,
         body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
         *,
         on_head: Callable[[Answer], None] | None = None,
         on_part: Callable[[bytes], None] | None = None,
@@ -125,6 +126,7 @@ class Connection(asyncio.Protocol):
         Args:
             method, path: of the request; the path comes after the target's prefix.
             body: JSON, unless ``content-type`` is among the headers.
+            headers: of this request alone, before the connection's of the same name.
             on_head: called with status and headers of the answer, when they come.
             on_part: called with each part of the body of an answer that is no error, when it comes.
         Raises:
@@ -134,12 +136,12 @@ class Connection(asyncio.Protocol):
         was_kept = self._transport is not None
         self._on_head, self._on_part = on_head, on_part
         try:
-            return await self._ask(method, path, body)
+            return await self._ask(method, path, body, headers or {})
         except OSError:
             if not was_kept or self._has_bytes:
                 raise
         # The server closed what it had kept open before it saw the request: that is no answer.
-        return await self._ask(method, path, body)
+        return await self._ask(method, path, body, headers or {})
 
     async def connect(self) -> None:
         """Be connected, so that a request measured next does not pay for it.
@@ -158,14 +160,14 @@ class Connection(asyncio.Protocol):
             made, _ = await loop.create_connection(lambda: self, target.host, target.port, ssl=context)
         self._transport = cast(asyncio.Transport, made)
 
-    async def _ask(self, method: str, path: str, body: bytes) -> Answer:
+    async def _ask(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         self._has_bytes = False
         await self.connect()
         assert self._transport is not None  # noqa: S101
         self._answer = Answer()
         self._parser = httptools.HttpResponseParser(self)
         self._done = asyncio.get_running_loop().create_future()
-        fields = {"content-type": "application/json", **self._headers, "content-length": str(len(body))}
+        fields = {"content-type": "application/json", **self._headers, **headers, "content-length": str(len(body))}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
         self._transport.write(f"{method} {self._target.prefix}{path} HTTP/1.1\r\n{head}\r\n".encode() + body)
         try:

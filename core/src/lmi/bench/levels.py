@@ -14,7 +14,8 @@ from typing import Any
 
 from lmi.bench.hearing import Hearing
 from lmi.bench.metrics import ServerSeen, Watch
-from lmi.client import Connection, Target, error_of
+from lmi.bench.routes import Route
+from lmi.client import Connection, Target
 
 _ERROR_STATUS = 400
 _QUANTILES = (50, 90, 99)
@@ -26,14 +27,14 @@ class Asker:
 
     Args:
         target: the server.
-        path: of the route.
-        headers: sent with each.
+        route: where they go.
+        headers: sent with each, names in lower case.
         body: of a prompt.
         timeout_s: what one request may take.
     """
 
     target: Target
-    path: str
+    route: Route
     headers: Mapping[str, str]
     body: Callable[[Any], dict[str, Any]]
     timeout_s: float
@@ -49,7 +50,8 @@ class Asker:
         try:
             await asyncio.wait_for(connection.connect(), self.timeout_s)
             hearing.sent_s = time.perf_counter()
-            asking = connection.ask("POST", self.path, body, on_part=hearing.add)
+            headers = self.route.headers(body, self.headers)
+            asking = connection.ask("POST", self.route.path, body, headers, on_part=self.route.ear(hearing))
             answer = await asyncio.wait_for(asking, self.timeout_s)
         except (TimeoutError, asyncio.TimeoutError):  # two classes until Python 3.11
             hearing.fail("client.timeout", f"no end after {self.timeout_s:g} s")
@@ -57,7 +59,7 @@ class Asker:
             hearing.fail("client.connection", str(error))
         else:
             if answer.status >= _ERROR_STATUS:
-                hearing.fail(*error_of(answer.body, answer.status))
+                hearing.fail(*self.route.error_of(answer))
             else:
                 hearing.end()
         return hearing

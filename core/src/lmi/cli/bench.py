@@ -59,6 +59,12 @@ def _headers(context: click.Context, parameter: click.Parameter, given: tuple[st
     help="What requests look like.",
 )
 @click.option("--path", default=None, help="Where they go.  [default: the schema's own route]")
+@click.option(
+    "--endpoint",
+    default=None,
+    metavar="NAME",
+    help="An endpoint of the SageMaker runtime at URL; asked as AWS's clients do.",
+)
 @click.option("--model", default="", help="The model's name, for servers that want one in chat and completions.")
 @click.option(
     _AT_ONCE,
@@ -109,7 +115,7 @@ def bench(url: str, levels: list[int], headers: dict[str, str], report: Path | N
     from lmi.bench.report import as_json, head_lines, made, row_line, write
 
     sweep = _sweep(url, levels, headers, **asked)
-    shown = {"url": url, "at_once": levels, **asked, "path": sweep.asker.path}
+    shown = {"url": url, "at_once": levels, **asked, "path": sweep.asker.route.path}
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in shown.items()}
     done: list[Level] = []
     if report is not None:
@@ -137,6 +143,7 @@ def bench(url: str, levels: list[int], headers: dict[str, str], report: Path | N
 
 def _sweep(url: str, levels: list[int], headers: dict[str, str], **asked: Any) -> Sweep:
     from lmi.bench.levels import Asker
+    from lmi.bench.routes import EndpointRoute, Route
     from lmi.bench.schemas import SCHEMAS, asked as body_of
     from lmi.bench.sweep import Sweep
     from lmi.bench.words import Words, prompts_of
@@ -151,9 +158,13 @@ def _sweep(url: str, levels: list[int], headers: dict[str, str], **asked: Any) -
             model=asked["model"],
         )
 
+    if asked["endpoint"] and asked["path"]:
+        raise click.UsageError("--endpoint has a path of its own: --path and --endpoint do not go together")
+    target = target_of(url)
+    own = asked["path"] or SCHEMAS[asked["schema"]].path
     asker = Asker(
-        target=target_of(url),
-        path=asked["path"] or SCHEMAS[asked["schema"]].path,
+        target=target,
+        route=EndpointRoute(target, asked["endpoint"]) if asked["endpoint"] else Route(own),
         headers=headers,
         body=body,
         timeout_s=asked["timeout_s"],
