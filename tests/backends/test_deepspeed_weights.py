@@ -255,8 +255,9 @@ def test_smoothquant_without_a_tokenizer_says_what_it_needs(llama: Path, tmp_pat
     assert raised.value.code == "engine.no-calibration"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("torchao")
-@pytest.mark.parametrize("method", ["smoothquant", pytest.param("dynamic_int8", marks=pytest.mark.long)])
+@pytest.mark.parametrize("method", ["smoothquant", "dynamic_int8"])
 def test_sequences_of_layers_in_8_bits_are_stepped_together(demo_model: Path, method: str) -> None:
     from lmi_deepspeed.engine import load_stepper
     from lmi_hf.stepping import PackedStepper

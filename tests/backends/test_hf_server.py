@@ -86,6 +86,7 @@ def test_forty_clients_share_eight_slots_and_all_get_their_answer(server: Server
     assert answers[::13] == [tokens(server, prompt, max_new_tokens=12) for prompt in prompts[::13]]
 
 
+@pytest.mark.long
 def test_requests_of_a_killed_copy_go_on_at_once_on_the_other(tiny_llama: Path, expected: list[list[int]]) -> None:
     options = ("rolling_batch=hf", "dtype=fp32", "max_rolling_batch_size=8", "minWorkers=2")
     with serve(str(tiny_llama), *(part for option in options for part in ("-o", option))) as copies:

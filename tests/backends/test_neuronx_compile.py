@@ -146,6 +146,7 @@ def test_other_sizes_than_it_was_compiled_for_are_refused(
     assert f"the model was compiled with {said}" in seen.stdout
 
 
+@pytest.mark.long
 def test_cores_that_nobody_names_are_as_many_as_it_was_compiled_for_or_it_is_refused(
     lmi: Command, compiled: Path, tmp_path: Path
 ) -> None:
@@ -169,7 +170,7 @@ def test_another_compiler_is_refused_by_check_and_by_serve(
         assert server.wait_for_end(60) != 0
 
 
-@pytest.mark.parametrize("place", ["folder", "s3"])
+@pytest.mark.parametrize("place", [pytest.param("folder", marks=pytest.mark.long), "s3"])
 def test_split_weights_are_served_with_a_graph_that_is_elsewhere(
     compiled: Path, neuron_machine: Path, expected: list[list[int]], bucket: Bucket, tmp_path: Path, place: str
 ) -> None:
@@ -235,7 +236,11 @@ def test_a_build_in_s3_is_served_from_there(
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [("memory", "engine.out-of-memory"), ("compile", "engine.load-failed: transformers-neuronx")]
+    ("how", "code"),
+    [
+        ("memory", "engine.out-of-memory"),
+        pytest.param("compile", "engine.load-failed: transformers-neuronx", marks=pytest.mark.long),
+    ],
 )
 def test_a_build_that_fails_leaves_nothing(lmi: Command, tiny_llama: Path, tmp_path: Path, how: str, code: str) -> None:
     options = ["-o", "rolling_batch=neuronx", *flags(SIZES)]

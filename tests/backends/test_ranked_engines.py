@@ -171,7 +171,7 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         pytest.param(("tensor_parallel_degree=1",), marks=pytest.mark.long),
         pytest.param(("draft_model_tp_size=1",), marks=pytest.mark.long),
-        ("draft_model_tp_size=2",),
+        pytest.param(("draft_model_tp_size=2",), marks=pytest.mark.long),
     ],
 )
 def test_a_draft_model_spares_steps_and_changes_no_token(

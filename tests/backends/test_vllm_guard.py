@@ -361,6 +361,7 @@ def test_the_vllm_that_is_tested_with_has_everything(vllm_python: str) -> None:
     assert problems_in(vllm_python) == []
 
 
+@pytest.mark.long
 def test_a_torchvision_for_another_torch_is_named_beside_the_real_vllm(vllm_python: str, tmp_path: Path) -> None:
     write_distribution(tmp_path, "torchvision", "0.29.2")
     package = tmp_path / "torchvision"

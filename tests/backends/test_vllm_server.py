@@ -240,6 +240,7 @@ def test_a_client_that_leaves_frees_its_place(server: ServerProcess) -> None:
     eventually(lambda: server.workers()[0]["n_running"] == 0)
 
 
+@pytest.mark.long
 def test_when_its_core_dies_the_worker_ends_with_vllms_words_and_streams_go_on(server: ServerProcess) -> None:
     [pid] = server.worker_pids()
     children = psutil.Process(pid).children(recursive=True)

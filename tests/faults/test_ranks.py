@@ -117,7 +117,7 @@ def test_ranks_that_wait_leave_the_processor_to_others(server: ServerProcess) ->
 # -------------------------------------------------------------------------------------------------------- a draft
 
 
-@pytest.mark.parametrize("place", ["first", "all"])
+@pytest.mark.parametrize("place", [pytest.param("first", marks=pytest.mark.long), "all"])
 def test_a_draft_model_on_one_rank_or_all_guesses_and_is_corrected(
     serve_ranked: RankedServer, tmp_path: Path, place: str
 ) -> None:
@@ -135,7 +135,7 @@ def test_a_draft_model_on_one_rank_or_all_guesses_and_is_corrected(
 # --------------------------------------------------------------------------------------------------- going wrong
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_rank_that_is_killed_ends_the_others_and_nothing_is_lost(serve_ranked: RankedServer, victim: int) -> None:
     with serve_ranked(2, "step_s=0.01") as server:
         old = ranks_of(server)
@@ -172,7 +172,11 @@ def test_a_killed_rank_is_noticed_within_five_seconds(serve_ranked: RankedServer
     ("command", "said"),
     [
         ("die*1", r"rank 1 of 2 \(pid \d+ on \S+\) is gone|ended: rank 1 of 2 was killed by SIGKILL"),
-        ("raise*1", r"rank 1 of 2 \(pid \d+ on \S+\): ValueError: this rank was told to raise"),
+        pytest.param(
+            "raise*1",
+            r"rank 1 of 2 \(pid \d+ on \S+\): ValueError: this rank was told to raise",
+            marks=pytest.mark.long,
+        ),
         pytest.param("exit*1", r"rank 1 of 2 \(pid \d+ on \S+\): SystemExit: 3", marks=pytest.mark.long),
         pytest.param("raise*0", r"a step failed with ValueError: this rank was told to raise", marks=pytest.mark.long),
     ],
@@ -188,6 +192,7 @@ def test_a_request_that_ends_a_rank_fails_alone_with_the_reason(
         assert server.generate("c", max_new_tokens=3)["generated_text"] == "def"
 
 
+@pytest.mark.long
 def test_a_rank_that_hangs_is_named_and_ends_with_the_others(serve_ranked: RankedServer) -> None:
     with serve_ranked(2) as server:
         old = ranks_of(server)
@@ -242,6 +247,7 @@ def test_all_ranks_compute_the_same_calls_in_the_same_order(serve_ranked: Ranked
     assert [each[-1] for each in logs()] == ["model close"] * 3
 
 
+@pytest.mark.long
 def test_labels_are_given_by_the_next_worker_when_a_rank_dies(serve_ranked: RankedServer) -> None:
     with serve_ranked(2, "task=text-classification", "step_s=0.2") as server:
         old = ranks_of(server)
@@ -276,6 +282,7 @@ def test_a_text_that_ends_a_rank_fails_alone_with_the_reason(
         assert shares(server, "a") == [{"LABEL_0": 1.0, "LABEL_1": 0.0}]
 
 
+@pytest.mark.long
 def test_a_whole_request_whose_rank_dies_is_told_so_and_the_next_one_is_answered(serve_ranked: RankedServer) -> None:
     with serve_ranked(2, "task=fill-mask", "step_s=1") as server:
         assert server.post({"inputs": "ab"}).json() == {"text": "ab", "shares": [0.5, 0.5]}
@@ -317,7 +324,7 @@ def test_no_rank_outlives_a_server_and_an_mpirun_that_are_killed_together(serve_
         wait_for_ends(everybody)
 
 
-@pytest.mark.parametrize("n_cycles", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n_cycles", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_starts_and_stops_leave_no_process_socket_or_shared_memory(
     serve_ranked: RankedServer, tmp_path: Path, n_cycles: int
 ) -> None:

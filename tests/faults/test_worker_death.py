@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 
 from tests.faults.conftest import FaultyServer
 from tests.servers import ServerProcess, busy, eventually, in_threads, killed_under
@@ -45,6 +46,7 @@ def test_a_request_that_kills_its_worker_fails_alone_among_good_ones(faulty: Ser
     assert faulty.generate("after ", max_new_tokens=6)["generated_text"] == "after "
 
 
+@pytest.mark.long
 def test_a_killer_that_takes_its_time_after_each_resume_still_fails_alone(faulty: ServerProcess) -> None:
     def killer() -> str:
         return faulty.post({"inputs": "segfault after 3", "parameters": {"max_new_tokens": 90}}).text

@@ -148,6 +148,7 @@ def test_a_long_text_is_waited_for_before_the_next_rule_begins() -> None:
     assert outcomes["ping.is-small"].evidence[0]["status"] == 200
 
 
+@pytest.mark.long
 def test_a_process_that_nobody_saw_begin_is_left_behind(tmp_path: Path) -> None:
     """Its parent has ended before anybody looked: no process of the command is above it any more."""
     pid_file = tmp_path / "pid"

@@ -103,6 +103,7 @@ def test_refused_requests_are_counted_by_code_and_lead_to_the_queue(tmp_path: Pa
     assert "next: job_queue_size: " in done.stdout
 
 
+@pytest.mark.long
 def test_a_server_that_goes_away_is_told_and_what_was_measured_is_kept(tmp_path: Path) -> None:
     with serve_echo(step_delay_ms=20, max_rolling_batch_size=4) as server:
         told = ("--at-once", "1", "2", "--n-requests", "5", "--output-tokens", "30", "--report", str(tmp_path))

@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-@pytest.mark.parametrize("state", ["empty", "configured"])
+@pytest.mark.parametrize("state", ["empty", pytest.param("configured", marks=pytest.mark.long)])
 def test_a_model_id_alone_serves_that_model_and_nothing_is_written_into_the_models_folder(
     demo_model, tmp_path, state
 ) -> None:
@@ -104,6 +104,7 @@ def test_a_model_id_alone_serves_that_model_and_nothing_is_written_into_the_mode
     assert contents(store) == before
 
 
+@pytest.mark.long
 def test_a_model_id_alone_serves_that_model_where_the_entry_names_a_missing_folder(tmp_path) -> None:
     environ = {
         "SERVING_LOAD_MODELS": "test::Python=/no/such/ml/model",
