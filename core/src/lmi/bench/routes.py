@@ -108,15 +108,12 @@ class EndpointRoute(Route):
         return add
 
     def error_of(self, answer: Answer) -> tuple[str, str]:
-        kind = answer.headers.get("x-amzn-errortype", "").partition(":")[0]
-        try:
-            told: Any = json.loads(answer.body)
-        except ValueError:
-            told = {}
-        if isinstance(told, dict) and "OriginalMessage" in told:  # the container's own words
+        told = _members(answer.body)
+        if "OriginalMessage" in told:  # the container's own words
             return error_of(str(told["OriginalMessage"]).encode(), int(told.get("OriginalStatusCode") or answer.status))
+        kind = answer.headers.get("x-amzn-errortype", "").partition(":")[0]
         code, message = error_of(answer.body, answer.status)
-        return kind or code, str(told.get("Message") or message) if isinstance(told, dict) else message
+        return kind or code, str(told.get("Message") or message)
 
 
 def _hear(hearing: Hearing, message: Any) -> None:
@@ -125,10 +122,16 @@ def _hear(hearing: Hearing, message: Any) -> None:
     if kind == "event":
         hearing.add(message.payload)
         return
-    try:
-        told = json.loads(message.payload)
-    except ValueError:
-        told = {}
+    told = _members(message.payload)
     code = told.get("ErrorCode") or message.headers.get(":exception-type") or message.headers.get(":error-code")
     text = told.get("Message") or message.headers.get(":error-message") or message.payload.decode(errors="replace")
     hearing.fail(str(code or kind), str(text))
+
+
+def _members(content: bytes | bytearray) -> dict[str, Any]:
+    """Of an exception; none of what is no JSON object."""
+    try:
+        told = json.loads(content)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
