@@ -71,14 +71,15 @@ def check_answer(server: ServerProcess, task: str, whole: Any) -> Any:
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "others"),
     [
-        pytest.param("text-classification", [("hf", 1)], marks=pytest.mark.long),
-        pytest.param("token-classification", [("deepspeed", 1)], marks=pytest.mark.long),
+        ("text-classification", [("hf", 1)]),
+        ("token-classification", [("deepspeed", 1)]),
         ("fill-mask", []),
         # first, since transformers has no pipeline to compare with
-        pytest.param("question-answering", [("hf", 1)], marks=pytest.mark.long),
+        ("question-answering", [("hf", 1)]),
     ],
 )
 def test_a_model_on_two_ranks_and_on_one_answers_as_transformers_does(

@@ -281,6 +281,7 @@ def test_a_compression_that_only_a_file_beside_config_json_tells_is_not_seen_by_
     assert (problem.code, "compressed with modelopt" in problem.message) == ("model.quantization-not-served", True)
 
 
+@pytest.mark.long
 def test_the_lists_read_from_the_sources_of_transformers_are_those_it_has() -> None:
     script = """
 from lmi_hf import library

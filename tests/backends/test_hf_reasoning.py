@@ -120,7 +120,8 @@ def test_outside_of_chats_a_constraint_holds_from_the_first_token(server: Server
 
 
 # The unbiased model never closes its reasoning.
-@pytest.mark.parametrize("likes", [NO_BLANKS, pytest.param(LIKES_MARKS, marks=pytest.mark.long)], ids=["in", "behind"])
+@pytest.mark.long
+@pytest.mark.parametrize("likes", [NO_BLANKS, LIKES_MARKS], ids=["in", "behind"])
 def test_a_worker_that_dies_in_the_reasoning_or_behind_it_changes_no_token(
     server: ServerProcess, client: openai.OpenAI, likes: dict[int, float]
 ) -> None:

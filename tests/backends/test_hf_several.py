@@ -82,6 +82,7 @@ def test_a_worker_killed_under_candidates_and_beams_changes_no_answer(server: Se
     assert list(map(len, map(ids_of, expected))) == [3, 3]
 
 
+@pytest.mark.long
 def test_bad_words_do_not_come_and_stay_away_after_a_crash(server: ServerProcess, folder: Path) -> None:
     tokenizer = FileTokenizer(folder / "tokenizer.json", {})
     letters = {letter: tokenizer.encode(letter)[0] for letter in string.ascii_lowercase}

@@ -199,6 +199,7 @@ def bucket() -> Iterator[Bucket]:
         yield running
 
 
+@pytest.mark.long
 def test_a_build_in_s3_is_served_from_there(run: Command, model: Path, environ: dict[str, str], bucket: Bucket) -> None:
     url = "s3://bucket/llama/"
     done = run("lmi", "compile", model, *flags(), "--output", url, **bucket.environ)

@@ -178,6 +178,7 @@ def asked(python, program, given=None):
     return json.loads(lines[-1].removeprefix("ANSWER"))
 
 
+@pytest.mark.long
 def test_the_installed_vllm_has_the_arguments_that_are_recorded(vllm_python):
     fields = asked(vllm_python, FIELDS)
     assert sorted(fields) == sorted([*PASSED, *RECORD["not_passed"]])

@@ -357,6 +357,7 @@ def problems_in(python: str, site: Path | None = None) -> list[str]:
     return [line.removeprefix("PROBLEM ") for line in lines if line.startswith("PROBLEM ")]
 
 
+@pytest.mark.long
 def test_the_vllm_that_is_tested_with_has_everything(vllm_python: str) -> None:
     assert problems_in(vllm_python) == []
 

@@ -22,7 +22,7 @@ def make(name, folder, *options):
     return CliRunner().invoke(new, [name, "--folder", str(folder), *options], standalone_mode=False)
 
 
-@pytest.fixture(scope="module", params=["engine", "stepper"])
+@pytest.fixture(scope="module", params=[pytest.param("engine", marks=pytest.mark.long), "stepper"])
 def project(request, tmp_path_factory):
     """A project, written and installed."""
     folder, site = tmp_path_factory.mktemp("new"), tmp_path_factory.mktemp("site")

@@ -211,7 +211,7 @@ def properties(folder: Path, **options: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["partition", "train"])
+@pytest.mark.parametrize("name", ["partition", pytest.param("train", marks=pytest.mark.long)])
 def test_the_containers_command_builds_what_the_file_says(
     partition: Door, model: Path, tmp_path: Path, name: str
 ) -> None:

@@ -117,7 +117,8 @@ def test_ranks_that_wait_leave_the_processor_to_others(server: ServerProcess) ->
 # -------------------------------------------------------------------------------------------------------- a draft
 
 
-@pytest.mark.parametrize("place", [pytest.param("first", marks=pytest.mark.long), "all"])
+@pytest.mark.long
+@pytest.mark.parametrize("place", ["first", "all"])
 def test_a_draft_model_on_one_rank_or_all_guesses_and_is_corrected(
     serve_ranked: RankedServer, tmp_path: Path, place: str
 ) -> None:
@@ -207,8 +208,12 @@ def test_a_rank_that_hangs_is_named_and_ends_with_the_others(serve_ranked: Ranke
     ("load", "said"),
     [
         ("raise", r"engine\.load-failed: rank 1 of 2 .*: ranked could not load its engine: ValueError: no weights"),
-        ("refuse", r"engine\.odd: rank 1 of 2 .*: this rank has the wrong weights\. Copy them again"),
-        ("exit", r"rank 1 of 2 .*(is gone|exited with code 5)"),
+        pytest.param(
+            "refuse",
+            r"engine\.odd: rank 1 of 2 .*: this rank has the wrong weights\. Copy them again",
+            marks=pytest.mark.long,
+        ),
+        pytest.param("exit", r"rank 1 of 2 .*(is gone|exited with code 5)", marks=pytest.mark.long),
         ("other", r"engine\.ranks-disagree: rank 1 loaded RankedStepper with .*max_slots=5"),
     ],
 )

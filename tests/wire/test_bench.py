@@ -50,9 +50,9 @@ def n_answered(server: ServerProcess) -> int:
     [
         ("--schema", "lmi"),
         ("--schema", "chat"),
-        ("--schema", "completions"),
+        pytest.param(("--schema", "completions"), marks=pytest.mark.long),
         ("--schema", "completions", "--path", "/invocations"),
-        ("--schema", "lmi", "--path", "/predictions/model"),
+        pytest.param(("--schema", "lmi", "--path", "/predictions/model"), marks=pytest.mark.long),
     ],
     ids=" ".join,
 )
@@ -88,6 +88,7 @@ def test_a_full_batch_is_seen_and_the_option_named(server: ServerProcess, tmp_pa
     assert "next: option.max_rolling_batch_size: at 16 at once" in done.stdout
 
 
+@pytest.mark.long
 def test_refused_requests_are_counted_by_code_and_lead_to_the_queue(tmp_path: Path) -> None:
     with serve_echo(step_delay_ms=10, max_rolling_batch_size=1, job_queue_size=1) as server:
         done = bench(

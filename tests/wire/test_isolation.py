@@ -90,8 +90,8 @@ def test_a_model_is_served_without_a_network_and_without_a_file_beside_it(isolat
     ("model", "host", "code"),
     [
         ("org/name", "huggingface.co", "model.unreachable"),
-        ("s3://bucket/model/", "s3.amazonaws.com", "model.access-denied"),
-        ("https://example.com/model.tar.gz", "example.com", "model.unreachable"),
+        pytest.param("s3://bucket/model/", "s3.amazonaws.com", "model.access-denied", marks=pytest.mark.long),
+        pytest.param("https://example.com/model.tar.gz", "example.com", "model.unreachable", marks=pytest.mark.long),
     ],
 )
 def test_a_model_elsewhere_ends_the_start_within_seconds_and_says_what_to_do(

@@ -26,7 +26,7 @@ def is_refused(server: ServerProcess) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_running_streams_finish_and_new_requests_are_refused(number: signal.Signals) -> None:
     with serve_echo(step_delay_ms=10) as server:
         pids = server.worker_pids()
