@@ -129,6 +129,12 @@ def test_a_folder_without_a_model_gives_way_to_a_model_id(tmp_path, state):
     assert f"{folder} {said}; org/model is served, as OPTION_MODEL_ID says" in str(problem)
 
 
+def test_a_missing_folder_that_a_caller_asked_for_gives_way_to_nothing(tmp_path):
+    entry = ModelEntry(url=str(tmp_path / "model"), is_asked_for=True)
+    found = read_configuration(entry, flags={}, environ={"OPTION_MODEL_ID": "org/model"})
+    assert (found.settings.text("model_id"), found.settings.problems) == (entry.url, ())
+
+
 def test_what_is_no_folder_is_the_models_id(tmp_path):
     found = written("org/model", environ={"OPTION_MODEL_ID": "org/other"})
     assert (found.folder, found.settings.text("model_id")) == (None, "org/model")

@@ -165,10 +165,12 @@ def test_an_unload_waits_for_requests_and_takes_no_new_ones(server, store):
     assert asked(server, "GET", "/models").json() == {"models": []}
 
 
-def test_a_server_that_is_told_to_stop_while_a_model_runs_ends_with_0(store):
-    with serve(environ={"SAGEMAKER_MULTI_MODEL": "true"}, is_ready=False) as process:
+def test_with_a_model_in_a_variable_each_load_is_of_what_it_names_and_a_stop_ends_with_0(store):
+    environ = {"SAGEMAKER_MULTI_MODEL": "true", "OPTION_MODEL_ID": str(store / "a" / "model")}
+    with serve(environ=environ, is_ready=False) as process:
         eventually(lambda: process.url, 30)
-        eventually(lambda: load(process, store, "slow").status_code == 200, 30)
+        eventually(lambda: load(process, store, "none").status_code == 400, 30)
+        assert load(process, store, "slow").status_code == 200
         connection = send_to(process, "slow")
         process.terminate()
         assert connection.getresponse().status == 200

@@ -216,7 +216,8 @@ def read_configuration(
         defaults = [Setting(_MODEL_ID, url, entry.source), *defaults]
     elif url is not None:
         given = read_settings(model_folder=None, environ=environ, flags=flags).get(_MODEL_ID)
-        if given is not None and _is_path(url):
+        is_missed = entry.is_asked_for and not exists(Path(url))
+        if given is not None and _is_path(url) and not is_missed:
             problems = [] if entry.source == _STORE else [_nothing_there(entry, given)]
         else:
             model = Setting(_MODEL_ID, url, entry.source)

@@ -36,6 +36,8 @@ class ModelEntry:
         settings: what the entry itself sets: ``engine``, ``load_on_devices``.
         source: where the URL was given.
         left_out: canonical keys that do not count this time, whatever sets them.
+        is_asked_for: whether a caller of a running server named it: where nothing is there, it is refused, though the
+            configuration may name another model.
     """
 
     url: str | None = None
@@ -44,6 +46,7 @@ class ModelEntry:
     settings: tuple[Setting, ...] = ()
     source: str = "command line"
     left_out: frozenset[str] = frozenset()
+    is_asked_for: bool = False
 
 
 def parse_load_models(text: str, source: str) -> list[ModelEntry]:

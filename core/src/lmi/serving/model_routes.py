@@ -168,7 +168,9 @@ def _entry(fields: dict[str, Any]) -> ModelEntry:
         if (text := str(fields.get(field, "")).strip())
     )
     version = str(fields.get("model_version") or "")
-    return ModelEntry(url=path_of(url), name=name, version=version, settings=settings, source=_SOURCE)
+    return ModelEntry(
+        url=path_of(url), name=name, version=version, settings=settings, source=_SOURCE, is_asked_for=True
+    )  # fmt: skip
 
 
 def _is_false(value: Any) -> bool:
