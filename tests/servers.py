@@ -202,27 +202,32 @@ def killed_under(server: ServerProcess, calls: list[Callable[[], Any]], victim: 
     Calls that all ended before there was a victim, as they may on a busy machine, are made again.
     """
     for _ in range(20):
-        unfinished = list(range(len(calls)))
-
-        def run(index: int, unfinished: list[int] = unfinished) -> Any:
-            try:
-                return calls[index]()
-            finally:
-                unfinished.remove(index)
-
-        def kill(unfinished: list[int] = unfinished) -> int | None:
-            while unfinished:
-                pid = victim(server.workers())
-                if pid is not None:
-                    os.kill(pid, signal.SIGKILL)
-                    return pid
-                time.sleep(0.01)
-            return None
-
-        *results, killed = in_threads([*(lambda i=index: run(i) for index in range(len(calls))), kill])
+        *results, killed = _with_a_kill(server, calls, victim)
         if killed is not None:
             return results, killed
     raise AssertionError("the calls ended before there was anybody to kill, each time")
+
+
+def _with_a_kill(server: ServerProcess, calls: list[Callable[[], Any]], victim: Victim) -> list[Any]:
+    """Results of calls made at the same time, and at last the process that was killed; None if they ended before."""
+    unfinished = set(range(len(calls)))
+
+    def run(index: int) -> Any:
+        try:
+            return calls[index]()
+        finally:
+            unfinished.remove(index)
+
+    def kill() -> int | None:
+        while unfinished:
+            pid = victim(server.workers())
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                return pid
+            time.sleep(0.01)
+        return None
+
+    return in_threads([*(lambda i=index: run(i) for index in range(len(calls))), kill])
 
 
 def ranks_of(server: ServerProcess) -> list[psutil.Process]:

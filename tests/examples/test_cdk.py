@@ -50,18 +50,23 @@ def lines() -> list[str]:
     return commands(Page("deploy/4-endpoint.md").text)
 
 
+def deploying() -> list[str]:
+    """The words of the page's line that deploys."""
+    [line] = [line for line in lines() if line.startswith("cdk deploy")]
+    return shlex.split(line.replace("ROLE", ROLE))
+
+
 def synthesized(environ: dict[str, str], folder: Path, context: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the app as the program ``cdk`` does. Source: AWS CDK, how it calls an app: CDK_OUTDIR, CDK_CONTEXT_JSON."""
-    [deploying] = [line for line in lines() if line.startswith("cdk deploy")]
-    app = shlex.split(shlex.split(deploying)[3])
+    app = shlex.split(deploying()[3])
     variables = {**environ, "CDK_OUTDIR": str(folder), "CDK_CONTEXT_JSON": json.dumps(context)}
     return subprocess.run(app, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
-def template(environ: dict[str, str], folder: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def template(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of the stack that the page deploys."""
-    [deploying] = [line for line in lines() if line.startswith("cdk deploy")]
-    words = shlex.split(deploying.replace("ROLE", ROLE))
+    folder, words = tmp_path_factory.mktemp("template"), deploying()
     context = dict(word.split("=", 1) for before, word in itertools.pairwise(words) if before == "-c")
     done = synthesized(environ, folder, context)
     assert done.returncode == 0, done.stderr
@@ -99,21 +104,19 @@ def resources(found: dict[str, Any], parameters: dict[str, Any]) -> dict[str, An
     }  # fmt: skip
 
 
-def test_the_stack_has_the_resources_of_the_template_for_cloudformation(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_stack_has_the_resources_of_the_template_for_cloudformation(template: dict[str, Any]) -> None:
     written = yaml.load((ROOT / "examples" / "sagemaker" / "endpoint.yaml").read_text(), Plain)
     given = {
         "Image": "IMAGE", "RoleArn": ROLE, "ModelPrefix": "s3://my-bucket/llama/", "InstanceType": "ml.g4dn.12xlarge"
     }  # fmt: skip
     parameters = {name: each.get("Default") for name, each in written["Parameters"].items()} | given
-    assert resources(template(environ, tmp_path), {}) == resources(written, parameters)
+    assert resources(template, {}) == resources(written, parameters)
 
 
 def test_the_stack_makes_an_endpoint_and_leaves_nothing(
-    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = json.dumps(template(environ, tmp_path))
+    body = json.dumps(template)
     with running_bucket() as bucket:
         for name, value in {**bucket.environ, "AWS_DEFAULT_REGION": "us-east-1"}.items():
             monkeypatch.setenv(name, value)

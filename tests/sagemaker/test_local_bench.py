@@ -3,25 +3,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.limits import limit_s
 from tests.sagemaker.emulators import QUICK, Emulator, emulator
 from tests.wire.conftest import serve_echo
-
-LMI = str(Path(sys.executable).with_name("lmi"))
-TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
-
-
-def bench(url: str, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [LMI, "bench", url, *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=limit_s(100), check=False)
+from tests.wire.test_bench import TEMPLATE, bench, report_of
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +28,7 @@ def test_every_schema_is_measured_through_the_platform(narrow: Emulator, tmp_pat
     told = ("--at-once", "1", "2", "--n-requests", "4", "--output-tokens", "12", "--report", str(tmp_path))
     done = bench(narrow.url, "--endpoint", "mine", "--schema", schema, *told)
     assert done.returncode == 0, done.stdout + done.stderr
-    for level in json.loads((tmp_path / "report.json").read_text())["levels"]:
+    for level in report_of(tmp_path)["levels"]:
         assert (level["n_requests"], level["n_errors"], level["n_tokens"]) == (4, 0, 4 * 12)
         assert level["is_by_pieces"] is False
         assert level["tokens_per_arrival"] < 4, "the events come while the answer is made"

@@ -58,6 +58,7 @@ def test_who_asks_is_told_the_times_of_a_request(local: Emulator) -> None:
     assert text_of(stream) == "abcab"
     found, begun = (dict(each.split("=") for each in told["CustomAttributes"].split(";")) for told in (whole, stream))
     assert float(found["total_ms"]) > float(found["ttft_ms"])
+    assert float(found["total_ms"]) >= 5 * 20 - 0.1  # told to a tenth
     assert (found["output_tokens"], "output_tokens" in begun) == ("5", False)
     assert float(begun["ttft_ms"]) >= 20
     assert "CustomAttributes" not in local.invoke(Body=body(5), ContentType="application/json")

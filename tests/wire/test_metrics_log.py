@@ -54,6 +54,7 @@ def test_requests_of_a_model_and_of_its_adapter_are_told(adapted: ServerProcess)
     assert outputs == [40, 20], "the model's own lines have all of them"
     per_token_ms = metrics_of(adapter)["TimePerOutputToken"]
     assert 5 <= per_token_ms[0] < limit_s(200)  # 10, unless the first token was long on its way
+    assert metrics_of(adapter)["RequestLatency"][0] >= 20 * 10 - 1
     assert 10 <= metrics_of(adapter)["TimeToFirstToken"][0] <= metrics_of(adapter)["RequestLatency"][0]
 
 

@@ -60,7 +60,7 @@ def test_a_whole_answer_tells_all_its_times(server: ServerProcess, path: str, bo
     assert 0 <= queue_ms < ttft_ms
     assert ttft_ms >= STEP_MS
     assert total_ms > ttft_ms  # by 4 steps, unless the first token was long on its way
-    assert total_ms >= 5 * STEP_MS - 0.1
+    assert total_ms >= 5 * STEP_MS - 0.1  # told to a tenth
 
 
 @pytest.mark.parametrize(("path", "body"), [(path, body) for path, body, n in BODIES if n == 1])
@@ -77,8 +77,8 @@ def test_what_a_request_waited_for_a_place_is_told(server: ServerProcess) -> Non
     body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 20}}
     answers = in_threads([lambda: server.post(body, headers=ASKING)] * 3)
     first, second, last = sorted(float(timings(each)["queue_ms"]) for each in answers)
-    assert last >= 5 * STEP_MS, "two run, and the third waits for one of them"
-    assert second < last - 2 * STEP_MS, (first, second, last)
+    assert last >= 10 * STEP_MS, "two run, and the third waits for one of them"
+    assert second < last - 5 * STEP_MS, (first, second, last)
 
 
 @pytest.mark.parametrize("value", [None, "timings=false", "deadline_s=30", "opaque"])

@@ -35,9 +35,7 @@ class LmiEndpoint(Construct):
         instance_type: str,
     ) -> None:
         super().__init__(scope, name)
-        source = CfnModel.S3DataSourceProperty(
-            s3_uri=model_prefix, s3_data_type="S3Prefix", compression_type="None"
-        )  # fmt: skip
+        source = CfnModel.S3DataSourceProperty(s3_uri=model_prefix, s3_data_type="S3Prefix", compression_type="None")
         model = CfnModel(
             self,
             "Model",

@@ -17,7 +17,6 @@ from lmi.bench.metrics import ServerSeen, Watch
 from lmi.bench.routes import Route
 from lmi.client import Connection, Target
 
-_ERROR_STATUS = 400
 _QUANTILES = (50, 90, 99)
 
 
@@ -58,7 +57,7 @@ class Asker:
         except OSError as error:
             hearing.fail("client.connection", str(error))
         else:
-            if answer.status >= _ERROR_STATUS:
+            if answer.is_error:
                 hearing.fail(*self.route.error_of(answer))
             else:
                 hearing.end()
